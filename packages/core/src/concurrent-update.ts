@@ -1,0 +1,173 @@
+/**
+ * What is thrown when a write does not happen.
+ *
+ *   try { await em.flush() } catch (e) {
+ *     if (e instanceof ConcurrentUpdate) return reply.code(409).send(e.conflicts);   // somebody else was faster
+ *     throw e;
+ *   }
+ *
+ * `ConcurrentUpdate` is a lost race. `VersionNotLoaded` and `InvalidVersion` are not: they are a programming error and a
+ * client's nonsense, and are never `instanceof OptimisticLockError`.
+ */
+import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
+
+/** What was attempted on a stale row; `check` wrote nothing: a claimed version without another change, or `em.lock()`. */
+export type Operation = 'update' | 'delete' | 'check';
+
+/** One row that somebody else changed or removed. Prints and serialises without the entity's other columns. */
+export interface Conflict {
+  /** The very object in the identity map. */
+  readonly entity: object;
+  /** Name of the concrete class. */
+  readonly entityName: string;
+  /** The value of a simple key, an object by property for a composite one. */
+  readonly primaryKey: unknown;
+  readonly operation: Operation;
+  /** The version that the flush claimed. */
+  readonly expected: number;
+  /** The version in the database now; `null`: the row is gone. */
+  readonly actual: number | null;
+}
+
+/** @internal A conflict whose entity is reachable, but neither printed nor serialised. */
+export class StaleRow implements Conflict {
+  readonly #entity: object;
+  readonly entityName: string;
+  readonly primaryKey: unknown;
+  readonly operation: Operation;
+  readonly expected: number;
+  readonly actual: number | null;
+
+  constructor(conflict: Conflict) {
+    this.#entity = conflict.entity;
+    this.entityName = conflict.entityName;
+    this.primaryKey = conflict.primaryKey;
+    this.operation = conflict.operation;
+    this.expected = conflict.expected;
+    this.actual = conflict.actual;
+  }
+
+  get entity(): object {
+    return this.#entity;
+  }
+
+  toJSON(): object {
+    return { ...this, primaryKey: printable(this.primaryKey) };
+  }
+}
+
+/**
+ * A flush wrote nothing, because rows were changed or removed by somebody else since they were read, or because the
+ * database aborted the transaction for a race of its own (deadlock, serialisation failure).
+ * The way out: `em.refresh()` the stale entities, apply the change again and flush, or show both states to the user.
+ *
+ * @see Hibernate's StaleObjectStateException, Rails' StaleObjectError
+ */
+export class ConcurrentUpdate extends OptimisticLockError {
+  /** Every stale row of the failing statement; empty when the database itself aborted the transaction (see `cause`). */
+  readonly conflicts: readonly Conflict[];
+  override readonly cause?: unknown;
+
+  /**
+   * @param conflicts the stale rows; the first one's entity is what `getEntity()` returns
+   * @param cause the driver's exception, when the database decided the race
+   */
+  constructor(conflicts: readonly Conflict[], cause?: unknown) {
+    super(conflicts.length > 0 ? describe(conflicts) : describeAbort(cause), conflicts[0]?.entity);
+    this.name = 'ConcurrentUpdate';
+    this.conflicts = conflicts;
+    if (cause !== undefined) {
+      this.cause = cause;
+    }
+    // reachable by getEntity(), but an error that is logged must not print the columns of a row
+    Object.defineProperty(this, 'entity', { enumerable: false });
+  }
+
+  /** What a log or an API may show: no entities, no cycles. */
+  toJSON(): object {
+    return { name: this.name, message: this.message, conflicts: this.conflicts };
+  }
+}
+
+/** A versioned row would be written without knowing its version: a blind write. Nothing was sent to the database. */
+export class VersionNotLoaded extends ValidationError {
+  /**
+   * @param entity what would be written
+   * @param entityName name of its class
+   * @param property name of the version property
+   * @param operation what would be done to the row
+   */
+  constructor(entity: object, entityName: string, property: string, operation: Operation) {
+    super(
+      `${entityName}.${property} is not known, so this ${operation} could overwrite somebody else's change; nothing was ` +
+        `sent to the database. Load the entity first, or assign the version that your change is based on.`,
+      entity,
+    );
+    this.name = 'VersionNotLoaded';
+  }
+}
+
+/** A version is not a number that the column can hold, say a client's nonsense. Nothing was sent to the database. */
+export class InvalidVersion extends ValidationError {
+  /**
+   * @param entity what would be written
+   * @param entityName name of its class
+   * @param property name of the version property
+   * @param value what was found there
+   * @param maximum the largest version that the column can hold
+   */
+  constructor(entity: object, entityName: string, property: string, value: unknown, maximum: number) {
+    super(
+      `${entityName}.${property} is ${show(value)}, which is no version; nothing was sent to the database. ` +
+        `Assign an integer from 0 to ${maximum}, the version that your change is based on.`,
+      entity,
+    );
+    this.name = 'InvalidVersion';
+  }
+}
+
+const LISTED = 5;
+
+function describe(conflicts: readonly Conflict[]): string {
+  const lines = conflicts.slice(0, LISTED).map(describeRow);
+  if (conflicts.length > LISTED) {
+    lines.push(`The same happened to ${conflicts.length - LISTED} more.`);
+  }
+  return `${lines.join(' ')} Nothing of this flush was written. Reload and try again, or show the user both states.`;
+}
+
+const ATTEMPT = { update: 'could not be updated', delete: 'could not be deleted', check: 'is not what was claimed' };
+
+function describeRow({ entityName, primaryKey, operation, expected, actual }: Conflict): string {
+  const attempt = `${entityName} ${show(primaryKey)} ${ATTEMPT[operation]}: version ${expected} was expected, but`;
+  if (actual === null) {
+    return `${attempt} the row is gone.`;
+  }
+  if (actual === expected) {
+    return `${attempt} the row was not written, although it has that version now (a trigger, a row policy, or a row that was deleted and created again).`;
+  }
+  return `${attempt} it is ${actual} now.`;
+}
+
+function describeAbort(cause: unknown): string {
+  const reason = cause instanceof Error ? ` (${cause.message.split('\n')[0]})` : '';
+  return `The database aborted the transaction, because another one was writing the same rows${reason}. Nothing of it was written. Run the whole transaction again.`;
+}
+
+function show(value: unknown): string {
+  const safe = printable(value);
+  return (typeof safe === 'number' ? String(safe) : JSON.stringify(safe)) ?? String(value);
+}
+
+function printable(value: unknown): unknown {
+  if (typeof value === 'bigint') {
+    return String(value);
+  }
+  if (value instanceof Uint8Array) {
+    return Buffer.from(value).toString('hex');
+  }
+  if (value !== null && typeof value === 'object' && Object.getPrototypeOf(value) === Object.prototype) {
+    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, printable(part)]));
+  }
+  return value;
+}

@@ -1,0 +1,3 @@
+export { ConcurrentUpdate, InvalidVersion, StaleRow, VersionNotLoaded } from './concurrent-update.ts';
+export type { Conflict, Operation } from './concurrent-update.ts';
+export { maximumVersion, registerPlatform, VersionField } from './version-field.ts';

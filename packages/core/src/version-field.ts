@@ -1,0 +1,80 @@
+/**
+ * The property type that turns a column into an optimistic lock.
+ *
+ *   const Article = defineEntity({
+ *     name: 'Article',
+ *     properties: { id: p.integer().primary(), title: p.string(), version: p.type(VersionField) },
+ *   });
+ *
+ * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
+ * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
+ * driver is refused at discovery, because there the lock would be silently absent.
+ */
+import { type EntityProperty, type Opt, type Platform, Type, ValidationError } from '@mikro-orm/core';
+
+const checkedPlatforms = new WeakSet<Platform>();
+
+/** Largest values of the integer columns, by the names the databases give them. */
+const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
+  [/^(bigint|int8|bigserial)/, Number.MAX_SAFE_INTEGER],
+  [/^(tinyint)/, 127],
+  [/^(smallint|int2|smallserial)/, 32_767],
+  [/^(mediumint)/, 8_388_607],
+];
+
+/**
+ * Mapped type of an optimistic lock version: an integer that starts at 1 and that every write of the row increments.
+ * At run time the value is a plain `number`; `em.create()` does not ask for it.
+ *
+ * @throws {ValidationError} at discovery, on a driver that is not wrapped by `versioned()`
+ * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
+ */
+export class VersionField extends Type<Opt<number>, number> {
+  constructor() {
+    super();
+    // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
+    // at which an unwrapped driver can be told apart before any SQL.
+    let current: Platform | undefined;
+    Object.defineProperty(this, 'platform', {
+      get: () => current,
+      set: (platform: Platform) => {
+        if (!checkedPlatforms.has(platform)) {
+          throw new ValidationError(
+            `A VersionField was found, but the driver checks no versions. Wrap it in the MikroORM config: ` +
+              `driver: versioned(…), from '@mikro-ool/driver'.`,
+          );
+        }
+        current = platform;
+      },
+    });
+  }
+
+  override convertToJSValue(value: number): Opt<number> {
+    return (value == null ? value : Number(value)) as Opt<number>;
+  }
+
+  override getColumnType(prop: EntityProperty, platform: Platform): string {
+    return prop.columnTypes?.[0] ?? platform.getIntegerTypeDeclarationSQL(prop);
+  }
+
+  override compareAsType(): string {
+    return 'number';
+  }
+
+  override ensureComparable(): boolean {
+    return false;
+  }
+}
+
+/** @internal `versioned()` says here that versions are checked for every driver on this platform. */
+export function registerPlatform(platform: Platform): void {
+  checkedPlatforms.add(platform);
+}
+
+/** @internal The largest version that the column of a property can hold, as far as JavaScript counts exactly. */
+export function maximumVersion(prop: EntityProperty): number {
+  const type = prop.columnTypes[0]!.toLowerCase();
+  const signed = COLUMN_MAXIMUM.find(([pattern]) => pattern.test(type))?.[1] ?? 2_147_483_647;
+  const unsigned = prop.unsigned || type.includes('unsigned');
+  return unsigned && signed !== Number.MAX_SAFE_INTEGER ? signed * 2 + 1 : signed;
+}

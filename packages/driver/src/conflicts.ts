@@ -1,0 +1,87 @@
+/** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
+import { type EntityMetadata, type EntityProperty, Utils, helper } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { ConcurrentUpdate, type Operation, StaleRow } from '@mikro-ool/core';
+import { type VersionedRow, keyValues } from './batch.ts';
+import type { Dialect } from './dialect.ts';
+import { ownVersionOf } from './discovery.ts';
+import type { PersistOptions } from './internals.ts';
+
+/**
+ * Reads the versions that the database has now and describes the rows whose version is another one: one SELECT, in the
+ * flush's transaction, on the write connection.
+ *
+ * @param written rows that the failed statement did write all the same; they have moved on by one, or are gone
+ */
+export async function describeConflict(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  operation: Operation,
+  options: PersistOptions,
+  written = 0,
+): Promise<ConcurrentUpdate> {
+  const actual = await currentVersions(driver, rows, options);
+  const untouched = written === 0 ? 0 : 1;
+  const stale = rows.filter((row) => {
+    const now = actual(row);
+    return operation === 'delete' && written > 0 ? now !== null : now !== row.expected + untouched;
+  });
+  // every row is as expected, and yet they were not written: a trigger or a row policy
+  const conflicts = (stale.length > 0 ? stale : rows).map(
+    (row) =>
+      new StaleRow({
+        entity: row.changeSet.entity,
+        entityName: row.changeSet.meta.className,
+        primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta),
+        operation,
+        expected: row.expected,
+        actual: actual(row),
+      }),
+  );
+  return new ConcurrentUpdate(conflicts);
+}
+
+/** Reads the version of every row; the result looks one up, `null` for a row that is gone. */
+export async function currentVersions(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  options: PersistOptions,
+): Promise<(row: VersionedRow) => number | null> {
+  const { meta } = rows[0]!.changeSet;
+  const { name } = ownVersionOf(meta) as EntityProperty;
+  // the discriminator of a child class would hide its siblings
+  const target = meta.inheritanceType !== 'tpt' && meta.root.properties[name as never] ? meta.root : meta;
+  const found = await driver.find(
+    target.class,
+    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => row.changeSet.getPrimaryKey()) } } as never,
+    {
+      fields: [...meta.primaryKeys, name] as never,
+      ctx: options.ctx,
+      schema: options.schema,
+      connectionType: 'write',
+      logging: options.loggerContext as never,
+    },
+  );
+  const versions = new Map(
+    found.map((row) => [
+      Utils.getCompositeKeyHash(row as never, meta, false, driver.getPlatform(), true),
+      Number((row as Record<string, unknown>)[name]),
+    ]),
+  );
+  return ({ changeSet }) => versions.get(Utils.getPrimaryKeyHash(keyValues(changeSet) as string[])) ?? null;
+}
+
+/** The same error, or a `ConcurrentUpdate` when the database decided a race between transactions by it. */
+export function asLostRace(error: unknown, dialect: Dialect | undefined): unknown {
+  const { code } = (error ?? {}) as { code?: unknown };
+  return typeof code === 'string' && dialect?.lostRaceCodes.includes(code) ? new ConcurrentUpdate([], error) : error;
+}
+
+function primaryKeyOf(entity: object, meta: EntityMetadata): unknown {
+  const values = entity as Record<string, unknown>;
+  const keys = meta.primaryKeys.map((key) => {
+    const value = values[key];
+    return [key, Utils.isEntity(value, true) ? helper(value).getPrimaryKey() : value] as const;
+  });
+  return keys.length === 1 ? keys[0]![1] : Object.fromEntries(keys);
+}

@@ -1,0 +1,66 @@
+/**
+ * What a database contributes to the lock: the text of the two batch statements, and how it says that a race was lost.
+ * A driver without a dialect works too, row by row.
+ */
+import type { Platform } from '@mikro-orm/core';
+import { BasePostgreSqlPlatform, SqlitePlatform } from '@mikro-orm/sql';
+import { postgresql } from './dialects/postgresql.ts';
+import { sqlite } from './dialects/sqlite.ts';
+
+/** One column of a batch: a value per row. */
+export interface Column {
+  /** Quoted name in the table. */
+  readonly name: string;
+  /** The column's type, as the schema declares it. */
+  readonly type: string;
+  readonly values: unknown[];
+  /** Rows that change this column; absent when all do. The others keep what the database has. */
+  readonly changed?: readonly boolean[];
+  /** SQL conversion of a custom type, around the value. */
+  convert?(value: string): string;
+}
+
+/** The rows that one statement locates, each by primary key and version. */
+export interface BatchRows {
+  /** Quoted name of the table, with its schema. */
+  readonly table: string;
+  readonly keys: readonly Column[];
+  readonly version: Column;
+}
+
+/** The rows that one UPDATE writes. */
+export interface BatchUpdate extends BatchRows {
+  readonly columns: readonly Column[];
+  /** Quoted names of the columns that the database computes. */
+  readonly returning: readonly string[];
+}
+
+/** A statement with `?` for the parameters, which MikroORM fills in. */
+export interface Statement {
+  readonly sql: string;
+  readonly params: unknown[];
+}
+
+/** All differences between databases. */
+export interface Dialect {
+  /**
+   * One UPDATE for all rows, in primary key order: all of them, or none when one of them is stale. So the rows still
+   * have what the rival wrote when a conflict is looked at, and nothing of a refused statement is in the transaction.
+   */
+  update(batch: BatchUpdate): Statement;
+  /** One DELETE for all rows: all of them, or none when one of them is stale. */
+  delete(rows: BatchRows): Statement;
+  /** Codes of errors by which the database itself decides a race. */
+  readonly lostRaceCodes: readonly string[];
+}
+
+/** The dialect of a platform; none for a database that we do not know. */
+export function dialectOf(platform: Platform): Dialect | undefined {
+  if (platform instanceof BasePostgreSqlPlatform) {
+    return postgresql;
+  }
+  if (platform instanceof SqlitePlatform) {
+    return sqlite;
+  }
+  return undefined;
+}

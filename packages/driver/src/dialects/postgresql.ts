@@ -1,0 +1,135 @@
+/**
+ * PostgreSQL: one array per column, the rows locked in primary key order before any of them is written.
+ *
+ *   with "_l" as materialized (
+ *     select "_v".* from "article" as "_t" join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as "_v" ("k0", "v", "c0")
+ *       on "_t"."id" = "_v"."k0" and "_t"."version" = "_v"."v"
+ *     where "_t"."id" = any('{1,2}'::int[]) order by "_t"."id" for no key update of "_t")
+ *   update "article" as "_t" set "title" = "_l"."c0", "version" = "_l"."v" + 1
+ *   from "_l" where "_t"."id" = "_l"."k0" and (select count(*) from "_l") = 2
+ *
+ * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
+ * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
+ */
+import type { BatchRows, Column, Dialect, Statement } from '../dialect.ts';
+
+export const postgresql: Dialect = {
+  update(batch) {
+    const locked = lockRows(batch, batch.columns, 'no key update');
+    const set = batch.columns.map((column, i) => {
+      const value = assign(column, `"_l"."c${i}"`);
+      return `${column.name} = ${column.changed ? `case when "_l"."f${i}" then ${value} else "_t".${column.name} end` : value}`;
+    });
+    const returning = batch.returning.map((name) => `"_t".${name}`).join(', ');
+    return {
+      sql:
+        `${locked.sql} update ${batch.table} as "_t" set ${[...set, `${batch.version.name} = "_l"."v" + 1`].join(', ')} ` +
+        `from "_l" where ${allLocked(batch)}${returning && ` returning ${returning}`}`,
+      params: locked.params,
+    };
+  },
+
+  delete(rows) {
+    const locked = lockRows(rows, [], 'update');
+    return {
+      sql: `${locked.sql} delete from ${rows.table} as "_t" using "_l" where ${allLocked(rows)}`,
+      params: locked.params,
+    };
+  },
+
+  // serialization_failure, deadlock_detected
+  lostRaceCodes: ['40001', '40P01'],
+};
+
+/** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
+function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
+  const names: string[] = [];
+  const arrays: string[] = [];
+  const params: unknown[] = [];
+  const add = (name: string, type: string, values: readonly unknown[]) => {
+    const array = arrayOf(values, type);
+    names.push(`"${name}"`);
+    arrays.push(array.sql);
+    params.push(...array.params);
+  };
+  rows.keys.forEach((key, i) => add(`k${i}`, carrierType(key), key.values));
+  add('v', carrierType(rows.version), rows.version.values);
+  columns.forEach((column, i) => {
+    add(`c${i}`, carrierType(column), column.values);
+    if (column.changed) {
+      add(`f${i}`, 'bool', column.changed);
+    }
+  });
+  const on = [...rows.keys.map((key, i) => `"_t".${key.name} = "_v"."k${i}"`), `"_t".${rows.version.name} = "_v"."v"`];
+  const [first] = rows.keys;
+  const keys = arrayOf(first!.values, carrierType(first!));
+  const order = rows.keys.map((key) => `"_t".${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
+  return {
+    sql:
+      `with "_l" as materialized (select "_v".* from ${rows.table} as "_t" ` +
+      `join unnest(${arrays.join(', ')}) as "_v" (${names.join(', ')}) on ${on.join(' and ')} ` +
+      `where "_t".${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of "_t")`,
+    params: [...params, ...keys.params],
+  };
+}
+
+function allLocked(rows: BatchRows): string {
+  const keys = rows.keys.map((key, i) => `"_t".${key.name} = "_l"."k${i}"`);
+  return [...keys, `(select count(*) from "_l") = ${rows.version.values.length}`].join(' and ');
+}
+
+/** One literal for the whole column where every value has a plain text form, else MikroORM's literal of each value. */
+function arrayOf(values: readonly unknown[], type: string): Statement {
+  const elements: string[] = [];
+  for (const value of values) {
+    if (value === null) {
+      elements.push('NULL');
+    } else if (typeof value === 'string') {
+      elements.push(`"${value.replace(/["\\]/g, '\\$&')}"`);
+    } else if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') {
+      elements.push(String(value));
+    } else {
+      // dates and binary
+      return { sql: `array[${values.map(() => '?').join(', ')}]::${type}[]`, params: [...values] };
+    }
+  }
+  return { sql: `?::${type}[]`, params: [`{${elements.join(',')}}`] };
+}
+
+const SERIAL: Record<string, string> = {
+  serial: 'int',
+  bigserial: 'bigint',
+  smallserial: 'smallint',
+  // without their length these two mean a length of 1
+  char: 'bpchar',
+  character: 'bpchar',
+  bit: 'varbit',
+};
+
+/**
+ * The type without its length: an explicit cast to `varchar(3)` would cut a value that an assignment refuses.
+ * Types that are not built in keep what stands in brackets (`geometry(Point, 4326)`).
+ */
+function bareType(type: string): string {
+  const bare = /^(?:(?:n?var)?char|character|bpchar|numeric|decimal|(?:var)?bit|time|interval)/i.test(type)
+    ? type.replace(/\s*\([^)]*\)/, '')
+    : type;
+  return SERIAL[bare.toLowerCase()] ?? bare;
+}
+
+/** `unnest` flattens arrays of arrays, and a conversion wants the value that it was written for: both travel as text. */
+function carrierType(column: Column): string {
+  if (!column.convert && !column.type.endsWith(']')) {
+    return bareType(column.type);
+  }
+  const sample = column.values.find((value) => value != null);
+  return typeof sample === 'number' || typeof sample === 'bigint' ? 'numeric' : typeof sample === 'boolean' ? 'bool' : 'text';
+}
+
+function assign(column: Column, value: string): string {
+  return column.convert?.(value) ?? (column.type.endsWith(']') ? `${value}::${column.type}` : value);
+}
+
+function isText(column: Column): boolean {
+  return /^(?:varchar|character varying|text|bpchar|char)/i.test(column.type);
+}

@@ -1,0 +1,249 @@
+/**
+ * One flush: which version each row must have, in which order rows are written, and what is undone when it fails.
+ * The statements are the driver's (versioned.ts).
+ */
+import type { ChangeSet, EntityManager, EntityMetadata, EntityProperty, Transaction } from '@mikro-orm/core';
+import { ChangeSetType, helper } from '@mikro-orm/core';
+import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
+import { InvalidVersion, type Operation, VersionNotLoaded, maximumVersion } from '@mikro-ool/core';
+import { type VersionedRow, keyValues } from './batch.ts';
+import { asLostRace, currentVersions, describeConflict } from './conflicts.ts';
+import { dialectOf } from './dialect.ts';
+import { initialVersion, ownVersionOf, versionOf } from './discovery.ts';
+import { type ChangeSetGroups, type FlushListener, restoreSnapshot, snapshotOf } from './internals.ts';
+
+type AnyChangeSet = ChangeSet<object>;
+
+const WRITES = [
+  [ChangeSetType.UPDATE, 'update'],
+  [ChangeSetType.UPDATE_EARLY, 'update'],
+  [ChangeSetType.DELETE, 'delete'],
+  [ChangeSetType.DELETE_EARLY, 'delete'],
+] as const;
+
+export class Flush implements FlushListener {
+  readonly #em: EntityManager;
+  readonly #driver: AbstractSqlDriver;
+  /** MikroORM's driver calls carry the payload, by reference. */
+  readonly #byPayload = new Map<unknown, AnyChangeSet>();
+  /** Entities whose version this flush has already moved or set: one flush, one bump. */
+  readonly #moved = new Set<object>();
+  readonly #claims: VersionedRow[] = [];
+  readonly #undo: (() => void)[] = [];
+  #needsTransaction = false;
+  #versioned = false;
+
+  constructor(em: EntityManager, driver: AbstractSqlDriver) {
+    this.#em = em;
+    this.#driver = driver;
+  }
+
+  plan(groups: ChangeSetGroups): void {
+    let statements = 0;
+    const inTransaction = this.#em.isInTransaction();
+    for (const sets of groups[ChangeSetType.CREATE].values()) {
+      statements += sets.length;
+      sets.forEach((changeSet) => this.#checkInitial(changeSet));
+    }
+    for (const [type, operation] of WRITES) {
+      for (const [id, sets] of groups[type]) {
+        const claims = operation === 'update' ? claimsOnly(sets) : new Set();
+        for (const changeSet of sets.filter((set) => ownVersionOf(set.meta))) {
+          const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
+          if (claims.has(changeSet)) {
+            this.#claims.push({ changeSet, expected });
+          }
+        }
+        const written = sets.filter((set) => !claims.has(set)).sort(byPrimaryKey);
+        groups[type].set(id, written);
+        statements += written.length;
+      }
+    }
+    const uow = this.#em.getUnitOfWork(false);
+    for (const [entity] of uow.getExtraUpdates()) {
+      statements++;
+      this.#checkFollowUp(entity);
+    }
+    statements += uow.getCollectionUpdates().length;
+    const { implicitTransactions } = this.#em.config.getAll();
+    this.#needsTransaction = this.#versioned && statements > 1 && (inTransaction || !implicitTransactions);
+  }
+
+  async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
+    const run = async (tx?: Transaction) => {
+      await this.#checkClaims(tx);
+      await write(tx);
+    };
+    if (!this.#needsTransaction) {
+      return run(ctx);
+    }
+    // A savepoint in the transaction around the flush: catching the conflict and committing must not commit half of it.
+    const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
+    await connection.transactional(run, { ctx, loggerContext: { id: this.#em._id } as never });
+    if (ctx) {
+      this.#em.setTransactionContext(ctx);
+    }
+  }
+
+  inserting(changeSets: AnyChangeSet[]): void {
+    for (const changeSet of changeSets) {
+      const version = ownVersionOf(changeSet.meta);
+      if (!version) {
+        continue;
+      }
+      this.#checkInitial(changeSet);
+      const entity = changeSet.entity as Record<string, unknown>;
+      const payload = changeSet.payload as Record<string, unknown>;
+      // spelled out, because a multi-row INSERT has the same columns for all rows
+      payload[version.name] ??= initialVersion(version);
+      this.#move(entity, version, payload[version.name] as number);
+    }
+  }
+
+  updating(changeSets: AnyChangeSet[]): void {
+    for (const changeSet of changeSets) {
+      if (!ownVersionOf(changeSet.meta)) {
+        continue;
+      }
+      this.#byPayload.set(changeSet.payload, changeSet);
+      const { entity } = changeSet;
+      const snapshot = snapshotOf(entity);
+      this.#undo.push(() => restoreSnapshot(entity, snapshot));
+    }
+  }
+
+  failed(error: unknown): unknown {
+    // backwards, so that an entity that was written twice ends with its first state
+    this.#undo.reverse().forEach((undo) => undo());
+    return this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
+  }
+
+  /** The row of an UPDATE, when the driver call's payload is a versioned change set of this flush. */
+  rowOf(payload: object): VersionedRow | undefined {
+    const changeSet = this.#byPayload.get(payload);
+    return changeSet && this.row(changeSet, 'update');
+  }
+
+  /** A row with the version that it must still have, checked again: listeners may have touched it during the flush. */
+  row(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
+    return { changeSet, expected: this.#expect(changeSet, operation) };
+  }
+
+  hasMoved({ changeSet }: VersionedRow): boolean {
+    return this.#moved.has(changeSet.entity);
+  }
+
+  /** The rows were written: the entities have the new version, until the flush fails after all. */
+  written(rows: readonly VersionedRow[]): void {
+    for (const row of rows.filter((r) => !this.hasMoved(r))) {
+      this.#move(row.changeSet.entity, ownVersionOf(row.changeSet.meta)!, row.expected + 1);
+    }
+  }
+
+  #move(entity: object, { name }: EntityProperty, version: number): void {
+    const values = entity as Record<string, unknown>;
+    const before = values[name];
+    this.#moved.add(entity);
+    this.#undo.push(() => {
+      values[name] = before;
+    });
+    values[name] = version;
+  }
+
+  #expect({ entity, meta }: AnyChangeSet, operation: Operation): number {
+    this.#versioned = true;
+    return expectedVersion(entity, meta, operation);
+  }
+
+  #checkInitial({ entity, meta }: AnyChangeSet): void {
+    const version = ownVersionOf(meta);
+    if (version) {
+      this.#versioned = true;
+      if ((entity as Record<string, unknown>)[version.name] != null) {
+        expectedVersion(entity, meta, 'update');
+      }
+    }
+  }
+
+  /** An update that MikroORM carries out later in the flush, for a row that exists already. */
+  #checkFollowUp(entity: object): void {
+    const { __meta: meta, __originalEntityData: existing } = helper(entity);
+    if (existing && versionOf(meta)) {
+      this.#versioned = true;
+      expectedVersion(entity, meta, 'update');
+    }
+  }
+
+  async #checkClaims(ctx: Transaction | undefined): Promise<void> {
+    for (const rows of Map.groupBy(this.#claims, (row) => `${row.changeSet.meta._id} ${row.changeSet.schema}`).values()) {
+      const { meta, schema } = rows[0]!.changeSet;
+      const options = { ctx, schema: schema ?? meta.schema };
+      const actual = await currentVersions(this.#driver, rows, options);
+      const stale = rows.filter((row) => actual(row) !== row.expected);
+      if (stale.length > 0) {
+        throw await describeConflict(this.#driver, stale, 'check', options);
+      }
+      // the claim held: from now on it is the state that changes are based on
+      for (const { changeSet, expected } of rows) {
+        const snapshot = snapshotOf(changeSet.entity);
+        this.#undo.push(() => restoreSnapshot(changeSet.entity, snapshot));
+        restoreSnapshot(changeSet.entity, { ...(snapshot as object), [ownVersionOf(meta)!.name]: expected });
+      }
+    }
+  }
+}
+
+/**
+ * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
+ *
+ * @throws {VersionNotLoaded} when there is none
+ * @throws {InvalidVersion} when it is no integer that the column can hold
+ */
+function expectedVersion(entity: object, meta: EntityMetadata, operation: Operation): number {
+  const prop = versionOf(meta)!;
+  const value = (entity as Record<string, unknown>)[prop.name];
+  if (value == null) {
+    throw new VersionNotLoaded(entity, meta.className, prop.name, operation);
+  }
+  const maximum = maximumVersion(prop);
+  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > maximum) {
+    throw new InvalidVersion(entity, meta.className, prop.name, value, maximum);
+  }
+  return value as number;
+}
+
+/** Change sets of entities in which nothing but the version was assigned. */
+function claimsOnly(sets: readonly AnyChangeSet[]): Set<AnyChangeSet> {
+  return new Set(
+    sets.filter(({ meta, payload }) => {
+      const version = ownVersionOf(meta)?.name;
+      const keys = Object.keys(payload);
+      return version !== undefined && keys.length > 0 && keys.every((key) => key === version);
+    }),
+  );
+}
+
+/** Rows are written in one order by everybody, so that flushes wait for each other instead of deadlocking. */
+function byPrimaryKey(a: AnyChangeSet, b: AnyChangeSet): number {
+  const left = keyValues(a);
+  const right = keyValues(b);
+  for (let i = 0; i < left.length; i++) {
+    const order = compare(left[i], right[i]);
+    if (order !== 0) {
+      return order;
+    }
+  }
+  return 0;
+}
+
+const INTEGER = /^-?\d+$/;
+
+function compare(a: unknown, b: unknown): number {
+  if (typeof a === 'number' && typeof b === 'number') {
+    return a - b;
+  }
+  const texts = [String(a), String(b)] as const;
+  // MikroORM hands bigint keys around as strings
+  const [left, right] = texts.every((text) => INTEGER.test(text)) ? texts.map(BigInt) : texts;
+  return left! < right! ? -1 : left! > right! ? 1 : 0;
+}

