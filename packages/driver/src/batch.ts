@@ -54,7 +54,14 @@ export function locate(table: string, meta: EntityMetadata, rows: readonly Versi
 
 /** The primary key of a row as the database has it, a value per column. */
 export function keyValues(changeSet: ChangeSet<object>): unknown[] {
-  return Utils.flatten(Utils.asArray(changeSet.getPrimaryKey() as unknown) as unknown[][], true);
+  return Utils.flatten(Utils.asArray(keyOf(changeSet)) as unknown[][], true);
+}
+
+/** The same, nested as the key's properties are, for a condition on them. */
+export function keyOf(changeSet: ChangeSet<object>): unknown {
+  const key: unknown = changeSet.getPrimaryKey();
+  // change sets of removed rows have composite keys as an object
+  return Utils.isPlainObject(key) ? Utils.getCompositeKeyValue(key, changeSet.meta) : key;
 }
 
 /** Everything that one UPDATE of these rows needs. */

@@ -2,7 +2,7 @@
 import { type EntityMetadata, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate, type Operation, StaleRow } from '@mikro-ool/core';
-import { type VersionedRow, keyValues } from './batch.ts';
+import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect } from './dialect.ts';
 import { ownVersionOf } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
@@ -53,7 +53,7 @@ export async function currentVersions(
   const target = meta.inheritanceType !== 'tpt' && meta.root.properties[name as never] ? meta.root : meta;
   const found = await driver.find(
     target.class,
-    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => row.changeSet.getPrimaryKey()) } } as never,
+    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => keyOf(row.changeSet)) } } as never,
     {
       fields: [...meta.primaryKeys, name] as never,
       ctx: options.ctx,
@@ -62,13 +62,16 @@ export async function currentVersions(
       logging: options.loggerContext as never,
     },
   );
+  const platform = driver.getPlatform();
+  // SQLite has dates as numbers in one place and as objects in the other
+  const hash = (key: unknown[]) => Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
   const versions = new Map(
-    found.map((row) => [
-      Utils.getCompositeKeyHash(row as never, meta, false, driver.getPlatform(), true),
-      Number((row as Record<string, unknown>)[name]),
-    ]),
+    found.map((row) => {
+      const key = Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true);
+      return [hash(key), Number((row as Record<string, unknown>)[name])];
+    }),
   );
-  return ({ changeSet }) => versions.get(Utils.getPrimaryKeyHash(keyValues(changeSet) as string[])) ?? null;
+  return ({ changeSet }) => versions.get(hash(keyValues(changeSet))) ?? null;
 }
 
 /** The same error, or a `ConcurrentUpdate` when the database decided a race between transactions by it. */

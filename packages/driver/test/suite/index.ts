@@ -1,10 +1,24 @@
 /** Everything that must hold on every database. */
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
+import { claims } from './claim.ts';
+import { deletes } from './delete.ts';
+import { inserts } from './insert.ts';
+import { keys } from './keys.ts';
+import { races } from './race.ts';
+import { transactions } from './transaction.ts';
 import { updates } from './update.ts';
+import { values } from './values.ts';
 
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
+    inserts(driver);
     updates(driver);
+    deletes(driver);
+    claims(driver);
+    keys(driver);
+    values(driver);
+    transactions(driver);
+    races(driver);
   });
 }
