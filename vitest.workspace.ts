@@ -34,7 +34,9 @@ export default defineConfig({
             name: 'standard-decorators',
             enforce: 'pre' as const,
             async transform(code: string, id: string) {
-              return id.includes('/test/es/') ? transform(code, { loader: 'ts', target: 'es2024', sourcemap: true }) : undefined;
+              return id.includes('/test/es/')
+                ? transform(code, { loader: 'ts', target: 'es2024', sourcemap: true })
+                : undefined;
             },
           },
         ],

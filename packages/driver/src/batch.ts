@@ -33,7 +33,12 @@ export function fitsBatch(meta: EntityMetadata, rows: readonly VersionedRow[]): 
 }
 
 /** Where the rows are: table, primary key columns and version column. */
-export function locate(table: string, meta: EntityMetadata, rows: readonly VersionedRow[], platform: Platform): BatchRows {
+export function locate(
+  table: string,
+  meta: EntityMetadata,
+  rows: readonly VersionedRow[],
+  platform: Platform,
+): BatchRows {
   const version = ownVersionOf(meta)!;
   const keys = rows.map(({ changeSet }) => keyValues(changeSet));
   const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));

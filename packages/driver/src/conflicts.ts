@@ -64,7 +64,8 @@ export async function currentVersions(
   );
   const platform = driver.getPlatform();
   // SQLite has dates as numbers in one place and as objects in the other
-  const hash = (key: unknown[]) => Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
+  const hash = (key: unknown[]) =>
+    Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
   const versions = new Map(
     found.map((row) => {
       const key = Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true);

@@ -87,7 +87,10 @@ function refuseUnusable(meta: EntityMetadata, props: EntityProperty[]): void {
     );
   }
   if (prop!.primary || prop!.persist === false || prop!.formula || prop!.generated) {
-    refuse(prop!, 'is a VersionField, so it must be an ordinary column: no key, not generated, not a formula, persisted.');
+    refuse(
+      prop!,
+      'is a VersionField, so it must be an ordinary column: no key, not generated, not a formula, persisted.',
+    );
   }
   if (!Number.isInteger(initialVersion(prop!))) {
     refuse(

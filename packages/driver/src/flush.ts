@@ -54,7 +54,7 @@ export class Flush implements FlushListener {
             this.#claims.push({ changeSet, expected });
           }
         }
-        const written = sets.filter((set) => !claims.has(set)).sort(byPrimaryKey);
+        const written = sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
         groups[type].set(id, written);
         statements += written.length;
       }
@@ -114,7 +114,7 @@ export class Flush implements FlushListener {
 
   failed(error: unknown): unknown {
     // backwards, so that an entity that was written twice ends with its first state
-    this.#undo.reverse().forEach((undo) => undo());
+    this.#undo.toReversed().forEach((undo) => undo());
     return this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
   }
 
@@ -175,7 +175,10 @@ export class Flush implements FlushListener {
   }
 
   async #checkClaims(ctx: Transaction | undefined): Promise<void> {
-    for (const rows of Map.groupBy(this.#claims, (row) => `${row.changeSet.meta._id} ${row.changeSet.schema}`).values()) {
+    for (const rows of Map.groupBy(
+      this.#claims,
+      (row) => `${row.changeSet.meta._id} ${row.changeSet.schema}`,
+    ).values()) {
       const { meta, schema } = rows[0]!.changeSet;
       const options = { ctx, schema: schema ?? meta.schema };
       const actual = await currentVersions(this.#driver, rows, options);

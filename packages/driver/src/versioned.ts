@@ -102,7 +102,11 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         for (const [i, payload] of data.entries()) {
           results.push(await this.nativeUpdate(entityName, where[i]!, payload, options));
         }
-        return { affectedRows: data.length, insertId: 0, rows: results.flatMap((result) => result.rows ?? []) } as QueryResult<T>;
+        return {
+          affectedRows: data.length,
+          insertId: 0,
+          rows: results.flatMap((result) => result.rows ?? []),
+        } as QueryResult<T>;
       }
       const table = this.getTableName(meta, options);
       const update = batchUpdate(table, meta, versionedRows, this.platform, (item, props) =>

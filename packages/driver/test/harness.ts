@@ -12,7 +12,7 @@ export interface TestDriver {
   /** Batches go into one statement. */
   readonly batches: boolean;
   /** The options for a new, empty database, and how to get rid of it. */
-  create(): Promise<{ options: Options; drop?: () => Promise<void> }>;
+  create(): Promise<{ options: Partial<Options>; drop?: () => Promise<void> }>;
 }
 
 export interface Database {
@@ -24,7 +24,7 @@ export interface Database {
 }
 
 /** A fresh database with the tables of these entities; it is dropped when the test ends. */
-export async function open(driver: TestDriver, entities: Entities, more: Options = {}): Promise<Database> {
+export async function open(driver: TestDriver, entities: Entities, more: Partial<Options> = {}): Promise<Database> {
   const { options, drop } = await driver.create();
   let log: string[] = [];
   const orm = await MikroORM.init({

@@ -123,7 +123,11 @@ function carrierType(column: Column): string {
     return bareType(column.type);
   }
   const sample = column.values.find((value) => value != null);
-  return typeof sample === 'number' || typeof sample === 'bigint' ? 'numeric' : typeof sample === 'boolean' ? 'bool' : 'text';
+  return typeof sample === 'number' || typeof sample === 'bigint'
+    ? 'numeric'
+    : typeof sample === 'boolean'
+      ? 'bool'
+      : 'text';
 }
 
 function assign(column: Column, value: string): string {

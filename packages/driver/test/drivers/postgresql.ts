@@ -14,7 +14,12 @@ export const postgresql: TestDriver = {
     return {
       options: { driver: versioned(PostgreSqlDriver), clientUrl, dbName, ensureDatabase: { create: false } },
       drop: async () => {
-        const admin = await MikroORM.init({ clientUrl, dbName: 'postgres', entities: [], discovery: { warnWhenNoEntities: false } });
+        const admin = await MikroORM.init({
+          clientUrl,
+          dbName: 'postgres',
+          entities: [],
+          discovery: { warnWhenNoEntities: false },
+        });
         await admin.em.getConnection().execute(`drop database if exists "${dbName}" with (force)`);
         await admin.close();
       },

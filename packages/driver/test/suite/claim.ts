@@ -20,9 +20,10 @@ export function claims(driver: TestDriver): void {
     }
     await em.flush();
     const row = async (id = 1) => {
-      const [found] = await db.fork().getConnection().execute<{ title: string; version: number }[]>(
-        `select title, version from article where id = ${id}`,
-      );
+      const [found] = await db
+        .fork()
+        .getConnection()
+        .execute<{ title: string; version: number }[]>(`select title, version from article where id = ${id}`);
       return found;
     };
     return { ...db, row };
@@ -80,7 +81,9 @@ export function claims(driver: TestDriver): void {
       const { fork, sent, row } = await setUp();
       const stale = fork();
       stale.remove(stale.assign(stale.getReference(Article, 1), { version: 2 }));
-      expect(await thrown(() => stale.flush())).toMatchObject({ conflicts: [{ operation: 'delete', expected: 2, actual: 3 }] });
+      expect(await thrown(() => stale.flush())).toMatchObject({
+        conflicts: [{ operation: 'delete', expected: 2, actual: 3 }],
+      });
       const em = fork();
       em.remove(em.assign(em.getReference(Article, 1), { version: 3 }));
       const log = await sent(() => em.flush());
@@ -147,7 +150,9 @@ export function claims(driver: TestDriver): void {
         }
         const em = fork();
         em.getReference(Article, 1).title = 'blind';
-        expect(await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(VersionNotLoaded))).toEqual([]);
+        expect(await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(VersionNotLoaded))).toEqual(
+          [],
+        );
         const other = fork();
         other.remove(other.getReference(Article, 1));
         expect(
@@ -165,7 +170,9 @@ export function claims(driver: TestDriver): void {
         const articles = await em.find(Article, {});
         articles.forEach((article) => (article.title = 'changed'));
         articles[1]!.version = -1;
-        expect(await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(InvalidVersion))).toEqual([]);
+        expect(await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(InvalidVersion))).toEqual(
+          [],
+        );
         articles[1]!.version = 3;
         await em.flush();
         expect(articles.map((article) => article.version)).toEqual([4, 4]);
@@ -174,7 +181,11 @@ export function claims(driver: TestDriver): void {
       test('a bigint version column takes what a number can count', async () => {
         const Wide = defineEntity({
           name: 'Wide',
-          properties: { id: p.integer().primary(), title: p.string(), version: p.type(VersionField).columnType('bigint') },
+          properties: {
+            id: p.integer().primary(),
+            title: p.string(),
+            version: p.type(VersionField).columnType('bigint'),
+          },
         });
         const db = await open(driver, [Wide]);
         const em = db.fork();

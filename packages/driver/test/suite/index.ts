@@ -3,6 +3,7 @@ import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
+import { discovery } from './discovery.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { races } from './race.ts';
@@ -12,6 +13,7 @@ import { values } from './values.ts';
 
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
+    discovery(driver);
     inserts(driver);
     updates(driver);
     deletes(driver);

@@ -93,7 +93,7 @@ export function keys(driver: TestDriver): void {
             expect(log.map((sql) => sql.match(/begin|update|commit/)?.[0])).toEqual(['begin', 'update', 'commit']);
           }
           const stored = (await fork().find(entity, {})) as typeof rows;
-          expect(stored.map((row) => row.title).sort()).toEqual(rows.map((row) => row.title).sort());
+          expect(stored.map((row) => row.title).toSorted()).toEqual(rows.map((row) => row.title).toSorted());
           expect(stored.every((row) => row.version === 2)).toBe(true);
 
           // all but the first are stale
@@ -111,7 +111,9 @@ export function keys(driver: TestDriver): void {
             expect(error.conflicts[0]).toMatchObject({ expected: 2, actual: 3 });
             const entityOf = error.conflicts[0]!.entity as Record<string, unknown>;
             const keyOf = Object.fromEntries(Object.keys(ids[0]!).map((prop) => [prop, entityOf[prop]]));
-            expect(error.conflicts[0]!.primaryKey).toEqual(Object.keys(keyOf).length > 1 ? keyOf : Object.values(keyOf)[0]);
+            expect(error.conflicts[0]!.primaryKey).toEqual(
+              Object.keys(keyOf).length > 1 ? keyOf : Object.values(keyOf)[0],
+            );
             expect(JSON.parse(JSON.stringify(error))).toMatchObject({ name: 'ConcurrentUpdate' });
             rows.forEach((row) => em.remove(row));
             const removal = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;

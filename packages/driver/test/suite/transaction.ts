@@ -6,7 +6,12 @@ import { type TestDriver, open, thrown } from '../harness.ts';
 
 const Article = defineEntity({
   name: 'Article',
-  properties: { id: p.integer().primary(), title: p.string(), hits: p.integer().default(0), version: p.type(VersionField) },
+  properties: {
+    id: p.integer().primary(),
+    title: p.string(),
+    hits: p.integer().default(0),
+    version: p.type(VersionField),
+  },
 });
 const Note = defineEntity({
   name: 'Note',
@@ -25,8 +30,12 @@ export function transactions(driver: TestDriver): void {
     const state = async () => {
       const connection = db.fork().getConnection();
       return {
-        articles: await connection.execute<{ id: number; title: string; version: number }[]>('select * from article order by id'),
-        notes: await connection.execute<{ id: number; text: string; version: number }[]>('select * from note order by id'),
+        articles: await connection.execute<{ id: number; title: string; version: number }[]>(
+          'select * from article order by id',
+        ),
+        notes: await connection.execute<{ id: number; text: string; version: number }[]>(
+          'select * from note order by id',
+        ),
       };
     };
     return { ...db, state };
@@ -108,7 +117,9 @@ export function transactions(driver: TestDriver): void {
       articles[1]!.title = 'theirs';
       await em.flush();
       late.forEach((article) => (article.hits = raw('hits + 10') as unknown as number));
-      expect(await thrown(() => stale.flush())).toMatchObject({ conflicts: [{ primaryKey: 2, expected: 2, actual: 3 }] });
+      expect(await thrown(() => stale.flush())).toMatchObject({
+        conflicts: [{ primaryKey: 2, expected: 2, actual: 3 }],
+      });
       expect((await state()).articles.map((row) => row.version)).toEqual([2, 3, 2]);
     });
   });

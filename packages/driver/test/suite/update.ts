@@ -23,9 +23,10 @@ export function updates(driver: TestDriver): void {
     }
     await em.flush();
     const rows = async () =>
-      db.fork().getConnection().execute<{ id: number; title: string; hits: number; version: number }[]>(
-        'select * from article order by id',
-      );
+      db
+        .fork()
+        .getConnection()
+        .execute<{ id: number; title: string; hits: number; version: number }[]>('select * from article order by id');
     return { ...db, rows };
   };
 
@@ -63,7 +64,13 @@ export function updates(driver: TestDriver): void {
       const error = await thrown(() => ours.flush());
       expect(error).toBeInstanceOf(ConcurrentUpdate);
       const [conflict] = (error as unknown as ConcurrentUpdate).conflicts;
-      expect(conflict).toMatchObject({ entityName: 'Article', primaryKey: 1, operation: 'update', expected: 1, actual: 2 });
+      expect(conflict).toMatchObject({
+        entityName: 'Article',
+        primaryKey: 1,
+        operation: 'update',
+        expected: 1,
+        actual: 2,
+      });
       expect(conflict!.entity).toBe(mine);
       expect(await rows()).toMatchObject([{ title: 'theirs', version: 2 }]);
       expect(mine).toMatchObject({ title: 'mine', version: 1 });

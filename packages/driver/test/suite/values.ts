@@ -26,7 +26,19 @@ const Sample = defineEntity({
   },
 });
 
-const texts = ["it's", '"quoted"', 'back\\slash', 'a?b ??', '{a,b}', 'NULL', '', ' ', 'üñí 日本 😀', 'line\nbreak\ttab', '$1 :x'];
+const texts = [
+  "it's",
+  '"quoted"',
+  'back\\slash',
+  'a?b ??',
+  '{a,b}',
+  'NULL',
+  '',
+  ' ',
+  'üñí 日本 😀',
+  'line\nbreak\ttab',
+  '$1 :x',
+];
 
 const changes: Record<string, unknown>[] = [
   ...texts.map((text) => ({ text, long: text.repeat(3), json: { text, list: [text, 1, null] } })),
@@ -70,7 +82,9 @@ export function values(driver: TestDriver): void {
   const roundTrip = async (batch: boolean) => {
     const { fork } = await open(driver, [Sample]);
     const seed = fork();
-    changes.forEach((_, id) => seed.create(Sample, { id, ...structuredClone({ ...initial, blob: undefined }), blob: initial.blob }));
+    changes.forEach((_, id) =>
+      seed.create(Sample, { id, ...structuredClone({ ...initial, blob: undefined }), blob: initial.blob }),
+    );
     await seed.flush();
     const em = fork();
     const samples = await em.find(Sample, {}, { orderBy: { id: 'asc' } });

@@ -1,0 +1,99 @@
+/** Declarations that could not protect anything are refused when the ORM starts. */
+import { type EntitySchema, MikroORM, defineEntity, p } from '@mikro-orm/core';
+import { VersionField } from '@mikro-ool/core';
+import { describe, expect, test } from 'vitest';
+import { type TestDriver, open, thrown } from '../harness.ts';
+
+const id = { id: p.integer().primary() };
+
+export function discovery(driver: TestDriver): void {
+  const refusal = async (entities: Parameters<typeof open>[1]) => (await thrown(() => open(driver, entities))).message;
+
+  describe('discovery', () => {
+    test('a nullable version is refused', async () => {
+      const Bad = defineEntity({ name: 'Bad', properties: { ...id, version: p.type(VersionField).nullable() } });
+      expect(await refusal([Bad])).toMatch(/^Bad\.version is a nullable VersionField/);
+    });
+
+    test('two versions on one entity are refused', async () => {
+      const Bad = defineEntity({
+        name: 'Bad',
+        properties: { ...id, a: p.type(VersionField), b: p.type(VersionField) },
+      });
+      expect(await refusal([Bad])).toMatch(/^Bad\.a is not the only VersionField: there are a and b\./);
+    });
+
+    for (const shape of ['inline', 'object', 'array']) {
+      test(`a version inside an embeddable (${shape}) is refused`, async () => {
+        const Part = defineEntity({
+          name: 'Part',
+          embeddable: true,
+          properties: { text: p.string(), version: p.type(VersionField) },
+        });
+        const inline = p.embedded(Part);
+        const embedded = shape === 'inline' ? inline : shape === 'object' ? inline.object() : inline.array();
+        const Bad = defineEntity({ name: 'Bad', properties: { ...id, part: embedded } });
+        expect(await refusal([Bad, Part])).toMatch(/version is a VersionField inside an embeddable/);
+      });
+    }
+
+    test('a version that is a key, computed or not stored is refused', async () => {
+      const declarations = [
+        p.type(VersionField).persist(false),
+        p.type(VersionField).formula('1'),
+        p.type(VersionField).primary(),
+      ];
+      for (const version of declarations) {
+        const Bad = defineEntity({ name: 'Bad', properties: { ...id, version } as never });
+        expect(await refusal([Bad as unknown as EntitySchema])).toMatch(
+          /^Bad\.version is a VersionField, so it must be an ordinary column/,
+        );
+      }
+    });
+
+    test('a default that is no integer is refused', async () => {
+      const Bad = defineEntity({
+        name: 'Bad',
+        properties: { ...id, version: p.type(VersionField).defaultRaw('random()') },
+      });
+      expect(await refusal([Bad])).toMatch(/^Bad\.version is a VersionField with the default random\(\)/);
+    });
+
+    test('a VersionField on a driver that is not wrapped is refused, with or without an explicit column type', async () => {
+      const { options, drop } = await driver.create();
+      const unwrapped = Object.getPrototypeOf(options.driver) as typeof options.driver;
+      for (const version of [p.type(VersionField), p.type(VersionField).columnType('bigint')]) {
+        const Article = defineEntity({ name: 'Article', properties: { ...id, version } });
+        const error = await thrown(() => MikroORM.init({ ...options, driver: unwrapped, entities: [Article] }));
+        expect(error.message).toMatch(/Wrap it in the MikroORM config: driver: versioned\(…\)/);
+      }
+      await drop?.();
+    });
+
+    test("the column is `integer not null default 1`, and the user's own settings win", async () => {
+      const Plain = defineEntity({ name: 'Plain', properties: { ...id, version: p.type(VersionField) } });
+      const Own = defineEntity({
+        name: 'Own',
+        properties: { ...id, version: p.type(VersionField).fieldName('lock_no').columnType('smallint').default(7) },
+      });
+      const { orm } = await open(driver, [Plain, Own]);
+      const sql = await orm.schema.getCreateSchemaSQL();
+      expect(sql).toMatch(/["`]version["`] (int|integer) not null default 1/);
+      expect(sql).toMatch(/["`]lock_no["`] smallint not null default 7/);
+      expect(await orm.schema.getUpdateSchemaSQL()).toBe('');
+    });
+
+    test("the user's own discovery hooks and EntityManager class stay in use", async () => {
+      const seen: string[] = [];
+      const Plain = defineEntity({ name: 'Plain', properties: { ...id, version: p.type(VersionField) } });
+      const { orm } = await open(driver, [Plain], {
+        discovery: {
+          onMetadata: async (meta) => void seen.push(`onMetadata ${meta.className}`),
+          afterDiscovered: async () => void seen.push('afterDiscovered'),
+        },
+      });
+      expect(seen).toEqual(['onMetadata Plain', 'afterDiscovered']);
+      expect(orm.getMetadata().get(Plain).properties.version.defaultRaw).toBe('1');
+    });
+  });
+}

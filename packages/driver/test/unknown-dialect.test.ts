@@ -1,0 +1,10 @@
+/** A database that we have no dialect for is written row by row, and every row is checked. */
+import { SqlitePlatform } from '@mikro-orm/sql';
+import { vi } from 'vitest';
+import { sqliteMemory } from './drivers/sqlite.ts';
+import { suite } from './suite/index.ts';
+
+// The one thing taken away is our own knowledge of the dialect; the database is a real one.
+vi.mock('../src/dialect.ts', () => ({ dialectOf: (platform: unknown) => void (platform instanceof SqlitePlatform) }));
+
+suite({ ...sqliteMemory, name: 'a database without a dialect', batches: false });
