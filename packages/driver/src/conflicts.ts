@@ -1,10 +1,10 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
 import { type EntityMetadata, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, type Operation, StaleRow } from '@mikro-ool/core';
+import { ConcurrentUpdate, InvalidVersion, type Operation, StaleRow, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect } from './dialect.ts';
-import { ownVersionOf } from './discovery.ts';
+import { ownVersionOf, versionOf } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
 /**
@@ -73,6 +73,24 @@ export async function currentVersions(
     }),
   );
   return ({ changeSet }) => versions.get(hash(keyValues(changeSet))) ?? null;
+}
+
+/** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */
+export function lockFailed(entity: object, meta: EntityMetadata, expected: unknown): Error {
+  const { name } = versionOf(meta)!;
+  const maximum = maximumVersion(versionOf(meta)!);
+  if (!isVersion(expected, maximum)) {
+    return new InvalidVersion(entity, meta.className, name, expected, maximum);
+  }
+  const primaryKey = primaryKeyOf(entity, meta);
+  const actual = ((entity as Record<string, unknown>)[name] as number | undefined) ?? null;
+  const conflict = { entity, entityName: meta.className, primaryKey, operation: 'check' as const, expected, actual };
+  return new ConcurrentUpdate([new StaleRow(conflict)]);
+}
+
+/** Is it an integer that a version column can hold? */
+export function isVersion(value: unknown, maximum: number): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
 }
 
 /** The same error, or a `ConcurrentUpdate` when the database decided a race between transactions by it. */

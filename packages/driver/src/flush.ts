@@ -5,9 +5,9 @@
 import type { ChangeSet, EntityManager, EntityMetadata, EntityProperty, Transaction } from '@mikro-orm/core';
 import { ChangeSetType, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import { InvalidVersion, type Operation, VersionNotLoaded, maximumVersion } from '@mikro-ool/core';
+import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, keyValues } from './batch.ts';
-import { asLostRace, currentVersions, describeConflict } from './conflicts.ts';
+import { asLostRace, currentVersions, describeConflict, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionOf } from './discovery.ts';
 import { type ChangeSetGroups, type FlushListener, restoreSnapshot, snapshotOf } from './internals.ts';
@@ -209,19 +209,19 @@ function expectedVersion(entity: object, meta: EntityMetadata, operation: Operat
     throw new VersionNotLoaded(entity, meta.className, prop.name, operation);
   }
   const maximum = maximumVersion(prop);
-  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > maximum) {
+  if (!isVersion(value, maximum)) {
     throw new InvalidVersion(entity, meta.className, prop.name, value, maximum);
   }
-  return value as number;
+  return value;
 }
 
-/** Change sets of entities in which nothing but the version was assigned. */
+/** Change sets of entities in which nothing but the version was assigned; touched ones are written. */
 function claimsOnly(sets: readonly AnyChangeSet[]): Set<AnyChangeSet> {
   return new Set(
-    sets.filter(({ meta, payload }) => {
+    sets.filter(({ entity, meta, payload }) => {
       const version = ownVersionOf(meta)?.name;
       const keys = Object.keys(payload);
-      return version !== undefined && keys.length > 0 && keys.every((key) => key === version);
+      return version && keys.length > 0 && keys.every((key) => key === version) && !isTouched(snapshotOf(entity));
     }),
   );
 }

@@ -3,7 +3,17 @@
  * methods on instances that belong to a `versioned()` ORM, never on a prototype. test/internals.test.ts pins each one,
  * so that a MikroORM that renames or reroutes it fails there with a sentence.
  */
-import { type ChangeSet, type Dictionary, type EntityManager, type Transaction, helper } from '@mikro-orm/core';
+import {
+  type ChangeSet,
+  type Dictionary,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  OptimisticLockError,
+  type Transaction,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
 
 type AnyChangeSet = ChangeSet<object>;
 
@@ -132,6 +142,68 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
       await checkOptimisticLocks.call(persister, meta, sets, options);
     }
   };
+}
+
+interface ReadHooks {
+  versionOf(meta: EntityMetadata): EntityProperty | undefined;
+  /** What to throw when a version that `em.lock()` or `findOne()` was given is not the loaded one. */
+  lockFailed(entity: object, meta: EntityMetadata, expected: unknown): Error;
+}
+
+type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
+type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
+
+/**
+ * Hooks what happens to the version of an entity that is read again or locked.
+ * MikroORM merges a row that is read again into the entity: changed properties stay, the rest is refreshed. A version
+ * that is refreshed under unsaved changes would let them overwrite what they were not based on.
+ */
+export function hookReads(em: EntityManager, hooks: ReadHooks): void {
+  const uow = em.getUnitOfWork(false);
+  const factory = ownFactory(em) as unknown as { mergeData: MergeData };
+  const mergeData = factory.mergeData;
+  factory.mergeData = (meta, entity, data, options) => {
+    const version = hooks.versionOf(helper(entity).__meta)?.name;
+    const snapshot = snapshotOf(entity) as Dictionary | undefined;
+    if (version && version in data && snapshot && data[version] !== snapshot[version] && isDirty(em, entity)) {
+      const { [version]: _newer, ...rest } = data;
+      // joined relations are found by the data object's constructor
+      data = Object.assign(Object.create(Object.getPrototypeOf(data)), rest);
+    }
+    mergeData.call(factory, meta, entity, data, options);
+  };
+  const locks = uow as unknown as { lockOptimistic: LockOptimistic };
+  const lockOptimistic = locks.lockOptimistic;
+  locks.lockOptimistic = async (entity, meta, version) => {
+    try {
+      await lockOptimistic.call(uow, entity, meta, version);
+    } catch (error) {
+      throw error instanceof OptimisticLockError && hooks.versionOf(meta)
+        ? hooks.lockFailed(entity, meta, version)
+        : error;
+    }
+  };
+}
+
+/** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
+function ownFactory(em: EntityManager): object {
+  const { getContext } = em;
+  em.getContext = () => em as never;
+  try {
+    return em.getEntityFactory();
+  } finally {
+    em.getContext = getContext;
+  }
+}
+
+function isDirty(em: EntityManager, entity: object): boolean {
+  const { __meta: meta, __originalEntityData: snapshot } = helper(entity);
+  const uow = em.getUnitOfWork(false);
+  if (uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {
+    return true;
+  }
+  const comparator = em.getComparator();
+  return Utils.hasObjectKeys(comparator.diffEntities(meta.class, snapshot as never, comparator.prepareEntity(entity)));
 }
 
 /** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */

@@ -13,21 +13,28 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityName,
+  type EntityProperty,
   type FilterQuery,
+  type FindOptions,
+  type PopulateOptions,
   type QueryResult,
   ReferenceKind,
 } from '@mikro-orm/core';
-import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { registerPlatform } from '@mikro-ool/core';
+import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
+import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { type VersionedRow, batchUpdate, fitsBatch, locate } from './batch.ts';
-import { currentVersions, describeConflict } from './conflicts.ts';
+import { currentVersions, describeConflict, lockFailed } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
 import { Flush } from './flush.ts';
-import { type PersistOptions, flushOf, hookFlushes } from './internals.ts';
+import { type PersistOptions, flushOf, hookFlushes, hookReads } from './internals.ts';
+import { type Writer, bumpSetBasedWrites } from './set-based.ts';
 
 /** A MikroORM SQL driver class. */
 export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
+
+/** All parameters but the first, which is generic. */
+type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknown ? Tail : never;
 
 /**
  * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
@@ -52,6 +59,39 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return new this.#managerClass(this.config, this, this.metadata, useContext) as never;
     }
 
+    override createQueryBuilder<T extends object>(
+      entityName: EntityName<T> | AnyQueryBuilder<T>,
+      ...rest: Rest<AbstractSqlDriver['createQueryBuilder']>
+    ): AnyQueryBuilder<T> {
+      const qb = super.createQueryBuilder<T>(entityName, ...rest);
+      bumpSetBasedWrites(qb as unknown as Writer, this.platform);
+      return qb;
+    }
+
+    /** Partial loading loads the version all the same; what is serialised does not change. */
+    protected override buildFields<T extends object>(
+      meta: EntityMetadata<T>,
+      populate: PopulateOptions<T>[],
+      joinedProps: PopulateOptions<T>[],
+      qb: AnyQueryBuilder<T>,
+      alias: string,
+      options: Pick<FindOptions<T, never, never, never>, 'strategy' | 'fields' | 'exclude'> & { groupBy?: unknown },
+      schema?: string,
+    ): InternalField<T>[] {
+      const fields = super.buildFields(meta, populate, joinedProps, qb, alias, options, schema);
+      const version = versionOf(meta as unknown as EntityMetadata)?.name as InternalField<T> | undefined;
+      const complete = fields.some((field) => field === '*' || field === `${alias}.*` || field === version);
+      return version && !complete && !options.groupBy ? [...fields, version] : fields;
+    }
+
+    protected override shouldHaveColumn<T, U>(
+      meta: EntityMetadata<T>,
+      prop: EntityProperty<U>,
+      ...rest: [readonly PopulateOptions<U>[], (readonly InternalField<U>[])?, (readonly InternalField<U>[])?]
+    ): boolean {
+      return prop.customType instanceof VersionField || super.shouldHaveColumn(meta, prop, ...rest);
+    }
+
     override async nativeUpdate<T extends object>(
       entityName: EntityName<T>,
       where: FilterQuery<T>,
@@ -67,6 +107,8 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const { [name]: _claim, ...payload } = data as Record<string, unknown>;
       if (flush.hasMoved(row)) {
         payload[name] = row.expected;
+      } else if (Object.keys(payload).length === 0) {
+        payload[name] = row.expected + 1; // touched: MikroORM adds its own bump to other changes only
       }
       const result = await super.nativeUpdate(
         entityName,
@@ -176,6 +218,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
           chunkDeletes: (sets) => (versionOf(sets[0]!.meta) ? chunk(sets, driver.config.get('batchSize')) : undefined),
           delete: (meta, options) => driver.deleteRows(meta, options),
         });
+        hookReads(this, { versionOf, lockFailed });
       }
     };
   }

@@ -6,7 +6,9 @@ import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
+import { loading } from './loading.ts';
 import { races } from './race.ts';
+import { setBased } from './set-based.ts';
 import { transactions } from './transaction.ts';
 import { updates } from './update.ts';
 import { values } from './values.ts';
@@ -20,6 +22,8 @@ export function suite(driver: TestDriver): void {
     claims(driver);
     keys(driver);
     values(driver);
+    loading(driver);
+    setBased(driver);
     transactions(driver);
     races(driver);
   });

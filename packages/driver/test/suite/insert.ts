@@ -21,7 +21,7 @@ const PersonSchema = defineEntity({
     id: p.integer().primary().autoincrement(),
     name: p.string(),
     friend: () => p.manyToOne(Person).nullable(),
-    version: p.type(VersionField),
+    version: p.type(VersionField).fieldName('lock_no'),
   },
 });
 

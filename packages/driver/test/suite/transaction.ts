@@ -18,6 +18,11 @@ const Note = defineEntity({
   properties: { id: p.integer().primary(), text: p.string().unique(), version: p.type(VersionField) },
 });
 
+const Tag = defineEntity({
+  name: 'Tag',
+  properties: { id: p.integer().primary(), title: p.string(), version: p.type(VersionField) },
+});
+
 export function transactions(driver: TestDriver): void {
   const setUp = async (count = 3) => {
     const db = await open(driver, [Article, Note]);
@@ -88,6 +93,33 @@ export function transactions(driver: TestDriver): void {
       expect(article!.version).toBe(2);
       expect((await state()).articles[0]).toMatchObject({ title: 'changed', version: 2 });
     });
+
+    for (const stale of ['articles', 'tags'] as const) {
+      test(`what was written before a conflict of ${stale} is written again by a retry`, async () => {
+        const { fork } = await open(driver, [Article, Tag]);
+        const seed = fork();
+        for (const id of [1, 2]) {
+          seed.create(Article, { id, title: 'saved' });
+          seed.create(Tag, { id, title: 'saved' });
+        }
+        await seed.flush();
+        const em = fork();
+        const loaded = { articles: await em.find(Article, {}), tags: await em.find(Tag, {}) };
+        const all = [...loaded.articles, ...loaded.tags];
+        const theirs = fork();
+        const find = stale === 'articles' ? theirs.findOneOrFail(Article, 1) : theirs.findOneOrFail(Tag, 1);
+        (await find).title = 'theirs';
+        await theirs.flush();
+        all.forEach((entity) => (entity.title = 'ours'));
+        expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+        expect(all.map((entity) => entity.version)).toEqual([1, 1, 1, 1]);
+        await em.refresh(loaded[stale][0]!);
+        loaded[stale][0]!.title = 'ours';
+        await em.flush();
+        const stored = [...(await fork().find(Article, {})), ...(await fork().find(Tag, {}))];
+        expect(stored.map((entity) => entity.title)).toEqual(['ours', 'ours', 'ours', 'ours']);
+      });
+    }
 
     test('without implicit transactions a flush is still all or nothing', async () => {
       const db = await open(driver, [Article], { implicitTransactions: false });

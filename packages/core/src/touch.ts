@@ -1,0 +1,41 @@
+/** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
+import { type EntityMetadata, type EntityProperty, ValidationError, helper } from '@mikro-orm/core';
+import { VersionField } from './version-field.ts';
+
+/** Lives on the snapshot that changes are computed from, so that a refresh or a flush takes the mark along. */
+const TOUCHED = Symbol('mikro-ool touched');
+
+type Snapshot = Record<string | symbol, unknown>;
+
+/**
+ * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes.
+ *
+ * @param entity managed by an EntityManager, with a version that is loaded or claimed
+ * @throws {ValidationError} when it is not managed, or its class has no `VersionField`
+ * @see Hibernate's OPTIMISTIC_FORCE_INCREMENT, Rails' `touch`
+ */
+export function touch(entity: object): void {
+  const wrapped = helper(entity);
+  const snapshot = wrapped?.__originalEntityData as Snapshot | undefined;
+  if (!wrapped || !snapshot || !wrapped.__managed) {
+    const name = wrapped?.__meta.className ?? entity.constructor.name;
+    throw new ValidationError(
+      `${name} cannot be touched, because it is not managed. Load it first; a new entity has its version anyway.`,
+      entity,
+    );
+  }
+  const { className, properties, versionProperty }: EntityMetadata = wrapped.__meta;
+  const version = versionProperty && (properties as Record<string, EntityProperty>)[versionProperty];
+  if (!version || !(version.customType instanceof VersionField)) {
+    throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
+  }
+  // a version that differs from the snapshot's is a change, so MikroORM computes a change set
+  const touched: Snapshot = { ...snapshot, [TOUCHED]: true };
+  delete touched[version.name];
+  wrapped.__originalEntityData = touched as never;
+}
+
+/** @internal Was the entity with this snapshot touched? */
+export function isTouched(snapshot: unknown): boolean {
+  return (snapshot as Snapshot | undefined)?.[TOUCHED] === true;
+}
