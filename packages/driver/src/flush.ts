@@ -1,8 +1,15 @@
 /**
- * One flush: which version each row must have, in which order rows are written, and what is undone when it fails.
+ * One flush: which version each row must have, in which order rows are written, and how it ends.
  * The statements are the driver's (versioned.ts).
  */
-import type { ChangeSet, EntityManager, EntityMetadata, EntityProperty, Transaction } from '@mikro-orm/core';
+import type {
+  ChangeSet,
+  EntityManager,
+  EntityMetadata,
+  EntityProperty,
+  Transaction,
+  UnitOfWork,
+} from '@mikro-orm/core';
 import { ChangeSetType, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
@@ -11,6 +18,7 @@ import { asLostRace, currentVersions, describeConflict, isVersion } from './conf
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionOf } from './discovery.ts';
 import { type ChangeSetGroups, type FlushListener, restoreSnapshot, snapshotOf } from './internals.ts';
+import { type TransactionLog, Undo } from './undo.ts';
 
 type AnyChangeSet = ChangeSet<object>;
 
@@ -29,16 +37,23 @@ export class Flush implements FlushListener {
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
   readonly #claims: VersionedRow[] = [];
-  readonly #undo: (() => void)[] = [];
+  readonly #log: TransactionLog;
+  readonly #undo: Undo;
+  /** Nothing of the flush stays when it fails, whatever becomes of a transaction around it. */
+  #atomic = true;
+  #written = false;
   #needsTransaction = false;
   #versioned = false;
 
-  constructor(em: EntityManager, driver: AbstractSqlDriver) {
+  constructor(em: EntityManager, driver: AbstractSqlDriver, log: TransactionLog) {
     this.#em = em;
     this.#driver = driver;
+    this.#log = log;
+    this.#undo = new Undo(em);
   }
 
   plan(groups: ChangeSetGroups): void {
+    this.#undo.remember(groups);
     let statements = 0;
     const inTransaction = this.#em.isInTransaction();
     for (const sets of groups[ChangeSetType.CREATE].values()) {
@@ -67,12 +82,17 @@ export class Flush implements FlushListener {
     statements += uow.getCollectionUpdates().length;
     const { implicitTransactions } = this.#em.config.getAll();
     this.#needsTransaction = this.#versioned && statements > 1 && (inTransaction || !implicitTransactions);
+    // in a transaction of its own, or a savepoint, the log of transactions tells when it is undone
+    this.#atomic = statements <= 1;
   }
 
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     const run = async (tx?: Transaction) => {
+      this.#log.carries(tx, this.#undo, this.#versioned);
       await this.#checkClaims(tx);
       await write(tx);
+      this.#written = true;
+      this.#undo.done();
     };
     if (!this.#needsTransaction) {
       return run(ctx);
@@ -106,16 +126,20 @@ export class Flush implements FlushListener {
         continue;
       }
       this.#byPayload.set(changeSet.payload, changeSet);
-      const { entity } = changeSet;
-      const snapshot = snapshotOf(entity);
-      this.#undo.push(() => restoreSnapshot(entity, snapshot));
     }
   }
 
-  failed(error: unknown): unknown {
-    // backwards, so that an entity that was written twice ends with its first state
-    this.#undo.toReversed().forEach((undo) => undo());
-    return this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
+  removing(uow: UnitOfWork, entity: object): void {
+    this.#undo.removing(uow, entity);
+  }
+
+  failed(error: unknown): { error: unknown; undo?: Undo } {
+    if (!this.#written) {
+      this.#undo.done();
+    }
+    // else the transaction decides: it has rolled back already, goes on, or was committed
+    const undo = this.#atomic && !this.#written ? this.#undo : undefined;
+    return { error: this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error, undo };
   }
 
   /** The row of an UPDATE, when the driver call's payload is a versioned change set of this flush. */
@@ -141,13 +165,8 @@ export class Flush implements FlushListener {
   }
 
   #move(entity: object, { name }: EntityProperty, version: number): void {
-    const values = entity as Record<string, unknown>;
-    const before = values[name];
     this.#moved.add(entity);
-    this.#undo.push(() => {
-      values[name] = before;
-    });
-    values[name] = version;
+    (entity as Record<string, unknown>)[name] = version;
   }
 
   #expect({ entity, meta }: AnyChangeSet, operation: Operation): number {
@@ -189,7 +208,6 @@ export class Flush implements FlushListener {
       // the claim held: from now on it is the state that changes are based on
       for (const { changeSet, expected } of rows) {
         const snapshot = snapshotOf(changeSet.entity);
-        this.#undo.push(() => restoreSnapshot(changeSet.entity, snapshot));
         restoreSnapshot(changeSet.entity, { ...(snapshot as object), [ownVersionOf(meta)!.name]: expected });
       }
     }

@@ -3,17 +3,21 @@
  * methods on instances that belong to a `versioned()` ORM, never on a prototype. test/internals.test.ts pins each one,
  * so that a MikroORM that renames or reroutes it fails there with a sentence.
  */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   type ChangeSet,
+  type Collection,
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
   OptimisticLockError,
   type Transaction,
+  type UnitOfWork,
   Utils,
   helper,
 } from '@mikro-orm/core';
+import type { AbstractSqlConnection } from '@mikro-orm/sql';
 
 type AnyChangeSet = ChangeSet<object>;
 
@@ -22,6 +26,12 @@ export type ChangeSetGroups = Record<AnyChangeSet['type'], Map<number, AnyChange
 
 /** Options that the change set persister hands down to the driver. */
 export type PersistOptions = Dictionary & { ctx?: Transaction; schema?: string };
+
+/** State in memory that can be taken back. */
+export interface Restorable {
+  readonly uow: UnitOfWork;
+  restore(): void;
+}
 
 /** What a flush is told while MikroORM carries it out, in this order. */
 export interface FlushListener {
@@ -33,12 +43,17 @@ export interface FlushListener {
   inserting(changeSets: AnyChangeSet[]): void;
   /** Changed rows are about to be updated: here also those that MikroORM adds during the flush ("extra updates"). */
   updating(changeSets: AnyChangeSet[]): void;
-  /** The flush failed, its COMMIT included. Returns what to throw. */
-  failed(error: unknown): unknown;
+  /** An entity is about to leave an identity map, because this flush deleted its row. */
+  removing(uow: UnitOfWork, entity: object): void;
+  /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
+  failed(error: unknown): { error: unknown; undo?: Restorable };
 }
 
 /** The parts of the unit of work and its persister that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods {
+  clear(): void;
+  commit(): Promise<void>;
+  unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
@@ -68,9 +83,85 @@ export function flushOf<Flush>(options: object | undefined): FlushCall<Flush> | 
   return (options as { [FLUSH]?: FlushCall<Flush> } | undefined)?.[FLUSH];
 }
 
+/** What is known of a unit of work beyond MikroORM's own state. */
+interface FlushState {
+  /** A flush is running, up to and including MikroORM's tidying up. */
+  flushing: boolean;
+  /** MikroORM empties the unit of work when a flush ends; what is restored before would go with it. */
+  readonly pending: Restorable[];
+  /** How often it was cleared. */
+  generation: number;
+}
+
+const states = new WeakMap<object, FlushState>();
+
+/** The units of work in whose flushes this code runs, one inside another. */
+const insideFlush = new AsyncLocalStorage<readonly object[]>();
+
+/** The flush that deleted an entity: EntityManagers around its transaction forget the entity later. */
+const removers = new WeakMap<object, FlushListener>();
+
+/** Changes when everything in the unit of work is forgotten by `em.clear()`. */
+export function generationOf(uow: object): number {
+  return states.get(uow)!.generation;
+}
+
+/** Takes back at once, or after the flush that the unit of work is in. */
+function restoreWhenIdle(undo: Restorable): void {
+  const { flushing, pending } = states.get(undo.uow)!;
+  if (flushing) {
+    pending.push(undo);
+  } else {
+    undo.restore();
+  }
+}
+
+/** What becomes of the flushes of a transaction. */
+export interface TransactionListener {
+  began(transaction: object, parent: object | undefined): void;
+  committed(transaction: object): void;
+  rolledBack(transaction: object): Restorable[];
+  /** COMMIT failed. Returns what to throw. */
+  commitFailed(transaction: object, error: unknown): unknown;
+}
+
+/** Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. */
+export function hookTransactions(connection: AbstractSqlConnection, listener: TransactionListener): void {
+  const { begin, commit, rollback } = connection;
+  connection.begin = async (options) => {
+    const transaction = (await begin.call(connection, options)) as Transaction<object>;
+    listener.began(transaction, options?.ctx as object | undefined);
+    return transaction as never;
+  };
+  connection.commit = async (transaction, ...rest) => {
+    try {
+      await commit.call(connection, transaction, ...rest);
+    } catch (error) {
+      throw listener.commitFailed(transaction, error);
+    }
+    listener.committed(transaction);
+  };
+  connection.rollback = async (transaction, ...rest) => {
+    const undo = () => listener.rolledBack(transaction).forEach(restoreWhenIdle);
+    try {
+      await rollback.call(connection, transaction, ...rest);
+    } catch (error) {
+      // what is committed stays; a savepoint that cannot be rolled back to leaves it to the transaction around it
+      const stays = transaction.isCommitted || 'savepointName' in transaction;
+      if (stays) {
+        listener.committed(transaction);
+      } else {
+        undo();
+      }
+      throw error;
+    }
+    undo();
+  };
+}
+
 /** Ways to take part in the flushes of one EntityManager, fixed for its life. */
 export interface FlushHooks<Flush extends FlushListener> {
-  /** Called once for every flush that has something to write. */
+  /** Called once for every flush. */
   begin(em: EntityManager): Flush;
   /** Does MikroORM's own check by SELECT fall away, because the driver checks the rows of this class? */
   checks(meta: AnyChangeSet['meta']): boolean;
@@ -87,18 +178,57 @@ export interface FlushHooks<Flush extends FlushListener> {
 export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hooks: FlushHooks<Flush>): void {
   const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
   const persister = uow.getChangeSetPersister();
-  const { doCommit, getChangeSetGroups, persistToDatabase } = uow;
+  const { clear, commit, doCommit, getChangeSetGroups, persistToDatabase, unsetIdentity } = uow;
   const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
   let flush: Flush | undefined;
   const marked = (options?: PersistOptions, deletes?: AnyChangeSet[]): PersistOptions =>
     flush ? { ...options, [FLUSH]: { flush, deletes } satisfies FlushCall<Flush> } : { ...options };
 
+  const state: FlushState = { flushing: false, pending: [], generation: 0 };
+  states.set(uow, state);
+
+  // Flushes of one EntityManager run one after the other. MikroORM's own queue is emptied only when the first one
+  // succeeds, so a second one would never settle; and a flush inside a flush is for MikroORM to refuse.
+  let queue: Promise<unknown> = Promise.resolve();
+  uow.commit = async () => {
+    const outer = insideFlush.getStore() ?? [];
+    if (state.flushing && outer.includes(uow)) {
+      return commit.call(uow);
+    }
+    const turn = queue.then(async () => {
+      state.flushing = true;
+      try {
+        await insideFlush.run([...outer, uow], () => commit.call(uow));
+      } finally {
+        state.flushing = false;
+        state.pending.splice(0).forEach((undo) => undo.restore());
+      }
+    });
+    queue = turn.catch(() => {});
+    return turn;
+  };
+  uow.clear = () => {
+    clear.call(uow);
+    state.generation++;
+  };
+  uow.unsetIdentity = (entity) => {
+    (flush ?? (removers.get(entity) as Flush | undefined))?.removing(uow as unknown as UnitOfWork, entity);
+    if (flush) {
+      removers.set(entity, flush);
+    }
+    unsetIdentity.call(uow, entity);
+  };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {
+    flush = hooks.begin(em);
     try {
       await doCommit.call(uow);
     } catch (error) {
-      throw flush ? flush.failed(error) : error;
+      const failure = flush.failed(error);
+      if (failure.undo) {
+        restoreWhenIdle(failure.undo);
+      }
+      throw failure.error;
     } finally {
       flush = undefined;
     }
@@ -106,8 +236,7 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
   // The last step before the transaction starts.
   uow.getChangeSetGroups = () => {
     const groups = getChangeSetGroups.call(uow);
-    flush = hooks.begin(em);
-    flush.plan(groups);
+    flush!.plan(groups);
     return groups;
   };
   uow.persistToDatabase = async (groups, ctx) => {
@@ -214,4 +343,19 @@ export function snapshotOf(entity: object): unknown {
 /** @see snapshotOf */
 export function restoreSnapshot(entity: object, snapshot: unknown): void {
   helper(entity).__originalEntityData = snapshot as never;
+}
+
+/** Makes a collection compare its items with an older state again, until it takes its next snapshot. */
+export function forgetSnapshot(collection: Collection<object>, older: object[] | undefined): void {
+  // the snapshot itself is a private field
+  Object.defineProperty(collection, 'getSnapshot', { value: () => older, configurable: true, enumerable: false });
+  Object.defineProperty(collection, 'takeSnapshot', {
+    value: (forcePropagate?: boolean) => {
+      delete (collection as Partial<typeof collection>).getSnapshot;
+      delete (collection as Partial<typeof collection>).takeSnapshot;
+      collection.takeSnapshot(forcePropagate as true);
+    },
+    configurable: true,
+    enumerable: false,
+  });
 }

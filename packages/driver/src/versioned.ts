@@ -23,12 +23,13 @@ import {
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { type VersionedRow, batchUpdate, fitsBatch, locate } from './batch.ts';
-import { currentVersions, describeConflict, lockFailed } from './conflicts.ts';
+import { asLostRace, currentVersions, describeConflict, lockFailed } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
 import { Flush } from './flush.ts';
-import { type PersistOptions, flushOf, hookFlushes, hookReads } from './internals.ts';
+import { type PersistOptions, flushOf, hookFlushes, hookReads, hookTransactions } from './internals.ts';
 import { type Writer, bumpSetBasedWrites } from './set-based.ts';
+import { TransactionLog } from './undo.ts';
 
 /** A MikroORM SQL driver class. */
 export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
@@ -45,12 +46,21 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
  */
 export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   class VersionedDriver extends (Base as DriverClass) {
+    readonly log = new TransactionLog();
     #managerClass?: new (...args: unknown[]) => EntityManager;
 
     constructor(config: Configuration) {
       super(config);
       registerPlatform(this.getPlatform());
       hookDiscovery(config);
+      const log = this.log;
+      hookTransactions(this.connection, {
+        began: (transaction, parent) => log.began(transaction, parent),
+        committed: (transaction) => log.committed(transaction),
+        rolledBack: (transaction) => log.rolledBack(transaction),
+        commitFailed: (transaction, error) =>
+          log.wroteVersions(transaction) ? asLostRace(error, dialectOf(this.getPlatform())) : error,
+      });
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
@@ -213,7 +223,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       constructor(...args: unknown[]) {
         super(...args);
         hookFlushes<Flush>(this, {
-          begin: (em) => new Flush(em, driver),
+          begin: (em) => new Flush(em, driver, driver.log),
           checks: (meta) => versionOf(meta) !== undefined,
           chunkDeletes: (sets) => (versionOf(sets[0]!.meta) ? chunk(sets, driver.config.get('batchSize')) : undefined),
           delete: (meta, options) => driver.deleteRows(meta, options),

@@ -10,6 +10,7 @@ import { loading } from './loading.ts';
 import { races } from './race.ts';
 import { setBased } from './set-based.ts';
 import { transactions } from './transaction.ts';
+import { undo } from './undo.ts';
 import { updates } from './update.ts';
 import { values } from './values.ts';
 
@@ -25,6 +26,7 @@ export function suite(driver: TestDriver): void {
     loading(driver);
     setBased(driver);
     transactions(driver);
+    undo(driver);
     races(driver);
   });
 }

@@ -1,0 +1,274 @@
+/**
+ * Memory follows the database: what a flush did to entities and to the unit of work is taken back when the flush, its
+ * COMMIT, or the transaction or savepoint around it fails. So the same EntityManager can refresh what is stale and
+ * flush again, and everything is written that was meant to be, once.
+ *
+ * Values that the user has changed since are the user's, and so is what `em.clear()` has forgotten.
+ */
+import {
+  type ChangeSet,
+  ChangeSetType,
+  Collection,
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  type IdentityMap,
+  ReferenceKind,
+  type UnitOfWork,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
+import { VersionField } from '@mikro-ool/core';
+import { type ChangeSetGroups, type Restorable, forgetSnapshot, generationOf } from './internals.ts';
+
+/** Where MikroORM keeps what it knows of an entity. */
+const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
+
+interface EntityState {
+  readonly entity: Dictionary;
+  readonly flags: Dictionary;
+  /** A new entity, and the identity maps that know it all the same, because it was given a key. */
+  readonly created?: Set<IdentityMap>;
+  /** What a flush may write into the entity: keys, versions, defaults, computed columns. */
+  readonly before: Dictionary;
+  after?: Dictionary;
+}
+
+/** What one flush changes in memory, and how to take it back. */
+export class Undo implements Restorable {
+  readonly uow: UnitOfWork;
+  readonly #generation: number;
+  /** MikroORM empties its stacks after every flush. */
+  readonly #stacks: readonly (readonly [stack: Set<unknown>, members: Set<unknown>])[];
+  readonly #entities = new Map<object, EntityState>();
+  readonly #collections: (() => void)[] = [];
+  readonly #removals: (() => void)[] = [];
+  readonly #followUps = new Set<readonly unknown[]>();
+  #restored = false;
+
+  /** Remembers what is pending when the flush begins. */
+  constructor(em: EntityManager) {
+    this.uow = em.getUnitOfWork(false);
+    this.#generation = generationOf(this.uow);
+    const { uow } = this;
+    this.#stacks = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()].map(
+      (stack) => [stack, new Set(stack)] as const,
+    );
+  }
+
+  /** Remembers the state before the first statement. */
+  remember(groups: ChangeSetGroups): void {
+    const [persists, removes, orphans] = this.#stacks;
+    const { uow } = this;
+    uow.getRemoveStack().forEach((entity) => removes![1].add(entity));
+    uow.getOrphanRemoveStack().forEach((entity) => orphans![1].add(entity));
+    const sets = Object.values(groups).flatMap((group) => [...group.values()].flat());
+    const collections = new Set<Collection<object>>(uow.getCollectionUpdates() as never);
+    for (const set of sets) {
+      this.#rememberEntity(set.entity, set);
+      if (set.type === ChangeSetType.CREATE) {
+        persists![1].add(set.entity);
+      }
+      collectionsOf(set.entity).forEach((collection) => collections.add(collection));
+    }
+    for (const [entity] of uow.getExtraUpdates()) {
+      this.#rememberEntity(entity);
+      collectionsOf(entity).forEach((collection) => collections.add(collection));
+    }
+    collections.forEach((collection) => this.#rememberCollection(collection));
+    this.#rememberCascades(sets);
+  }
+
+  /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
+  removing(uow: UnitOfWork, entity: object): void {
+    const map = uow.getIdentityMap();
+    const generation = generationOf(uow);
+    if (map.getByEntity(entity as never) === entity) {
+      this.#removals.push(() => generation === generationOf(uow) && map.store(entity as never));
+    }
+    this.#rememberEntity(entity);
+    for (const { meta, prop } of helper(entity).__meta.referencingProperties) {
+      for (const referrer of map.getStore(meta).values() as Iterable<Dictionary>) {
+        const value: unknown = referrer[prop.name];
+        if (Utils.isCollection(value)) {
+          if (value.contains(entity as never, false)) {
+            this.#removals.push(() => value.addWithoutPropagation(entity as never));
+          }
+        } else if (value != null) {
+          const data: Dictionary = helper(referrer).__data;
+          const raw: unknown = data[prop.name];
+          this.#removals.push(() => (data[prop.name] ??= raw));
+        }
+      }
+    }
+  }
+
+  /** No more statements follow; from here on changes are the user's. */
+  done(): void {
+    // MikroORM takes a value that it writes in a second statement off the entity, and forgets it when it gives up
+    this.uow.getExtraUpdates().forEach((followUp) => this.#followUps.add(followUp));
+    for (const state of this.#entities.values()) {
+      state.after = Object.fromEntries(Object.keys(state.before).map((key) => [key, state.entity[key]]));
+    }
+  }
+
+  /** Takes everything back, once. */
+  restore(): void {
+    if (this.#restored) {
+      return;
+    }
+    this.#restored = true;
+    this.#entities.forEach((state) => this.#restoreEntity(state));
+    this.#removals.toReversed().forEach((undo) => undo());
+    this.#collections.forEach((undo) => undo());
+    this.#followUps.forEach(([entity, keys, values]) => putBack(entity as Dictionary, keys, values));
+    if (this.#generation === generationOf(this.uow)) {
+      // straight into the sets: em.remove() and em.persist() would cascade once more
+      this.#stacks.forEach(([stack, members]) => members.forEach((entity) => stack.add(entity)));
+    }
+  }
+
+  #rememberEntity(entity: Dictionary, changeSet?: ChangeSet<object>): void {
+    if (this.#entities.has(entity)) {
+      return;
+    }
+    const wrapped = helper(entity) as unknown as Dictionary;
+    const isNew = changeSet?.type === ChangeSetType.CREATE;
+    const props = (wrapped.__meta.props as EntityProperty[]).filter(isNew ? isFilledByInsert : isFilledByUpdate);
+    const flags = Object.fromEntries(FLAGS.map((flag) => [flag, wrapped[flag]]));
+    // listeners may have computed the change set once more, against the changed state
+    flags.__originalEntityData = isNew ? undefined : (changeSet?.originalEntity ?? flags.__originalEntityData);
+    this.#entities.set(entity, {
+      entity,
+      flags,
+      created: isNew
+        ? new Set(this.#mapsOf(entity).filter((map) => map.getByEntity(entity as never) === entity))
+        : undefined,
+      before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
+    });
+  }
+
+  #restoreEntity({ entity, flags, created, before, after }: EntityState): void {
+    const wrapped = helper(entity) as unknown as Dictionary;
+    if (created) {
+      // found by its key, so before the key goes
+      const maps = this.#mapsOf(entity).filter((map) => map.getByEntity(entity as never) === entity);
+      maps.filter((map) => !created.has(map)).forEach((map) => map.delete(entity as never));
+      delete wrapped.__identifier;
+      delete wrapped.__pk;
+    }
+    for (const [key, value] of Object.entries(before)) {
+      if (entity[key] !== value && (!after || after[key] === entity[key])) {
+        assign(entity, key, value);
+      }
+    }
+    FLAGS.forEach((flag) => assign(wrapped, flag, flags[flag]));
+  }
+
+  /** A transaction hands new entities to the EntityManager around it before its COMMIT. */
+  #mapsOf(entity: object): IdentityMap[] {
+    const owner = helper(entity).__em?.getUnitOfWork(false) ?? this.uow;
+    return [...new Set([this.uow.getIdentityMap(), owner.getIdentityMap()])];
+  }
+
+  #rememberCollection(collection: Collection<object>): void {
+    const snapshot = collection.getSnapshot() as object[] | undefined;
+    const dirty = collection.isDirty();
+    this.#collections.push(() => {
+      const now = collection.getSnapshot() as object[] | undefined;
+      if (now?.length !== snapshot?.length || now?.some((item, i) => item !== snapshot?.[i])) {
+        forgetSnapshot(collection, snapshot);
+      }
+      collection.setDirty(dirty || collection.isDirty());
+    });
+  }
+
+  /** `em.remove()` takes what it cascades to out of the collections that it cascades along: a retry needs it there. */
+  #rememberCascades(sets: readonly ChangeSet<object>[]): void {
+    const removed = new Set(sets.filter((set) => set.type.startsWith('delete')).map((set) => set.entity));
+    for (const collection of [...removed].flatMap(collectionsOf)) {
+      const items = (collection.getSnapshot() ?? []).filter((item) => removed.has(item));
+      const lost = items.filter((item) => !collection.contains(item, false));
+      this.#removals.push(() => lost.forEach((item) => collection.addWithoutPropagation(item)));
+    }
+  }
+}
+
+function collectionsOf(entity: object): Collection<object>[] {
+  const values = helper(entity).__meta.relations.map((prop): unknown => (entity as Dictionary)[prop.name]);
+  return values.filter((value) => Utils.isCollection(value)) as Collection<object>[];
+}
+
+function isFilledByUpdate(prop: EntityProperty): boolean {
+  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated || prop.customType instanceof VersionField);
+}
+
+function isFilledByInsert(prop: EntityProperty): boolean {
+  const { primary, autoincrement, defaultRaw, kind } = prop;
+  return kind === ReferenceKind.SCALAR && Boolean(primary || autoincrement || defaultRaw || isFilledByUpdate(prop));
+}
+
+function assign(target: Dictionary, key: string, value: unknown): void {
+  if (value === undefined) {
+    delete target[key];
+  } else {
+    target[key] = value;
+  }
+}
+
+function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
+  Utils.asArray(keys as string | string[]).forEach((key, i) => {
+    const value: unknown = Array.isArray(keys) ? (values as unknown[])[i] : values;
+    const now: unknown = entity[key];
+    if (now === undefined || (value instanceof Collection && now !== value)) {
+      entity[key] = value;
+    }
+  });
+}
+
+/** Which flushes a transaction carries: undone by its ROLLBACK, handed on by the release of a savepoint. */
+export class TransactionLog {
+  readonly #undos = new WeakMap<object, Undo[]>();
+  readonly #parents = new WeakMap<object, object>();
+  readonly #versioned = new WeakSet<Undo>();
+
+  began(transaction: object, parent: object | undefined): void {
+    if (parent) {
+      this.#parents.set(transaction, parent);
+    }
+  }
+
+  carries(transaction: object | undefined, undo: Undo, versioned: boolean): void {
+    if (versioned) {
+      this.#versioned.add(undo);
+    }
+    if (transaction) {
+      this.#undos.set(transaction, [...(this.#undos.get(transaction) ?? []), undo]);
+    }
+  }
+
+  /** COMMIT, or the release of a savepoint: then the transaction around it carries the flushes. */
+  committed(transaction: object): void {
+    const parent = this.#parents.get(transaction);
+    const undos = this.#take(transaction);
+    if (parent && undos.length > 0) {
+      this.#undos.set(parent, [...(this.#undos.get(parent) ?? []), ...undos]);
+    }
+  }
+
+  /** The flushes to undo, the last one first. */
+  rolledBack(transaction: object): Undo[] {
+    return this.#take(transaction).toReversed();
+  }
+
+  /** Did a flush of this transaction write versioned rows? */
+  wroteVersions(transaction: object): boolean {
+    return (this.#undos.get(transaction) ?? []).some((undo) => this.#versioned.has(undo));
+  }
+
+  #take(transaction: object): Undo[] {
+    const undos = this.#undos.get(transaction) ?? [];
+    this.#undos.delete(transaction);
+    return undos;
+  }
+}
