@@ -41,6 +41,7 @@ export class Flush implements FlushListener {
   readonly #undo: Undo;
   /** Nothing of the flush stays when it fails, whatever becomes of a transaction around it. */
   #atomic = true;
+  #planned = false;
   #written = false;
   #needsTransaction = false;
   #versioned = false;
@@ -54,6 +55,7 @@ export class Flush implements FlushListener {
 
   plan(groups: ChangeSetGroups): void {
     this.#undo.remember(groups);
+    this.#planned = true;
     let statements = 0;
     const inTransaction = this.#em.isInTransaction();
     for (const sets of groups[ChangeSetType.CREATE].values()) {
@@ -134,6 +136,9 @@ export class Flush implements FlushListener {
   }
 
   failed(error: unknown): { error: unknown; undo?: Undo } {
+    if (!this.#planned) {
+      this.#undo.remember();
+    }
     if (!this.#written) {
       this.#undo.done();
     }

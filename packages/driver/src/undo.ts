@@ -34,12 +34,14 @@ interface EntityState {
   after?: Dictionary;
 }
 
+type Stack = readonly [stack: Set<object>, members: Set<object>];
+
 /** What one flush changes in memory, and how to take it back. */
 export class Undo implements Restorable {
   readonly uow: UnitOfWork;
   readonly #generation: number;
   /** MikroORM empties its stacks after every flush. */
-  readonly #stacks: readonly (readonly [stack: Set<unknown>, members: Set<unknown>])[];
+  readonly #stacks: readonly Stack[];
   readonly #entities = new Map<object, EntityState>();
   readonly #collections: (() => void)[] = [];
   readonly #removals: (() => void)[] = [];
@@ -51,23 +53,22 @@ export class Undo implements Restorable {
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
     const { uow } = this;
-    this.#stacks = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()].map(
-      (stack) => [stack, new Set(stack)] as const,
-    );
+    const stacks: Set<object>[] = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()];
+    this.#stacks = stacks.map((stack) => [stack, new Set(stack)]);
   }
 
-  /** Remembers the state before the first statement. */
-  remember(groups: ChangeSetGroups): void {
-    const [persists, removes, orphans] = this.#stacks;
+  /** Remembers the state before the first statement; without change sets, what cascades have done already. */
+  remember(groups: Partial<ChangeSetGroups> = {}): void {
+    const [[, persists], [, removes], [, orphans]] = this.#stacks as [Stack, Stack, Stack];
     const { uow } = this;
-    uow.getRemoveStack().forEach((entity) => removes![1].add(entity));
-    uow.getOrphanRemoveStack().forEach((entity) => orphans![1].add(entity));
+    uow.getRemoveStack().forEach((entity) => removes.add(entity));
+    uow.getOrphanRemoveStack().forEach((entity) => orphans.add(entity));
     const sets = Object.values(groups).flatMap((group) => [...group.values()].flat());
     const collections = new Set<Collection<object>>(uow.getCollectionUpdates() as never);
     for (const set of sets) {
       this.#rememberEntity(set.entity, set);
       if (set.type === ChangeSetType.CREATE) {
-        persists![1].add(set.entity);
+        persists.add(set.entity);
       }
       collectionsOf(set.entity).forEach((collection) => collections.add(collection));
     }
@@ -76,7 +77,7 @@ export class Undo implements Restorable {
       collectionsOf(entity).forEach((collection) => collections.add(collection));
     }
     collections.forEach((collection) => this.#rememberCollection(collection));
-    this.#rememberCascades(sets);
+    this.#rememberCascades(removes);
   }
 
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
@@ -125,6 +126,17 @@ export class Undo implements Restorable {
     if (this.#generation === generationOf(this.uow)) {
       // straight into the sets: em.remove() and em.persist() would cascade once more
       this.#stacks.forEach(([stack, members]) => members.forEach((entity) => stack.add(entity)));
+      this.#forgetBriefOnes();
+    }
+  }
+
+  /** What was new and has been removed since was never there. */
+  #forgetBriefOnes(): void {
+    for (const { entity, created } of this.#entities.values()) {
+      if (created && this.uow.getRemoveStack().delete(entity as never)) {
+        this.uow.getPersistStack().delete(entity as never);
+        this.uow.getIdentityMap().delete(entity as never);
+      }
     }
   }
 
@@ -184,8 +196,7 @@ export class Undo implements Restorable {
   }
 
   /** `em.remove()` takes what it cascades to out of the collections that it cascades along: a retry needs it there. */
-  #rememberCascades(sets: readonly ChangeSet<object>[]): void {
-    const removed = new Set(sets.filter((set) => set.type.startsWith('delete')).map((set) => set.entity));
+  #rememberCascades(removed: ReadonlySet<object>): void {
     for (const collection of [...removed].flatMap(collectionsOf)) {
       const items = (collection.getSnapshot() ?? []).filter((item) => removed.has(item));
       const lost = items.filter((item) => !collection.contains(item, false));

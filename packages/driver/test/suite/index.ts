@@ -8,6 +8,7 @@ import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
 import { races } from './race.ts';
+import { rollbacks } from './rollback.ts';
 import { setBased } from './set-based.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
@@ -27,6 +28,7 @@ export function suite(driver: TestDriver): void {
     setBased(driver);
     transactions(driver);
     undo(driver);
+    rollbacks(driver);
     races(driver);
   });
 }
