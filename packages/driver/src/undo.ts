@@ -34,16 +34,14 @@ interface EntityState {
   after?: Dictionary;
 }
 
-type Stack = readonly [stack: Set<object>, members: Set<object>];
-
 /** What one flush changes in memory, and how to take it back. */
 export class Undo implements Restorable {
   readonly uow: UnitOfWork;
   readonly #generation: number;
   /** MikroORM empties its stacks after every flush. */
-  readonly #stacks: readonly Stack[];
+  readonly #stacks: readonly { stack: Set<object>; members: Set<object> }[];
   readonly #entities = new Map<object, EntityState>();
-  readonly #collections: (() => void)[] = [];
+  readonly #collections = new Map<Collection<object>, () => void>();
   readonly #removals: (() => void)[] = [];
   readonly #followUps = new Set<readonly unknown[]>();
   #restored = false;
@@ -54,30 +52,23 @@ export class Undo implements Restorable {
     this.#generation = generationOf(this.uow);
     const { uow } = this;
     const stacks: Set<object>[] = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()];
-    this.#stacks = stacks.map((stack) => [stack, new Set(stack)]);
+    this.#stacks = stacks.map((stack) => ({ stack, members: new Set(stack) }));
   }
 
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
   remember(groups: Partial<ChangeSetGroups> = {}): void {
-    const [[, persists], [, removes], [, orphans]] = this.#stacks as [Stack, Stack, Stack];
     const { uow } = this;
-    uow.getRemoveStack().forEach((entity) => removes.add(entity));
-    uow.getOrphanRemoveStack().forEach((entity) => orphans.add(entity));
+    const removed = this.#stacks[1]!.members;
+    uow.getRemoveStack().forEach((entity) => removed.add(entity));
     const sets = Object.values(groups).flatMap((group) => [...group.values()].flat());
-    const collections = new Set<Collection<object>>(uow.getCollectionUpdates() as never);
+    (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
     for (const set of sets) {
       this.#rememberEntity(set.entity, set);
-      if (set.type === ChangeSetType.CREATE) {
-        persists.add(set.entity);
-      }
-      collectionsOf(set.entity).forEach((collection) => collections.add(collection));
     }
     for (const [entity] of uow.getExtraUpdates()) {
       this.#rememberEntity(entity);
-      collectionsOf(entity).forEach((collection) => collections.add(collection));
     }
-    collections.forEach((collection) => this.#rememberCollection(collection));
-    this.#rememberCascades(removes);
+    this.#rememberCascades(removed);
   }
 
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
@@ -93,6 +84,7 @@ export class Undo implements Restorable {
         const value: unknown = referrer[prop.name];
         if (Utils.isCollection(value)) {
           if (value.contains(entity as never, false)) {
+            this.#rememberCollection(value as never);
             this.#removals.push(() => value.addWithoutPropagation(entity as never));
           }
         } else if (value != null) {
@@ -125,7 +117,7 @@ export class Undo implements Restorable {
     this.#followUps.forEach(([entity, keys, values]) => putBack(entity as Dictionary, keys, values));
     if (this.#generation === generationOf(this.uow)) {
       // straight into the sets: em.remove() and em.persist() would cascade once more
-      this.#stacks.forEach(([stack, members]) => members.forEach((entity) => stack.add(entity)));
+      this.#stacks.forEach(({ stack, members }) => members.forEach((entity) => stack.add(entity)));
       this.#forgetBriefOnes();
     }
   }
@@ -146,6 +138,7 @@ export class Undo implements Restorable {
     }
     const wrapped = helper(entity) as unknown as Dictionary;
     const isNew = changeSet?.type === ChangeSetType.CREATE;
+    collectionsOf(entity).forEach((collection) => this.#rememberCollection(collection));
     const props = (wrapped.__meta.props as EntityProperty[]).filter(isNew ? isFilledByInsert : isFilledByUpdate);
     const flags = Object.fromEntries(FLAGS.map((flag) => [flag, wrapped[flag]]));
     // listeners may have computed the change set once more, against the changed state
@@ -167,7 +160,6 @@ export class Undo implements Restorable {
       const maps = this.#mapsOf(entity).filter((map) => map.getByEntity(entity as never) === entity);
       maps.filter((map) => !created.has(map)).forEach((map) => map.delete(entity as never));
       delete wrapped.__identifier;
-      delete wrapped.__pk;
     }
     for (const [key, value] of Object.entries(before)) {
       if (entity[key] !== value && (!after || after[key] === entity[key])) {
@@ -184,9 +176,12 @@ export class Undo implements Restorable {
   }
 
   #rememberCollection(collection: Collection<object>): void {
+    if (this.#collections.has(collection)) {
+      return;
+    }
     const snapshot = collection.getSnapshot() as object[] | undefined;
     const dirty = collection.isDirty();
-    this.#collections.push(() => {
+    this.#collections.set(collection, () => {
       const now = collection.getSnapshot() as object[] | undefined;
       if (now?.length !== snapshot?.length || now?.some((item, i) => item !== snapshot?.[i])) {
         forgetSnapshot(collection, snapshot);

@@ -134,14 +134,22 @@ export function rollbacks(driver: TestDriver): void {
     test('composite keys, a key that changes, and a row that goes with its parent', async () => {
       const { load, state } = await setUp();
       const { em, ann, bob, cid } = await load();
+      bob.friends.add(cid);
+      ann.boss = cid;
+      await em.flush();
       const [rex] = bob.pets.getItems();
       const before = await state();
       rex!.name = 'Max';
       em.create(Pet, { owner: ann, name: 'Tom', age: 1 });
       em.remove(cid);
+      await em.begin();
+      await em.flush();
+      expect([ann.boss, bob.friends.getItems(), cid.pets.getItems()]).toEqual([undefined, [], []]);
+      await em.rollback();
       cid.version = 7;
       expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
       expect(await state()).toEqual(before);
+      expect([ann.boss, bob.friends.getItems(), cid.pets.getItems().length]).toEqual([cid, [cid], 1]);
       expect([rex!.version, rex!.name]).toEqual([1, 'Max']);
       cid.version = 1;
       await em.flush();
@@ -217,10 +225,12 @@ export function rollbacks(driver: TestDriver): void {
       ann.friends.add(bob, cid);
       await em.flush();
       ann.name = 'Annie';
+      cid.version = 7;
       ann.friends.remove(cid);
       bob.name = 'Bobby';
       await em.rollback();
-      expect([ann.name, ann.version, ann.friends.getItems()]).toEqual(['Annie', 1, [bob]]);
+      expect([ann.name, ann.version, cid.version, ann.friends.getItems()]).toEqual(['Annie', 1, 7, [bob]]);
+      cid.version = 1;
       await em.flush();
       expect([await row(1), await row(2)]).toMatchObject([
         { name: 'Annie', version: 2 },
@@ -336,19 +346,18 @@ export function rollbacks(driver: TestDriver): void {
       expect([await row(1), await row(2)]).toMatchObject([{ version: 2 }, { version: 1 }]);
     });
 
-    test("a flush without versions in a transaction that goes on is MikroORM's own business", async () => {
-      const { fork, state } = await setUp();
-      const seed = fork();
-      seed.create(Log, { id: 1, line: 'one' });
-      await seed.flush();
-      const em = fork();
-      em.create(Log, { id: 2, line: 'two' });
-      em.create(Log, { id: 3, line: 'one' });
-      await thrown(() => em.flush());
-      const third = em.getUnitOfWork().getById(Log, 3)!;
-      third.line = 'three';
+    test('without a transaction, what is in the database stays in memory', async () => {
+      const db = await open(driver, entities as never, { implicitTransactions: false });
+      const em = db.fork();
+      const [one] = [1, 2].map((id) => em.create(Log, { id, line: `line ${id}` }));
       await em.flush();
-      expect((await state()).log).toMatchObject([{ line: 'one' }, { line: 'two' }, { line: 'three' }]);
+      em.create(Log, { id: 3, line: 'line 3' });
+      one!.line = 'line 2';
+      await thrown(() => em.flush());
+      one!.line = 'line 4';
+      await em.flush();
+      const rows = await em.fork().find(Log, {}, { orderBy: { id: 'asc' } });
+      expect(rows.map((log) => log.line)).toEqual(['line 4', 'line 2', 'line 3']);
     });
 
     test('what was created and removed in a transaction that rolls back was never there', async () => {

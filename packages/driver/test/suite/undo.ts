@@ -129,6 +129,7 @@ export function undo(driver: TestDriver): void {
           expect([loaded.a.version, loaded.b.version, loaded.c.version]).toEqual([1, 1, 1]);
           expect(x.version).toBeUndefined();
           expect(x.id).toBe(generated ? undefined : 50);
+          expect(em.getUnitOfWork().getIdentityMap().values().includes(x)).toBe(!generated);
           expect(loaded.a.slug).toBeNull();
         }
         await em.refresh(loaded.b);
