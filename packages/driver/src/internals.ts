@@ -281,11 +281,12 @@ interface ReadHooks {
 
 type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
+type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
 
 /**
  * Hooks what happens to the version of an entity that is read again or locked.
- * MikroORM merges a row that is read again into the entity: changed properties stay, the rest is refreshed. A version
- * that is refreshed under unsaved changes would let them overwrite what they were not based on.
+ * MikroORM merges a row that is read again into the entity: changed properties stay, the rest is refreshed, as far as
+ * it was read. A version that is refreshed above what is not would let it overwrite what it was not based on.
  */
 export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   const uow = em.getUnitOfWork(false);
@@ -293,14 +294,16 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   const mergeData = factory.mergeData;
   factory.mergeData = (meta, entity, data, options) => {
     const version = hooks.versionOf(helper(entity).__meta)?.name;
-    const snapshot = snapshotOf(entity) as Dictionary | undefined;
-    if (version && version in data && snapshot && data[version] !== snapshot[version] && isDirty(em, entity)) {
+    const known =
+      version && ((snapshotOf(entity) as Dictionary | undefined)?.[version] ?? (entity as Dictionary)[version]);
+    if (version && Number(data[version]) > known && (isDirty(em, entity) || !covers(Object.keys(data), entity))) {
       const { [version]: _newer, ...rest } = data;
       // joined relations are found by the data object's constructor
       data = Object.assign(Object.create(Object.getPrototypeOf(data)), rest);
     }
     mergeData.call(factory, meta, entity, data, options);
   };
+
   const locks = uow as unknown as { lockOptimistic: LockOptimistic };
   const lockOptimistic = locks.lockOptimistic;
   locks.lockOptimistic = async (entity, meta, version) => {
@@ -314,6 +317,44 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   };
 }
 
+/**
+ * Hooks `em.refresh()`, which reads with a fork and copies what that has loaded, also of other entities. A lazy scalar
+ * that is loaded is refreshed too; an entity that is refreshed in part keeps the version of the rest.
+ */
+export function hookRefresh(em: EntityManager, versionOf: ReadHooks['versionOf']): void {
+  const refresh = em.refresh as unknown as Refresh;
+  em.refresh = (async (entity: object, options: Dictionary = {}) => {
+    const manager = em.getContext() as EntityManager;
+    const before = [...new Set([entity, ...manager.getUnitOfWork(false).getIdentityMap()])].flatMap((managed) => {
+      const version = versionOf(helper(managed).__meta)?.name;
+      return version ? [{ managed: managed as Dictionary, version, ...versionsOf(managed, version) }] : [];
+    });
+    const { __meta: meta, __loadedProperties: loaded } = helper(entity);
+    const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
+    const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
+    let reader: EntityManager | undefined;
+    const { fork } = em;
+    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
+    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+    em.fork = fork;
+    const refreshed = await refreshing;
+    const read = reader?.getUnitOfWork(false).getIdentityMap();
+    for (const { managed, version, current, based } of before) {
+      const copy = read?.getByEntity(managed as never) as object | undefined;
+      if (managed[version] !== current && !(copy && covers(helper(copy).__loadedProperties, managed))) {
+        managed[version] = current;
+        restoreSnapshot(managed, { ...(snapshotOf(managed) as Dictionary), [version]: based });
+      }
+    }
+    return refreshed;
+  }) as never;
+}
+
+/** The version that an entity has, and the one that its unsaved changes are compared with. */
+function versionsOf(entity: Dictionary, version: string): { current: unknown; based: unknown } {
+  return { current: entity[version], based: (snapshotOf(entity) as Dictionary | undefined)?.[version] };
+}
+
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
 function ownFactory(em: EntityManager): object {
   const { getContext } = em;
@@ -323,6 +364,13 @@ function ownFactory(em: EntityManager): object {
   } finally {
     em.getContext = getContext;
   }
+}
+
+/** Does what was read have every column that the entity has loaded? */
+function covers(read: Iterable<string>, entity: object): boolean {
+  const { __meta: meta, __loadedProperties: loaded } = helper(entity);
+  const names = new Set(read);
+  return meta.comparableProps.every((prop) => !loaded.has(prop.name) || names.has(prop.name));
 }
 
 function isDirty(em: EntityManager, entity: object): boolean {

@@ -181,6 +181,71 @@ export function loading(driver: TestDriver): void {
       expect(book).toMatchObject({ title: 'theirs', version: 2 });
     });
 
+    const partly: Record<string, (em: ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>) => Promise<unknown>> = {
+      'em.find': (em) => em.find(Book, {}, { fields: ['title'] }),
+      'em.refresh': async (em) => em.refresh(await em.findOneOrFail(Book, 1), { fields: ['title'] } as never),
+      'em.refresh of another entity': async (em) =>
+        em.refresh(await em.findOneOrFail(Author, 1), {
+          populate: ['books'],
+          fields: ['name', 'books.title'],
+        } as never),
+      'populate, joined': (em) =>
+        em.find(Author, {}, { populate: ['books'], fields: ['books.title'], strategy: 'joined' }),
+    };
+    for (const [name, read] of Object.entries(partly)) {
+      test(`${name}: an entity that is read again in part keeps the version of the rest`, async () => {
+        const { fork, rival } = await setUp();
+        const em = fork();
+        const book = await em.findOneOrFail(Book, 1);
+        await rival();
+        await read(em);
+        expect(book.title).toBe('theirs');
+        // based on the old blurb
+        book.blurb += '!';
+        expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+        await em.refresh(book);
+        book.blurb += '!';
+        await em.flush();
+        expect(book.version).toBe(3);
+      });
+    }
+
+    test('a lazy scalar is refreshed too once it was loaded', async () => {
+      const { fork, rival } = await setUp();
+      const em = fork();
+      const author = await em.findOneOrFail(Author, 1, { populate: ['bio'] });
+      await rival();
+      await fork().nativeUpdate(Author, 1, { bio: 'their bio' });
+      // without the biography: what it says is older than the rest now
+      await em.find(Author, {});
+      author.bio += '!';
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 3 }] });
+      await em.refresh(author);
+      expect(author.bio).toBe('their bio');
+      author.bio += '!';
+      await em.flush();
+      expect(await fork().findOneOrFail(Author, 1, { populate: ['bio'] })).toMatchObject({
+        bio: 'their bio!',
+        version: 4,
+      });
+    });
+
+    test('what is read from an older state, say a replica that lags, brings its older version', async () => {
+      const { fork, rival } = await setUp();
+      const em = fork();
+      const reading = fork();
+      await rival();
+      const book = await em.findOneOrFail(Book, 1);
+      const old = await reading.getDriver().find(Book, { id: 1 });
+      em.getEntityFactory().create(Book, { ...old[0], title: 'old', version: 1 } as never, {
+        merge: true,
+        convertCustomTypes: true,
+      });
+      expect([book.title, book.version]).toEqual(['old', 1]);
+      book.title += '!';
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+    });
+
     test('an entity that is about to be removed keeps its version', async () => {
       const { fork, rival } = await setUp();
       const em = fork();
