@@ -11,6 +11,7 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
+  type IdentityMap,
   OptimisticLockError,
   type Transaction,
   type UnitOfWork,
@@ -281,6 +282,7 @@ interface ReadHooks {
 
 type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
+type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
 type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
 
 /**
@@ -318,36 +320,58 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
 }
 
 /**
- * Hooks `em.refresh()`, which reads with a fork and copies what that has loaded, also of other entities. A lazy scalar
- * that is loaded is refreshed too; an entity that is refreshed in part keeps the version of the rest.
+ * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
+ * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
  */
-export function hookRefresh(em: EntityManager, versionOf: ReadHooks['versionOf']): void {
+export function hookCopies(em: EntityManager, versionOf: ReadHooks['versionOf']): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
-    const manager = em.getContext() as EntityManager;
-    const before = [...new Set([entity, ...manager.getUnitOfWork(false).getIdentityMap()])].flatMap((managed) => {
-      const version = versionOf(helper(managed).__meta)?.name;
-      return version ? [{ managed: managed as Dictionary, version, ...versionsOf(managed, version) }] : [];
-    });
     const { __meta: meta, __loadedProperties: loaded } = helper(entity);
     const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
     const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
-    let reader: EntityManager | undefined;
-    const { fork } = em;
-    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
-    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
-    em.fork = fork;
-    const refreshed = await refreshing;
-    const read = reader?.getUnitOfWork(false).getIdentityMap();
-    for (const { managed, version, current, based } of before) {
-      const copy = read?.getByEntity(managed as never) as object | undefined;
-      if (managed[version] !== current && !(copy && covers(helper(copy).__loadedProperties, managed))) {
-        managed[version] = current;
-        restoreSnapshot(managed, { ...(snapshotOf(managed) as Dictionary), [version]: based });
-      }
-    }
-    return refreshed;
+    return keepVersions(em.getContext() as EntityManager, [entity], versionOf, (note) => {
+      const { fork } = em;
+      em.fork = (forkOptions) => note(fork.call(em, forkOptions) as EntityManager) as never;
+      const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+      em.fork = fork;
+      return refreshing;
+    });
   }) as never;
+
+  const transactional = em.transactional as unknown as Transactional;
+  em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) =>
+    options.clear
+      ? keepVersions(em.getContext(false) as EntityManager, [], versionOf, (note) =>
+          transactional.call(em, (tx) => work(note(tx)), options),
+        )
+      : transactional.call(em, work, options)) as never;
+}
+
+async function keepVersions<Result>(
+  em: EntityManager,
+  entities: object[],
+  versionOf: ReadHooks['versionOf'],
+  copy: (note: (reader: EntityManager) => EntityManager) => Promise<Result>,
+): Promise<Result> {
+  const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);
+  const before = [...managed].flatMap((entity) => {
+    const version = versionOf(helper(entity).__meta)?.name;
+    return version ? [{ entity, version, ...versionsOf(entity, version) }] : [];
+  });
+  let read: IdentityMap | undefined;
+  const result = await copy((reader) => {
+    read = reader.getUnitOfWork(false).getIdentityMap();
+    return reader;
+  });
+  for (const { entity, version, current, based } of before) {
+    const source = read?.getByEntity(entity as never) as Dictionary | undefined;
+    const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
+    if (copied && !covers(helper(source!).__loadedProperties, entity)) {
+      entity[version] = current;
+      restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
+    }
+  }
+  return result;
 }
 
 /** The version that an entity has, and the one that its unsaved changes are compared with. */

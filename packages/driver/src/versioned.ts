@@ -27,7 +27,7 @@ import { asLostRace, currentVersions, describeConflict, lockFailed } from './con
 import { dialectOf } from './dialect.ts';
 import { hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
 import { Flush } from './flush.ts';
-import { type PersistOptions, flushOf, hookFlushes, hookReads, hookRefresh, hookTransactions } from './internals.ts';
+import { type PersistOptions, flushOf, hookFlushes, hookReads, hookCopies, hookTransactions } from './internals.ts';
 import { type Writer, bumpSetBasedWrites } from './set-based.ts';
 import { TransactionLog } from './undo.ts';
 
@@ -229,7 +229,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
           delete: (meta, options) => driver.deleteRows(meta, options),
         });
         hookReads(this, { versionOf, lockFailed });
-        hookRefresh(this, versionOf);
+        hookCopies(this, versionOf);
       }
     };
   }

@@ -191,6 +191,8 @@ export function loading(driver: TestDriver): void {
         } as never),
       'populate, joined': (em) =>
         em.find(Author, {}, { populate: ['books'], fields: ['books.title'], strategy: 'joined' }),
+      'a transaction with a clear fork': (em) =>
+        em.transactional((tx) => tx.find(Book, {}, { fields: ['title'] }), { clear: true }),
     };
     for (const [name, read] of Object.entries(partly)) {
       test(`${name}: an entity that is read again in part keeps the version of the rest`, async () => {
