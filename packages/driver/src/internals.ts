@@ -296,9 +296,7 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   const mergeData = factory.mergeData;
   factory.mergeData = (meta, entity, data, options) => {
     const version = hooks.versionOf(helper(entity).__meta)?.name;
-    const known =
-      version && ((snapshotOf(entity) as Dictionary | undefined)?.[version] ?? (entity as Dictionary)[version]);
-    if (version && Number(data[version]) > known && (isDirty(em, entity) || !covers(Object.keys(data), entity))) {
+    if (version && isNewer(data, entity, version) && (isDirty(em, entity) || !covers(Object.keys(data), entity))) {
       const { [version]: _newer, ...rest } = data;
       // joined relations are found by the data object's constructor
       data = Object.assign(Object.create(Object.getPrototypeOf(data)), rest);
@@ -388,6 +386,11 @@ function ownFactory(em: EntityManager): object {
   } finally {
     em.getContext = getContext;
   }
+}
+
+function isNewer(data: Dictionary, entity: object, version: string): boolean {
+  const { based, current } = versionsOf(entity, version);
+  return Number(data[version]) > Number(based ?? current);
 }
 
 /** Does what was read have every column that the entity has loaded? */

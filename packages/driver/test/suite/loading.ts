@@ -238,6 +238,7 @@ export function loading(driver: TestDriver): void {
       const reading = fork();
       await rival();
       const book = await em.findOneOrFail(Book, 1);
+      book.blurb = 'ours';
       const old = await reading.getDriver().find(Book, { id: 1 });
       em.getEntityFactory().create(Book, { ...old[0], title: 'old', version: 1 } as never, {
         merge: true,
