@@ -2,7 +2,7 @@
  * The contract with MikroORM's internals (src/internals.ts): each test names what it stands on, so that a MikroORM that
  * changes it is noticed here, in words, before a lock stops locking.
  */
-import { ChangeSetType, MikroORM, defineEntity, helper, p } from '@mikro-orm/core';
+import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 
@@ -11,14 +11,19 @@ const Article = defineEntity({
   properties: { id: p.integer().primary(), title: p.string(), version: p.integer().version() },
 });
 
-// plain MikroORM, without us
 let orm: MikroORM;
 let calls: string[];
 
+/** Plain MikroORM, without us. */
+async function open(entities: NonNullable<Options['entities']>): Promise<MikroORM> {
+  const opened = await MikroORM.init({ driver: SqliteDriver, dbName: ':memory:', entities });
+  onTestFinished(() => opened.close());
+  await opened.schema.create();
+  return opened;
+}
+
 beforeEach(async () => {
-  orm = await MikroORM.init({ driver: SqliteDriver, dbName: ':memory:', entities: [Article] });
-  onTestFinished(() => orm.close());
-  await orm.schema.create();
+  orm = await open([Article]);
   calls = [];
 });
 
@@ -134,4 +139,119 @@ test('the snapshot that changes are computed from is __originalEntityData', asyn
   const uow = helper(article).__em!.getUnitOfWork();
   uow.computeChangeSets();
   expect(uow.getChangeSets()).toMatchObject([{ type: ChangeSetType.UPDATE, payload: { title: 'a' } }]);
+});
+
+test('reading again: factory.mergeData() gets the row by property name, and loaded properties are noted', async () => {
+  const em = orm.em.fork();
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const reader = orm.em.fork();
+  const article = await reader.findOneOrFail(Article, 1);
+  expect([...helper(article).__loadedProperties].toSorted()).toEqual(['id', 'title', 'version']);
+  spy(reader.getEntityFactory(), 'mergeData', ([, entity, data]) => JSON.stringify([entity === article, data]));
+  await reader.find(Article, {}, { fields: ['title'] });
+  expect(calls).toEqual(['[true,{"id":1,"title":"a"}]']);
+});
+
+test('em.refresh() forks before it waits for anything, and copies from the fork', async () => {
+  const em = orm.em.fork();
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const article = await em.findOneOrFail(Article, 1);
+  let reader: typeof em | undefined;
+  const { fork } = em;
+  em.fork = ((options: object) => (reader = fork.call(em, options))) as never;
+  const refreshing = em.refresh(article);
+  expect(reader, 'em.refresh() no longer begins with em.fork()').toBeDefined();
+  await refreshing;
+  expect(helper(reader!.getUnitOfWork(false).getById(Article, 1)!).__loadedProperties).toContain('title');
+});
+
+test('em.lock() and findOne() compare versions in uow.lockOptimistic(entity, meta, version)', async () => {
+  const em = orm.em.fork();
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const article = await em.findOneOrFail(Article, 1);
+  spy(em.getUnitOfWork(false), 'lockOptimistic', ([entity, , version]) => `${entity === article} ${String(version)}`);
+  await em.lock(article, LockMode.OPTIMISTIC, 1);
+  await em.findOne(Article, 1, { lockMode: LockMode.OPTIMISTIC, lockVersion: 1 });
+  expect(calls).toEqual(['true 1', 'true 1']);
+});
+
+test('em.flush() is uow.commit(), em.clear() is uow.clear(), a removed row leaves by uow.unsetIdentity()', async () => {
+  const em = orm.em.fork();
+  const uow = em.getUnitOfWork(false);
+  ['commit', 'clear', 'unsetIdentity'].forEach((method) => spy(uow, method));
+  em.remove(em.create(Article, { id: 1, title: 'a' }));
+  const article = em.create(Article, { id: 2, title: 'b' });
+  await em.flush();
+  em.remove(article);
+  await em.flush();
+  em.clear();
+  expect(calls).toEqual(['commit', 'commit', 'unsetIdentity', 'clear']);
+});
+
+test('a transaction ends by connection.commit() or rollback(), and knows that it was committed', async () => {
+  const em = orm.em.fork();
+  const connection = em.getConnection('write');
+  const ended: object[] = [];
+  for (const method of ['commit', 'rollback']) {
+    spy(connection, method, ([transaction]) => {
+      ended.push(transaction as object);
+      return method + ('savepointName' in (transaction as object) ? ' savepoint' : '');
+    });
+  }
+  const stop = async () => {
+    throw new Error('stop');
+  };
+  await em.transactional((tx) => tx.transactional(stop)).catch(() => {});
+  await em.transactional(async (tx) => {
+    await tx.transactional(async () => {});
+  });
+  await em.begin();
+  await em.rollback();
+  expect(calls).toEqual(['rollback savepoint', 'rollback', 'commit savepoint', 'commit', 'rollback']);
+  expect(ended.map((transaction) => (transaction as { isCommitted: boolean }).isCommitted)).toEqual([
+    false,
+    false,
+    false,
+    true,
+    false,
+  ]);
+});
+
+test('a value that is written in a second statement is taken off the entity, and kept in uow.getExtraUpdates()', async () => {
+  const Node = defineEntity({
+    name: 'Node',
+    properties: { id: p.integer().primary(), next: () => p.manyToOne(Node).nullable() },
+  });
+  const em = (await open([Node])).em.fork();
+  const first = em.create(Node, { id: 1 });
+  const second = em.create(Node, { id: 2, next: first });
+  first.next = second as never;
+  em.getEventManager().registerSubscriber({
+    beforeUpdate: () => {
+      const [[entity, names, values]] = [...em.getUnitOfWork().getExtraUpdates()] as unknown as [unknown[]];
+      calls.push(`update ${String(names)} ${(values as unknown[])[0] === (entity === first ? second : first)}`);
+    },
+    afterCreate: ({ entity }) => void calls.push(`create ${(entity as { next?: unknown }).next === undefined}`),
+  });
+  await em.flush();
+  expect([...new Set(calls)]).toEqual(['create true', 'update next true']);
+});
+
+test('a collection is compared with getSnapshot(), until takeSnapshot()', async () => {
+  const Tag = defineEntity({ name: 'Tag', properties: { id: p.integer().primary() } });
+  const Post = defineEntity({
+    name: 'Post',
+    properties: { id: p.integer().primary(), tags: () => p.manyToMany(Tag) },
+  });
+  const em = (await open([Post, Tag])).em.fork();
+  const post = em.create(Post, { id: 1 });
+  post.tags.add(em.create(Tag, { id: 1 }));
+  spy(post.tags, 'getSnapshot');
+  spy(post.tags, 'takeSnapshot');
+  await em.flush();
+  expect(calls).toContain('getSnapshot');
+  expect(calls.at(-1)).toBe('takeSnapshot');
 });
