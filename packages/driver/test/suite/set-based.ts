@@ -93,6 +93,47 @@ export function setBased(driver: TestDriver): void {
       ]);
     });
 
+    test('em.upsertMany of data with versions, and of entities', async () => {
+      const { fork, row } = await setUp();
+      const both = (title: string) => [
+        { id: 1, slug: 'one', title, version: 3 },
+        { id: 2, slug: 'two', title, version: 4 },
+      ];
+      const given = await fork().upsertMany(Article, both('data'));
+      expect(given.map((article) => article.version)).toEqual([10, 4]);
+      const em = fork();
+      const entities = both('entity').map((data) => em.create(Article, data, { persist: false }));
+      await em.upsertMany(entities);
+      expect(entities.map((article) => article.version)).toEqual([11, 5]);
+      expect([await row(1), await row(2)]).toEqual([
+        ['entity', 11],
+        ['entity', 5],
+      ]);
+      entities.forEach((article) => (article.title = 'changed'));
+      await em.flush();
+      expect([await row(1), await row(2)]).toEqual([
+        ['changed', 12],
+        ['changed', 6],
+      ]);
+    });
+
+    test('em.insert and em.insertMany of entities take versions as given, and start at 1 without', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const [two, three, four] = [2, 3, 4].map((id) =>
+        em.create(
+          Article,
+          { id, slug: `${id}`, title: 'new', ...(id === 3 ? { version: 7 } : {}) },
+          { persist: false },
+        ),
+      );
+      await em.insert(two!);
+      await em.insertMany([three!, four!]);
+      expect([two, three, four].map((article) => article!.version)).toEqual([1, 7, 1]);
+      const rows = await fork().find(Article, { title: 'new' }, { orderBy: { id: 'asc' } });
+      expect(rows.map((article) => article.version)).toEqual([1, 7, 1]);
+    });
+
     test('conflict fields, merge fields, exclude fields and ignore', async () => {
       const { fork, row } = await setUp();
       await fork().upsert(
