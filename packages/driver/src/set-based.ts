@@ -57,7 +57,7 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     values[column] = raw(`${quote(meta.tableName)}.${quote(column)} + 1`);
     // MikroORM does not read back what was given, but the database may have another version now
     const { returning } = qb.state;
-    if (returning && returning.length > 0 && !returning.includes(version.name)) {
+    if (returning && !returning.includes(version.name)) {
       qb.returning([...returning, version.name]);
     }
     return merge.call(qb, values);
