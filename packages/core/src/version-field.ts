@@ -75,6 +75,6 @@ export function registerPlatform(platform: Platform): void {
 export function maximumVersion(prop: EntityProperty): number {
   const type = prop.columnTypes[0]!.toLowerCase();
   const signed = COLUMN_MAXIMUM.find(([pattern]) => pattern.test(type))?.[1] ?? 2_147_483_647;
-  const unsigned = prop.unsigned || type.includes('unsigned');
+  const unsigned = type.includes('unsigned') || (prop.unsigned && prop.customType!.platform!.supportsUnsigned());
   return unsigned && signed !== Number.MAX_SAFE_INTEGER ? signed * 2 + 1 : signed;
 }
