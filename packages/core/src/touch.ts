@@ -1,5 +1,5 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
-import { type EntityMetadata, type EntityProperty, ValidationError, helper } from '@mikro-orm/core';
+import { type EntityClass, type EntityMetadata, type EntityProperty, ValidationError, helper } from '@mikro-orm/core';
 import { VersionField } from './version-field.ts';
 
 /** Lives on the snapshot that changes are computed from, so that a refresh or a flush takes the mark along. */
@@ -16,15 +16,18 @@ type Snapshot = Record<string | symbol, unknown>;
  */
 export function touch(entity: object): void {
   const wrapped = helper(entity);
+  const em = wrapped?.__em;
   const snapshot = wrapped?.__originalEntityData as Snapshot | undefined;
-  if (!wrapped || !snapshot || !wrapped.__managed) {
+  if (!em || !snapshot || !wrapped.__managed) {
     const name = wrapped?.__meta.className ?? entity.constructor.name;
     throw new ValidationError(
       `${name} cannot be touched, because it is not managed. Load it first; a new entity has its version anyway.`,
       entity,
     );
   }
-  const { className, properties, versionProperty }: EntityMetadata = wrapped.__meta;
+  // what stands on the entity may be the metadata of another ORM in this process
+  const meta = em.getMetadata().get(entity.constructor as EntityClass<object>);
+  const { className, properties, versionProperty } = meta as unknown as EntityMetadata;
   const version = versionProperty && (properties as Record<string, EntityProperty>)[versionProperty];
   if (!version || !(version.customType instanceof VersionField)) {
     throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);

@@ -10,14 +10,14 @@ import type {
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSetType, helper } from '@mikro-orm/core';
+import { ChangeSetType } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, keyValues } from './batch.ts';
 import { asLostRace, currentVersions, describeConflict, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionOf } from './discovery.ts';
-import { type ChangeSetGroups, type FlushListener, restoreSnapshot, snapshotOf } from './internals.ts';
+import { type ChangeSetGroups, type FlushListener, metaOf, restoreSnapshot, snapshotOf } from './internals.ts';
 import { type TransactionLog, Undo } from './undo.ts';
 
 type AnyChangeSet = ChangeSet<object>;
@@ -191,8 +191,8 @@ export class Flush implements FlushListener {
 
   /** An update that MikroORM carries out later in the flush, for a row that exists already. */
   #checkFollowUp(entity: object): void {
-    const { __meta: meta, __originalEntityData: existing } = helper(entity);
-    if (existing && versionOf(meta)) {
+    const meta = metaOf(this.#em, entity);
+    if (snapshotOf(entity) && versionOf(meta)) {
       this.#versioned = true;
       expectedVersion(entity, meta, 'update');
     }

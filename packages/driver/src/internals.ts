@@ -8,6 +8,7 @@ import {
   type ChangeSet,
   type Collection,
   type Dictionary,
+  type EntityClass,
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
@@ -67,6 +68,23 @@ interface PersisterMethods {
   executeDeletes(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void>;
   checkOptimisticLocks(meta: AnyChangeSet['meta'], sets: AnyChangeSet[], options?: PersistOptions): Promise<void>;
   prepareOptions(meta: AnyChangeSet['meta'], options?: PersistOptions): PersistOptions;
+}
+
+/**
+ * The metadata of an entity's class in this ORM. What stands on the entity itself is that of whichever ORM started last,
+ * when several in one process share the class.
+ */
+export function metaOf(em: EntityManager, entity: object): EntityMetadata {
+  return em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
+}
+
+/** The same for change sets: those of removed and of inherited classes take what stands on the entity. */
+function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void {
+  for (const changeSet of sets) {
+    changeSet.meta = em.getMetadata().get(changeSet.meta.class);
+    changeSet.rootMeta = changeSet.meta.root;
+    withOwnMetadata(em, changeSet.tptChangeSets ?? []);
+  }
 }
 
 /** Rides on the persister's options down to the driver, and so tells a flush from a user's own call. */
@@ -236,6 +254,7 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
   };
   // The last step before the transaction starts.
   uow.getChangeSetGroups = () => {
+    withOwnMetadata(em, em.getUnitOfWork(false).getChangeSets());
     const groups = getChangeSetGroups.call(uow);
     flush!.plan(groups);
     return groups;
@@ -246,6 +265,7 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
     if (!withSchema) {
+      withOwnMetadata(em, sets);
       (flush ?? hooks.begin(em)).inserting(sets);
     }
     return executeInserts.call(persister, sets, options, withSchema);
@@ -295,7 +315,7 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   const factory = ownFactory(em) as unknown as { mergeData: MergeData };
   const mergeData = factory.mergeData;
   factory.mergeData = (meta, entity, data, options) => {
-    const version = hooks.versionOf(helper(entity).__meta)?.name;
+    const version = hooks.versionOf(metaOf(em, entity))?.name;
     if (version && isNewer(data, entity, version) && (isDirty(em, entity) || !covers(Object.keys(data), entity))) {
       const { [version]: _newer, ...rest } = data;
       // joined relations are found by the data object's constructor

@@ -254,4 +254,18 @@ test('a collection is compared with getSnapshot(), until takeSnapshot()', async 
   await em.flush();
   expect(calls).toContain('getSnapshot');
   expect(calls.at(-1)).toBe('takeSnapshot');
+
+test('with two ORMs, change sets of removed entities carry the metadata of the one that started last', async () => {
+  const other = await MikroORM.init({ driver: SqliteDriver, dbName: ':memory:', entities: [Article] });
+  onTestFinished(() => other.close());
+  const em = orm.em.fork();
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const article = em.getReference(Article, 1);
+  expect(helper(article).__meta, 'withOwnMetadata() and metaOf() in src/internals.ts may go').toBe(
+    other.getMetadata(Article),
+  );
+  const uow = em.getUnitOfWork(false);
+  uow.computeChangeSet(article, ChangeSetType.DELETE);
+  expect(uow.getChangeSets()[0]!.meta).toBe(other.getMetadata(Article));
 });
