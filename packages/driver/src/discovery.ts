@@ -1,9 +1,11 @@
 /**
- * What happens to the metadata when MikroORM discovers the entities: versions get their default, unusable declarations
- * are refused, and `meta.versionProperty` is set, so that MikroORM's own `version + 1`, `em.lock()` and `em.clone()`
- * know the property. `prop.version` stays off: MikroORM's persister would check, reload and return it by itself.
+ * What happens to the metadata when MikroORM is done with it: an integer `version: true` becomes a `VersionField`, versions
+ * get their default, and unusable declarations are refused. What makes the column is settled by then, so the schema stays
+ * what it is. `meta.versionProperty` is set, so that MikroORM's own `version + 1`, `em.lock()` and `em.clone()` know the
+ * property; `prop.version` is off, or MikroORM's persister would check, reload and return it by itself.
  */
 import {
+  BigIntType,
   type Configuration,
   type EntityMetadata,
   type EntityProperty,
@@ -12,6 +14,7 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
+import { hookLaterDiscovery, isCompiledWithout } from './internals.ts';
 
 /** The version property of a class, when it is one of ours; a `Date` version is not. */
 export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
@@ -29,73 +32,118 @@ export function initialVersion(prop: EntityProperty): number {
   return Number(prop.default ?? prop.defaultRaw);
 }
 
-/** Installs our part of the discovery behind the user's own hooks. The configuration is the ORM's private copy. */
+/** Makes versions ours also where entities are discovered without an ORM, by `mikro-orm compile` for one. */
 export function hookDiscovery(config: Configuration): void {
+  // the configuration is the ORM's private copy
   const discovery = config.get('discovery');
-  const { onMetadata, afterDiscovered } = discovery;
-  // never async by itself: `new MikroORM()` does not wait for hooks
-  discovery.onMetadata = (meta, platform) => after(onMetadata?.(meta, platform), () => addDefaults(meta));
-  discovery.afterDiscovered = (storage, platform) =>
-    after(afterDiscovered?.(storage, platform), () => adopt(storage, platform));
+  const { afterDiscovered } = discovery;
+  discovery.afterDiscovered = (storage, platform) => {
+    [...storage].forEach((meta) => adoptVersion(meta, platform));
+    return afterDiscovered?.(storage, platform);
+  };
 }
 
-function after(first: void | Promise<void>, then: () => void): void | Promise<void> {
-  return first instanceof Promise ? first.then(then) : then();
-}
-
-/** At this stage properties are as declared: the type is a class or an instance, nothing is resolved. */
-function addDefaults(meta: EntityMetadata): void {
-  for (const prop of Object.values<EntityProperty>(meta.properties)) {
-    const type: unknown = prop.customType ?? prop.type;
-    const declared = type instanceof VersionField || type === VersionField;
-    if (declared && prop.default == null && prop.defaultRaw === undefined) {
-      prop.defaultRaw = '1';
+/**
+ * Makes the versions of all discovered classes ours: whatever the user's own hooks did, which `new MikroORM()` does not
+ * wait for, and also those of classes that `orm.discoverEntity()` adds later.
+ */
+export function adoptVersions(storage: MetadataStorage, config: Configuration): void {
+  const adopt = (metas: Iterable<EntityMetadata>) => {
+    const left: string[] = [];
+    for (const meta of metas) {
+      const foreign = adoptVersion(meta, config.getPlatform());
+      const version = versionOf(meta);
+      if (foreign) {
+        left.push(`${meta.className}.${foreign.name}`);
+      } else if (version && isCompiledWithout(version, meta, config)) {
+        refuse(meta, version, 'is missing in the compiled functions. Run `npx mikro-orm compile` again.');
+      }
     }
-  }
+    if (left.length > 0) {
+      config
+        .getLogger()
+        .warn(
+          'discovery',
+          `versioned() locks by integers, so MikroORM's own lock stays in charge of ${left.join(', ')}. It misses ` +
+            `conflicts; Date versions on SQLite miss all within a second. Declare an integer version instead.`,
+          { enabled: true },
+        );
+    }
+  };
+  adopt(storage);
+  hookLaterDiscovery(storage, (meta) => adopt([meta]));
 }
 
-function adopt(storage: MetadataStorage, _platform: Platform): void {
-  for (const meta of storage) {
-    const props = Object.values<EntityProperty>(meta.properties).filter((p) => p.customType instanceof VersionField);
-    if (props.length > 0) {
-      refuseUnusable(meta, props);
-      meta.versionProperty = props[0]!.name as never;
-    }
+/** Returns a version that stays MikroORM's. */
+function adoptVersion(meta: EntityMetadata, platform: Platform): EntityProperty | undefined {
+  const versions = Object.values<EntityProperty>(meta.properties).filter(
+    (prop) => prop.version || prop.customType instanceof VersionField,
+  );
+  const [version] = versions;
+  if (!version || (versions.length === 1 && !isInteger(version, platform))) {
+    return version;
   }
+  if (version.default == null) {
+    version.defaultRaw ??= '1';
+  }
+  refuseUnusable(meta, versions);
+  if (version.version) {
+    version.version = false;
+    version.customType = Object.assign(new VersionField(), { platform, meta, prop: version });
+    version.type = version.customType.name;
+  }
+  meta.versionProperty = version.name as never;
+  meta.sync(); // now the version is among the properties that are compared
+  return undefined;
+}
+
+/** Dates and a user's own type of version are none; a bigint that is not read as a number neither. */
+function isInteger({ customType, runtimeType, columnTypes }: EntityProperty, platform: Platform): boolean {
+  return (
+    customType instanceof VersionField ||
+    (runtimeType === 'number' &&
+      (!customType || customType instanceof BigIntType) &&
+      platform.isNumericColumn(platform.getMappedType(columnTypes[0]!)))
+  );
+}
+
+function refuse(meta: EntityMetadata, prop: EntityProperty, sentence: string): never {
+  throw new MetadataError(`${meta.className}.${prop.name} ${sentence}`);
 }
 
 function refuseUnusable(meta: EntityMetadata, props: EntityProperty[]): void {
   const [prop] = props;
-  const refuse = (property: EntityProperty, sentence: string): never => {
-    throw new MetadataError(`${meta.className}.${property.name} ${sentence}`);
-  };
   const embedded = props.find((p) => p.embedded);
   if (meta.embeddable || embedded) {
     refuse(
+      meta,
       embedded ?? prop!,
-      'is a VersionField inside an embeddable, but a version belongs to a row. Move it to the entity itself.',
+      'is a version inside an embeddable, but a version belongs to a row. Move it to the entity itself.',
     );
   }
   if (props.length > 1) {
     const names = props.map((p) => p.name).join(' and ');
-    refuse(prop!, `is not the only VersionField: there are ${names}. A row has one version, so keep one of them.`);
+    refuse(meta, prop!, `is not the only version: there are ${names}. A row has one version, so keep one of them.`);
   }
   if (prop!.nullable) {
     refuse(
+      meta,
       prop!,
-      'is a nullable VersionField, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.',
+      'is a nullable version, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.',
     );
   }
   if (prop!.primary || prop!.persist === false || prop!.formula || prop!.generated) {
     refuse(
+      meta,
       prop!,
-      'is a VersionField, so it must be an ordinary column: no key, not generated, not a formula, persisted.',
+      'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.',
     );
   }
   if (!Number.isInteger(initialVersion(prop!))) {
     refuse(
+      meta,
       prop!,
-      `is a VersionField with the default ${String(prop!.default ?? prop!.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`,
+      `is a version with the default ${String(prop!.default ?? prop!.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`,
     );
   }
 }

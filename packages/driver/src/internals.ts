@@ -7,12 +7,14 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   type ChangeSet,
   type Collection,
+  type Configuration,
   type Dictionary,
   type EntityClass,
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
   type IdentityMap,
+  type MetadataStorage,
   OptimisticLockError,
   type Transaction,
   type UnitOfWork,
@@ -22,6 +24,22 @@ import {
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 
 type AnyChangeSet = ChangeSet<object>;
+
+/** Is the function that takes snapshots a precompiled one from before this property was compared? */
+export function isCompiledWithout(prop: EntityProperty, meta: EntityMetadata, config: Configuration): boolean {
+  const compiled = config.get('compiledFunctions')?.[`snapshotGenerator-${meta.uniqueName}`];
+  return compiled !== undefined && !String(compiled).includes(prop.name);
+}
+
+/** Hooks `orm.discoverEntity()`, which calls no discovery hook: it puts each class into the ORM's storage. */
+export function hookLaterDiscovery(storage: MetadataStorage, discovered: (meta: EntityMetadata) => void): void {
+  const registry = storage as unknown as { set(entityName: unknown, meta: EntityMetadata): EntityMetadata };
+  const { set } = registry;
+  registry.set = (entityName, meta) => {
+    discovered(meta);
+    return set.call(storage, entityName, meta);
+  };
+}
 
 /** Change sets of one flush by type, then by the class that they are written with. */
 export type ChangeSetGroups = Record<AnyChangeSet['type'], Map<number, AnyChangeSet[]>>;
@@ -373,7 +391,7 @@ async function keepVersions<Result>(
 ): Promise<Result> {
   const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);
   const before = [...managed].flatMap((entity) => {
-    const version = versionOf(helper(entity).__meta)?.name;
+    const version = versionOf(metaOf(em, entity))?.name;
     return version ? [{ entity, version, ...versionsOf(entity, version) }] : [];
   });
   let read: IdentityMap | undefined;

@@ -19,7 +19,7 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
-import { type ChangeSetGroups, type Restorable, forgetSnapshot, generationOf } from './internals.ts';
+import { type ChangeSetGroups, type Restorable, forgetSnapshot, generationOf, metaOf } from './internals.ts';
 
 /** Where MikroORM keeps what it knows of an entity. */
 const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
@@ -37,6 +37,7 @@ interface EntityState {
 /** What one flush changes in memory, and how to take it back. */
 export class Undo implements Restorable {
   readonly uow: UnitOfWork;
+  readonly #em: EntityManager;
   readonly #generation: number;
   /** MikroORM empties its stacks after every flush. */
   readonly #stacks: readonly { stack: Set<object>; members: Set<object> }[];
@@ -48,6 +49,7 @@ export class Undo implements Restorable {
 
   /** Remembers what is pending when the flush begins. */
   constructor(em: EntityManager) {
+    this.#em = em;
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
     const { uow } = this;
@@ -139,7 +141,7 @@ export class Undo implements Restorable {
     const wrapped = helper(entity) as unknown as Dictionary;
     const isNew = changeSet?.type === ChangeSetType.CREATE;
     collectionsOf(entity).forEach((collection) => this.#rememberCollection(collection));
-    const props = (wrapped.__meta.props as EntityProperty[]).filter(isNew ? isFilledByInsert : isFilledByUpdate);
+    const props = metaOf(this.#em, entity).props.filter(isNew ? isFilledByInsert : isFilledByUpdate);
     const flags = Object.fromEntries(FLAGS.map((flag) => [flag, wrapped[flag]]));
     // listeners may have computed the change set once more, against the changed state
     flags.__originalEntityData = isNew ? undefined : (changeSet?.originalEntity ?? flags.__originalEntityData);

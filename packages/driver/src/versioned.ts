@@ -16,6 +16,7 @@ import {
   type EntityProperty,
   type FilterQuery,
   type FindOptions,
+  type MetadataStorage,
   type PopulateOptions,
   type QueryResult,
   ReferenceKind,
@@ -25,7 +26,7 @@ import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { type VersionedRow, batchUpdate, fitsBatch, locate } from './batch.ts';
 import { asLostRace, currentVersions, describeConflict, lockFailed } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
-import { hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
+import { adoptVersions, hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
 import { Flush } from './flush.ts';
 import { type PersistOptions, flushOf, hookFlushes, hookReads, hookCopies, hookTransactions } from './internals.ts';
 import { type Writer, bumpSetBasedWrites } from './set-based.ts';
@@ -61,6 +62,12 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         commitFailed: (transaction, error) =>
           log.wroteVersions(transaction) ? asLostRace(error, dialectOf(this.getPlatform())) : error,
       });
+    }
+
+    /** MikroORM calls this when all entities are discovered, and before anything uses them. */
+    override setMetadata(metadata: MetadataStorage): void {
+      adoptVersions(metadata, this.config);
+      super.setMetadata(metadata);
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {

@@ -254,6 +254,48 @@ test('a collection is compared with getSnapshot(), until takeSnapshot()', async 
   await em.flush();
   expect(calls).toContain('getSnapshot');
   expect(calls.at(-1)).toBe('takeSnapshot');
+});
+
+test('driver.setMetadata() gets the discovered classes before there is an EntityManager, also in the constructor', async () => {
+  const seen: unknown[] = [];
+  class Watching extends SqliteDriver {
+    override setMetadata(...args: Parameters<SqliteDriver['setMetadata']>): void {
+      const { version } = args[0].get(Article).properties;
+      seen.push(['setMetadata', version.columnTypes, version.defaultRaw]);
+      super.setMetadata(...args);
+    }
+    override createEntityManager(): ReturnType<SqliteDriver['createEntityManager']> {
+      seen.push('createEntityManager');
+      return super.createEntityManager();
+    }
+  }
+  const options = { driver: Watching, dbName: ':memory:', entities: [Article] };
+  const inits = [() => MikroORM.init(options), async () => new MikroORM(options)];
+  for (const init of inits) {
+    seen.length = 0;
+    await (await init()).close();
+    expect(seen, 'versions are adopted in setMetadata(), see src/versioned.ts').toEqual([
+      ['setMetadata', ['integer'], '1'],
+      'createEntityManager',
+    ]);
+  }
+});
+
+test("orm.discoverEntity() puts finished classes into the ORM's storage by set(), and calls no hook", async () => {
+  const Later = defineEntity({
+    name: 'Later',
+    properties: { id: p.integer().primary(), version: p.integer().version() },
+  });
+  spy(orm.getMetadata(), 'set', ([, meta]) => {
+    const { version } = (meta as ReturnType<typeof orm.getMetadata<typeof Later>>).properties as Record<
+      string,
+      { columnTypes: string[]; defaultRaw: string }
+    >;
+    return `set ${version!.columnTypes.join()} ${version!.defaultRaw}`;
+  });
+  orm.discoverEntity(Later);
+  expect(calls, 'later discovery no longer goes through hookLaterDiscovery()').toEqual(['set integer 1']);
+});
 
 test('with two ORMs, change sets of removed entities carry the metadata of the one that started last', async () => {
   const other = await MikroORM.init({ driver: SqliteDriver, dbName: ':memory:', entities: [Article] });

@@ -12,7 +12,7 @@ export function discovery(driver: TestDriver): void {
   describe('discovery', () => {
     test('a nullable version is refused', async () => {
       const Bad = defineEntity({ name: 'Bad', properties: { ...id, version: p.type(VersionField).nullable() } });
-      expect(await refusal([Bad])).toMatch(/^Bad\.version is a nullable VersionField/);
+      expect(await refusal([Bad])).toMatch(/^Bad\.version is a nullable version/);
     });
 
     test('two versions on one entity are refused', async () => {
@@ -20,7 +20,7 @@ export function discovery(driver: TestDriver): void {
         name: 'Bad',
         properties: { ...id, a: p.type(VersionField), b: p.type(VersionField) },
       });
-      expect(await refusal([Bad])).toMatch(/^Bad\.a is not the only VersionField: there are a and b\./);
+      expect(await refusal([Bad])).toMatch(/^Bad\.a is not the only version: there are a and b\./);
     });
 
     for (const shape of ['inline', 'object', 'array']) {
@@ -33,7 +33,7 @@ export function discovery(driver: TestDriver): void {
         const inline = p.embedded(Part);
         const embedded = shape === 'inline' ? inline : shape === 'object' ? inline.object() : inline.array();
         const Bad = defineEntity({ name: 'Bad', properties: { ...id, part: embedded } });
-        expect(await refusal([Bad, Part])).toMatch(/version is a VersionField inside an embeddable/);
+        expect(await refusal([Bad, Part])).toMatch(/version is a version inside an embeddable/);
       });
     }
 
@@ -46,7 +46,7 @@ export function discovery(driver: TestDriver): void {
       for (const version of declarations) {
         const Bad = defineEntity({ name: 'Bad', properties: { ...id, version } as never });
         expect(await refusal([Bad as unknown as EntitySchema])).toMatch(
-          /^Bad\.version is a VersionField, so it must be an ordinary column/,
+          /^Bad\.version is a version, so it must be an ordinary column/,
         );
       }
     });
@@ -56,7 +56,7 @@ export function discovery(driver: TestDriver): void {
         name: 'Bad',
         properties: { ...id, version: p.type(VersionField).defaultRaw('random()') },
       });
-      expect(await refusal([Bad])).toMatch(/^Bad\.version is a VersionField with the default random\(\)/);
+      expect(await refusal([Bad])).toMatch(/^Bad\.version is a version with the default random\(\)/);
     });
 
     test('a VersionField on a driver that is not wrapped is refused, with or without an explicit column type', async () => {

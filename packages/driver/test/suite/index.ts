@@ -1,6 +1,7 @@
 /** Everything that must hold on every database. */
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
+import { adoption } from './adoption.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
@@ -18,6 +19,7 @@ import { values } from './values.ts';
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
     discovery(driver);
+    adoption(driver);
     inserts(driver);
     updates(driver);
     deletes(driver);
