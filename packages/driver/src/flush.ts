@@ -39,11 +39,11 @@ export class Flush implements FlushListener {
   readonly #claims: VersionedRow[] = [];
   readonly #log: TransactionLog;
   readonly #undo: Undo;
-  /** Nothing of the flush stays when it fails, whatever becomes of a transaction around it. */
-  #atomic = true;
   #planned = false;
   #written = false;
-  #needsTransaction = false;
+  #inTransaction = false;
+  /** More than one row is written, so that part of them could stay. */
+  #several = false;
   #versioned = false;
 
   constructor(em: EntityManager, driver: AbstractSqlDriver, log: TransactionLog) {
@@ -57,7 +57,7 @@ export class Flush implements FlushListener {
     this.#undo.remember(groups);
     this.#planned = true;
     let statements = 0;
-    const inTransaction = this.#em.isInTransaction();
+    this.#inTransaction = this.#em.isInTransaction();
     for (const sets of groups[ChangeSetType.CREATE].values()) {
       statements += sets.length;
       sets.forEach((changeSet) => this.#checkInitial(changeSet));
@@ -82,10 +82,7 @@ export class Flush implements FlushListener {
       this.#checkFollowUp(entity);
     }
     statements += uow.getCollectionUpdates().length;
-    const { implicitTransactions } = this.#em.config.getAll();
-    this.#needsTransaction = this.#versioned && statements > 1 && (inTransaction || !implicitTransactions);
-    // in a transaction of its own, or a savepoint, the log of transactions tells when it is undone
-    this.#atomic = statements <= 1;
+    this.#several = statements > 1;
   }
 
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
@@ -96,10 +93,12 @@ export class Flush implements FlushListener {
       this.#written = true;
       this.#undo.done();
     };
-    if (!this.#needsTransaction) {
+    // MikroORM opens none when transactions are disabled
+    const ownTransaction = ctx !== undefined && !this.#inTransaction;
+    if (!this.#several || !this.#versioned || ownTransaction) {
       return run(ctx);
     }
-    // A savepoint in the transaction around the flush: catching the conflict and committing must not commit half of it.
+    // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
     await connection.transactional(run, { ctx, loggerContext: { id: this.#em._id } as never });
     if (ctx) {
@@ -142,8 +141,8 @@ export class Flush implements FlushListener {
     if (!this.#written) {
       this.#undo.done();
     }
-    // else the transaction decides: it has rolled back already, goes on, or was committed
-    const undo = this.#atomic && !this.#written ? this.#undo : undefined;
+    // several rows: the log of transactions tells whether they stay; without a transaction, some of them do
+    const undo = this.#several || this.#written ? undefined : this.#undo;
     return { error: this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error, undo };
   }
 
