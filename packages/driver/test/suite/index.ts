@@ -11,6 +11,7 @@ import { loading } from './loading.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
 import { setBased } from './set-based.ts';
+import { surroundings } from './surroundings.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
@@ -28,6 +29,7 @@ export function suite(driver: TestDriver): void {
     values(driver);
     loading(driver);
     setBased(driver);
+    surroundings(driver);
     transactions(driver);
     undo(driver);
     rollbacks(driver);
