@@ -42,6 +42,8 @@ export class Flush implements FlushListener {
   #planned = false;
   #written = false;
   #inTransaction = false;
+  /** The transaction around the flush, when no savepoint of its own protects it. */
+  #around?: Transaction;
   /** More than one row is written, so that part of them could stay. */
   #several = false;
   #versioned = false;
@@ -96,11 +98,13 @@ export class Flush implements FlushListener {
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#inTransaction;
     if (!this.#several || !this.#versioned || ownTransaction) {
+      this.#around = ownTransaction ? undefined : ctx;
       return run(ctx);
     }
     // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
-    await connection.transactional(run, { ctx, loggerContext: { id: this.#em._id } as never });
+    const sessionContext = this.#em.getTransactionSessionContext();
+    await connection.transactional(run, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
     if (ctx) {
       this.#em.setTransactionContext(ctx);
     }
@@ -141,9 +145,12 @@ export class Flush implements FlushListener {
     if (!this.#written) {
       this.#undo.done();
     }
+    const lost = this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
+    if (lost !== error && this.#around) {
+      this.#log.aborted(this.#around, lost);
+    }
     // several rows: the log of transactions tells whether they stay; without a transaction, some of them do
-    const undo = this.#several || this.#written ? undefined : this.#undo;
-    return { error: this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error, undo };
+    return { error: lost, undo: this.#several || this.#written ? undefined : this.#undo };
   }
 
   /** The row of an UPDATE, when the driver call's payload is a versioned change set of this flush. */

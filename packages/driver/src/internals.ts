@@ -156,6 +156,8 @@ function restoreWhenIdle(undo: Restorable): void {
 /** What becomes of the flushes of a transaction. */
 export interface TransactionListener {
   began(transaction: object, parent: object | undefined): void;
+  /** COMMIT is about to be sent. Throws when it must not be. */
+  committing(transaction: object): void;
   committed(transaction: object): void;
   rolledBack(transaction: object): Restorable[];
   /** COMMIT failed. Returns what to throw. */
@@ -171,6 +173,7 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
+    listener.committing(transaction);
     try {
       await commit.call(connection, transaction, ...rest);
     } catch (error) {

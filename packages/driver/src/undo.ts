@@ -239,6 +239,7 @@ export class TransactionLog {
   readonly #undos = new WeakMap<object, Undo[]>();
   readonly #parents = new WeakMap<object, object>();
   readonly #versioned = new WeakSet<Undo>();
+  readonly #aborted = new WeakMap<object, unknown>();
 
   began(transaction: object, parent: object | undefined): void {
     if (parent) {
@@ -252,6 +253,18 @@ export class TransactionLog {
     }
     if (transaction) {
       this.#undos.set(transaction, [...(this.#undos.get(transaction) ?? []), undo]);
+    }
+  }
+
+  /** The database aborted the transaction during a flush. */
+  aborted(transaction: object, error: unknown): void {
+    this.#aborted.set(transaction, error);
+  }
+
+  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK. */
+  committing(transaction: object): void {
+    if (this.#aborted.has(transaction)) {
+      throw this.#aborted.get(transaction);
     }
   }
 

@@ -57,6 +57,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const log = this.log;
       hookTransactions(this.connection, {
         began: (transaction, parent) => log.began(transaction, parent),
+        committing: (transaction) => log.committing(transaction),
         committed: (transaction) => log.committed(transaction),
         rolledBack: (transaction) => log.rolledBack(transaction),
         commitFailed: (transaction, error) =>

@@ -268,6 +268,39 @@ describe('a lost race', () => {
   }
 });
 
+test('a lost race that is caught cannot be committed, because the server would roll back and say nothing', async () => {
+  const { fork } = await setUp();
+  const work = async (tx: EntityManager, several: boolean) => {
+    const [one, two] = await tx.find(Counter, {}, { orderBy: { id: 'asc' } });
+    const plain = await tx.findOneOrFail(Plain, 1);
+    await fork().nativeUpdate(Counter, 2, { n: 100 });
+    one!.n = 5;
+    await tx.flush();
+    two!.n = 5;
+    plain.n = several ? 5 : 0;
+    expect(await thrown(() => tx.flush())).toBeInstanceOf(ConcurrentUpdate);
+    tx.clear();
+  };
+  const em = fork();
+  const [one] = await em.find(Counter, { id: 1 });
+  const options = { isolationLevel: IsolationLevel.REPEATABLE_READ };
+  const error = await thrown(() => em.transactional((tx) => work(tx, false), options));
+  expect(error).toMatchObject({ name: 'ConcurrentUpdate', conflicts: [], cause: { code: '40001' } });
+  expect(one!.version).toBe(1);
+  expect(await fork().findOneOrFail(Counter, 1)).toMatchObject({ n: 0, version: 1 });
+  // a flush in a savepoint aborts no more than the savepoint
+  await fork().transactional((tx) => work(tx, true), options);
+  expect(await fork().findOneOrFail(Counter, 1)).toMatchObject({ n: 5, version: 2 });
+  await fork().transactional(async (tx) => {
+    (await tx.findOneOrFail(Counter, 1)).n = 6;
+    await tx.flush();
+    const inner = await thrown(() => tx.transactional((nested) => work(nested, false)));
+    expect(inner).toMatchObject({ name: 'ConcurrentUpdate', conflicts: [] });
+    tx.clear();
+  }, options);
+  expect(await fork().findOneOrFail(Counter, 1)).toMatchObject({ n: 6, version: 3 });
+});
+
 describe('an error that is no race stays what it is', () => {
   type Em = ReturnType<Db['fork']>;
   const execute = <Result extends object[]>(em: Em, sql: string) =>
