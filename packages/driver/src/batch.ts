@@ -11,7 +11,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import type { BatchRows, BatchUpdate, Column } from './dialect.ts';
-import { ownVersionOf } from './discovery.ts';
+import { versionOf } from './discovery.ts';
 
 /** A row that a flush writes, with the version that it must still have. */
 export interface VersionedRow {
@@ -23,12 +23,15 @@ export interface VersionedRow {
 type FieldNameMapper = (data: object, props: Record<string, EntityProperty>) => unknown;
 
 /** Rows of a batch cannot hold expressions, and further concurrency columns are compared one row at a time. */
-export function fitsBatch(meta: EntityMetadata, rows: readonly VersionedRow[]): boolean {
+export function fitsBatch(rows: readonly VersionedRow[]): boolean {
   return (
     rows.length > 1 &&
-    meta.getOwnConcurrencyCheckKeys().length === 0 &&
-    meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL) &&
-    rows.every(({ changeSet }) => !Object.values(changeSet.payload).some(isRaw))
+    rows.every(
+      ({ changeSet: { meta, payload } }) =>
+        meta.getOwnConcurrencyCheckKeys().length === 0 &&
+        meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL) &&
+        !Object.values(payload).some(isRaw),
+    )
   );
 }
 
@@ -39,7 +42,7 @@ export function locate(
   rows: readonly VersionedRow[],
   platform: Platform,
 ): BatchRows {
-  const version = ownVersionOf(meta)!;
+  const version = versionOf(meta)!;
   const keys = rows.map(({ changeSet }) => keyValues(changeSet));
   const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
   return {
@@ -78,7 +81,9 @@ export function batchUpdate(
   mapFieldNames: FieldNameMapper,
 ): BatchUpdate {
   const located = locate(table, meta, rows, platform);
-  const generated = meta.props.filter((prop) => prop.generated && !prop.primary);
+  // single-table inheritance mixes classes in a batch, joined-table inheritance spreads a class over tables
+  const props = meta.inheritanceType === 'tpt' ? meta.ownProps! : meta.root.props;
+  const generated = props.filter((prop) => prop.generated && !prop.primary);
   const returned = generated.length > 0 ? [...meta.getPrimaryProps(), ...generated] : [];
   return {
     ...located,
@@ -93,7 +98,7 @@ function changedColumns(
   platform: Platform,
   mapFieldNames: FieldNameMapper,
 ): Column[] {
-  const version = ownVersionOf(meta)!.name;
+  const version = versionOf(meta)!.name;
   const payloads = rows.map(({ changeSet }) => changeSet.payload as Record<string, unknown>);
   const keys = new Set(payloads.flatMap((payload) => Object.keys(payload)));
   keys.delete(version);

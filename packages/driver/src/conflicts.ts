@@ -1,10 +1,10 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
-import { type EntityMetadata, type EntityProperty, Utils, helper } from '@mikro-orm/core';
+import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate, InvalidVersion, type Operation, StaleRow, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect } from './dialect.ts';
-import { ownVersionOf, versionOf } from './discovery.ts';
+import { versionOf, versionTable } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
 /**
@@ -31,7 +31,7 @@ export async function describeConflict(
     (row) =>
       new StaleRow({
         entity: row.changeSet.entity,
-        entityName: row.changeSet.meta.className,
+        entityName: helper(row.changeSet.entity).__meta.className,
         primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta),
         operation,
         expected: row.expected,
@@ -48,14 +48,29 @@ export async function currentVersions(
   options: PersistOptions,
 ): Promise<(row: VersionedRow) => number | null> {
   const { meta } = rows[0]!.changeSet;
-  const { name } = ownVersionOf(meta) as EntityProperty;
-  // the discriminator of a child class would hide its siblings
-  const target = meta.inheritanceType !== 'tpt' && meta.root.properties[name as never] ? meta.root : meta;
+  const { name } = versionOf(meta)!;
+  const changeSets = rows.map((row) => row.changeSet);
+  // not the class of a row: its discriminator would hide the siblings of single-table inheritance
+  const find = await findRows(driver, versionTable(meta), changeSets, [name], options);
+  return ({ changeSet }) => {
+    const row = find(changeSet);
+    return row ? Number(row[name]) : null;
+  };
+}
+
+/** Reads the rows of change sets, as far as they are of this class. */
+export async function findRows(
+  driver: AbstractSqlDriver,
+  meta: EntityMetadata,
+  changeSets: readonly ChangeSet<object>[],
+  fields: readonly string[],
+  options: PersistOptions,
+): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
   const found = await driver.find(
-    target.class,
-    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => keyOf(row.changeSet)) } } as never,
+    meta.class,
+    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
     {
-      fields: [...meta.primaryKeys, name] as never,
+      fields: [...meta.primaryKeys, ...fields] as never,
       ctx: options.ctx,
       schema: options.schema,
       connectionType: 'write',
@@ -66,13 +81,10 @@ export async function currentVersions(
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
     Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const versions = new Map(
-    found.map((row) => {
-      const key = Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true);
-      return [hash(key), Number((row as Record<string, unknown>)[name])];
-    }),
+  const rows = new Map(
+    found.map((row) => [hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true)), row]),
   );
-  return ({ changeSet }) => versions.get(hash(keyValues(changeSet))) ?? null;
+  return (changeSet) => rows.get(hash(keyValues(changeSet)));
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */

@@ -12,6 +12,7 @@ import {
   MetadataError,
   type MetadataStorage,
   type Platform,
+  ReferenceKind,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './internals.ts';
@@ -25,6 +26,43 @@ export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
 export function ownVersionOf(meta: EntityMetadata): EntityProperty | undefined {
   return meta.ownsVersionProperty() ? versionOf(meta) : undefined;
+}
+
+/** The class that stands for the table with the version column, which with joined-table inheritance may be a parent's. */
+export function versionTable(meta: EntityMetadata): EntityMetadata {
+  let owner = meta;
+  while (owner.tptParent && !owner.ownsVersionProperty()) {
+    owner = owner.tptParent;
+  }
+  return owner.inheritanceType === 'tpt' ? owner : owner.root;
+}
+
+/** Classes with a version that extend this one, which has none: what was loaded as this may be one of theirs. */
+export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage): EntityMetadata[] {
+  if (!meta.root.inheritanceType || versionOf(meta)) {
+    return [];
+  }
+  const parentOf = (child: EntityMetadata) => child.extends && metadata.find(child.extends);
+  return [...metadata].filter((child) => {
+    // the uppermost ones: a query of a class finds the classes below, too
+    let parent = parentOf(child);
+    while (parent && versionOf(child) && !versionOf(parent) && parent.class !== meta.class) {
+      parent = parentOf(parent);
+    }
+    return parent && versionOf(child) && parent.class === meta.class;
+  });
+}
+
+/** Do the rows of this table, or of the tables that it is joined with, delete each other by a cascading foreign key? */
+export function cascadesToItself(meta: EntityMetadata): boolean {
+  return [meta.root, ...(meta.root.allTPTDescendants ?? [])].some(({ relations }) =>
+    relations.some(
+      (prop) =>
+        (prop.kind === ReferenceKind.MANY_TO_ONE || prop.kind === ReferenceKind.ONE_TO_ONE) &&
+        prop.deleteRule?.toLowerCase() === 'cascade' &&
+        prop.targetMeta?.root === meta.root,
+    ),
+  );
 }
 
 /** The version a row starts with when none is given. */
@@ -86,13 +124,17 @@ function adoptVersion(meta: EntityMetadata, platform: Platform): EntityProperty 
   if (version.default == null) {
     version.defaultRaw ??= '1';
   }
-  refuseUnusable(meta, versions);
+  // with single-table inheritance the root has the columns of its child classes too, but its own rows have no version
+  const inherited = versions.length === 1 && version.inherited;
+  if (!inherited) {
+    refuseUnusable(meta, versions);
+  }
   if (version.version) {
     version.version = false;
     version.customType = Object.assign(new VersionField(), { platform, meta, prop: version });
     version.type = version.customType.name;
   }
-  meta.versionProperty = version.name as never;
+  meta.versionProperty = inherited ? (undefined as never) : (version.name as never);
   meta.sync(); // now the version is among the properties that are compared
   return undefined;
 }

@@ -3,20 +3,27 @@
  * The statements are the driver's (versioned.ts).
  */
 import type {
-  ChangeSet,
   EntityManager,
   EntityMetadata,
+  EntityName,
   EntityProperty,
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSetType } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, keyValues } from './batch.ts';
-import { asLostRace, currentVersions, describeConflict, isVersion } from './conflicts.ts';
+import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
-import { initialVersion, ownVersionOf, versionOf } from './discovery.ts';
+import {
+  cascadesToItself,
+  initialVersion,
+  ownVersionOf,
+  versionOf,
+  versionTable,
+  versionedBelow,
+} from './discovery.ts';
 import { type ChangeSetGroups, type FlushListener, metaOf, restoreSnapshot, snapshotOf } from './internals.ts';
 import { type TransactionLog, Undo } from './undo.ts';
 
@@ -37,6 +44,11 @@ export class Flush implements FlushListener {
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
   readonly #claims: VersionedRow[] = [];
+  /** Rows that may be of another class than their entity, one with a version. */
+  readonly #unsure: { changeSet: AnyChangeSet; below: EntityMetadata; operation: Operation }[] = [];
+  readonly #removed: AnyChangeSet[] = [];
+  /** Tables whose rows delete each other by a cascade, and so have several DELETE statements: compared before. */
+  readonly #cascading = new Set<EntityMetadata>();
   readonly #log: TransactionLog;
   readonly #undo: Undo;
   #planned = false;
@@ -64,18 +76,36 @@ export class Flush implements FlushListener {
       statements += sets.length;
       sets.forEach((changeSet) => this.#checkInitial(changeSet));
     }
+    const elsewhere = changedElsewhere(groups);
     for (const [type, operation] of WRITES) {
       for (const [id, sets] of groups[type]) {
-        const claims = operation === 'update' ? claimsOnly(sets) : new Set();
-        for (const changeSet of sets.filter((set) => ownVersionOf(set.meta))) {
+        const claims = operation === 'update' ? claimsOnly(sets, elsewhere) : new Set();
+        const owned = operation === 'update' ? ownVersionOf : versionOf;
+        for (const changeSet of sets.filter((set) => owned(set.meta))) {
           const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
+          if (operation === 'delete') {
+            this.#removed.push(changeSet);
+          }
           if (claims.has(changeSet)) {
             this.#claims.push({ changeSet, expected });
           }
         }
+        for (const changeSet of sets) {
+          const below = classesInDoubt(this.#em, changeSet.entity);
+          below.forEach((meta) => this.#unsure.push({ changeSet, below: meta, operation }));
+        }
         const written = sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
         groups[type].set(id, written);
-        statements += written.length;
+        // joined-table inheritance: one DELETE for the table with the version, and one for the rest
+        const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
+        statements += split ? 2 * written.length : written.length;
+      }
+    }
+    const deletes = [...groups[ChangeSetType.DELETE].values(), ...groups[ChangeSetType.DELETE_EARLY].values()];
+    for (const root of new Set(this.#removed.map(({ meta }) => meta.root))) {
+      const same = deletes.filter((sets) => sets.some((set) => set.meta.root === root));
+      if (cascadesToItself(root) && (same.length > 1 || same.flat().some((set) => !versionOf(set.meta)))) {
+        this.#cascading.add(root);
       }
     }
     const uow = this.#em.getUnitOfWork(false);
@@ -90,6 +120,8 @@ export class Flush implements FlushListener {
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     const run = async (tx?: Transaction) => {
       this.#log.carries(tx, this.#undo, this.#versioned);
+      await this.#checkClasses(tx);
+      await this.#checkCascading(tx);
       await this.#checkClaims(tx);
       await write(tx);
       this.#written = true;
@@ -125,13 +157,15 @@ export class Flush implements FlushListener {
     }
   }
 
-  updating(changeSets: AnyChangeSet[]): void {
-    for (const changeSet of changeSets) {
-      if (!ownVersionOf(changeSet.meta)) {
-        continue;
-      }
-      this.#byPayload.set(changeSet.payload, changeSet);
-    }
+  updating(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+    changeSets.forEach((changeSet) => this.#byPayload.set(changeSet.payload, changeSet));
+    return changeSets
+      .filter(({ entity, meta }) => versionOf(meta) && !ownVersionOf(meta) && !this.#moved.has(entity))
+      .map(({ entity, originalEntity, meta }) => {
+        const changeSet = new ChangeSet(entity, ChangeSetType.UPDATE, {}, versionTable(meta));
+        changeSet.originalEntity = originalEntity;
+        return changeSet;
+      });
   }
 
   removing(uow: UnitOfWork, entity: object): void {
@@ -156,12 +190,22 @@ export class Flush implements FlushListener {
   /** The row of an UPDATE, when the driver call's payload is a versioned change set of this flush. */
   rowOf(payload: object): VersionedRow | undefined {
     const changeSet = this.#byPayload.get(payload);
-    return changeSet && this.row(changeSet, 'update');
+    return changeSet && ownVersionOf(changeSet.meta) && this.row(changeSet, 'update');
+  }
+
+  /** The class of the row: with single-table inheritance a driver call names the first one of its rows only. */
+  classOf(payload: object): EntityName<object> {
+    return this.#byPayload.get(payload)!.meta.class;
   }
 
   /** A row with the version that it must still have, checked again: listeners may have touched it during the flush. */
   row(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
     return { changeSet, expected: this.#expect(changeSet, operation) };
+  }
+
+  /** Were the versions of all rows of this table that the flush deletes compared before? Then some may be gone. */
+  hasCompared(meta: EntityMetadata): boolean {
+    return this.#cascading.has(meta.root);
   }
 
   hasMoved({ changeSet }: VersionedRow): boolean {
@@ -204,23 +248,45 @@ export class Flush implements FlushListener {
     }
   }
 
-  async #checkClaims(ctx: Transaction | undefined): Promise<void> {
-    for (const rows of Map.groupBy(
-      this.#claims,
-      (row) => `${row.changeSet.meta._id} ${row.changeSet.schema}`,
-    ).values()) {
+  async #checkClasses(ctx: Transaction | undefined): Promise<void> {
+    for (const rows of Map.groupBy(this.#unsure, (row) => `${row.below._id} ${row.changeSet.schema}`).values()) {
+      const { below, changeSet } = rows[0]!;
+      const options = { ctx, schema: changeSet.schema ?? below.schema };
+      const sets = rows.map((row) => row.changeSet);
+      const find = await findRows(this.#driver, below, sets, [], options);
+      const blind = rows.find((row) => find(row.changeSet));
+      if (blind) {
+        throw new VersionNotLoaded(blind.changeSet.entity, below.className, versionOf(below)!.name, blind.operation);
+      }
+    }
+  }
+
+  /** Reads the versions of rows that no statement of ours compares. */
+  async #compare(all: readonly VersionedRow[], operation: Operation, ctx: Transaction | undefined): Promise<void> {
+    const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
+    for (const rows of Map.groupBy(all, tableOf).values()) {
       const { meta, schema } = rows[0]!.changeSet;
       const options = { ctx, schema: schema ?? meta.schema };
       const actual = await currentVersions(this.#driver, rows, options);
       const stale = rows.filter((row) => actual(row) !== row.expected);
       if (stale.length > 0) {
-        throw await describeConflict(this.#driver, stale, 'check', options);
+        throw await describeConflict(this.#driver, stale, operation, options);
       }
-      // the claim held: from now on it is the state that changes are based on
-      for (const { changeSet, expected } of rows) {
-        const snapshot = snapshotOf(changeSet.entity);
-        restoreSnapshot(changeSet.entity, { ...(snapshot as object), [ownVersionOf(meta)!.name]: expected });
-      }
+    }
+  }
+
+  async #checkCascading(ctx: Transaction | undefined): Promise<void> {
+    const sets = this.#removed.filter(({ meta }) => this.#cascading.has(meta.root));
+    const rows = sets.map((changeSet) => this.row(changeSet, 'delete'));
+    await this.#compare(rows, 'delete', ctx);
+  }
+
+  async #checkClaims(ctx: Transaction | undefined): Promise<void> {
+    await this.#compare(this.#claims, 'check', ctx);
+    // the claims held: from now on they are the state that changes are based on
+    for (const { changeSet, expected } of this.#claims) {
+      const { entity, meta } = changeSet;
+      restoreSnapshot(entity, { ...(snapshotOf(entity) as object), [versionOf(meta)!.name]: expected });
     }
   }
 }
@@ -233,25 +299,45 @@ export class Flush implements FlushListener {
  */
 function expectedVersion(entity: object, meta: EntityMetadata, operation: Operation): number {
   const prop = versionOf(meta)!;
+  const { className } = helper(entity).__meta;
   const value = (entity as Record<string, unknown>)[prop.name];
   if (value == null) {
-    throw new VersionNotLoaded(entity, meta.className, prop.name, operation);
+    throw new VersionNotLoaded(entity, className, prop.name, operation);
   }
   const maximum = maximumVersion(prop);
   if (!isVersion(value, maximum)) {
-    throw new InvalidVersion(entity, meta.className, prop.name, value, maximum);
+    throw new InvalidVersion(entity, className, prop.name, value, maximum);
   }
   return value;
 }
 
+/**
+ * The classes with a version that a row may be of without its entity knowing: a reference may be made of any class
+ * above, and joined tables are loaded partially as the class that was asked for.
+ */
+function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
+  const meta = metaOf(em, entity);
+  const known = helper(entity).__initialized && meta.root.inheritanceType === 'sti';
+  return known ? [] : versionedBelow(meta, em.getMetadata());
+}
+
 /** Change sets of entities in which nothing but the version was assigned; touched ones are written. */
-function claimsOnly(sets: readonly AnyChangeSet[]): Set<AnyChangeSet> {
+function claimsOnly(sets: readonly AnyChangeSet[], elsewhere: Set<object>): Set<AnyChangeSet> {
   return new Set(
     sets.filter(({ entity, meta, payload }) => {
       const version = ownVersionOf(meta)?.name;
       const keys = Object.keys(payload);
-      return version && keys.length > 0 && keys.every((key) => key === version) && !isTouched(snapshotOf(entity));
+      const alone = keys.length > 0 && keys.every((key) => key === version) && !elsewhere.has(entity);
+      return version && alone && !isTouched(snapshotOf(entity));
     }),
+  );
+}
+
+/** With joined-table inheritance an entity has a change set per table: those changed in one without the version. */
+function changedElsewhere(groups: ChangeSetGroups): Set<object> {
+  const updates = [...groups[ChangeSetType.UPDATE].values(), ...groups[ChangeSetType.UPDATE_EARLY].values()].flat();
+  return new Set(
+    updates.filter(({ meta }) => meta.inheritanceType === 'tpt' && !ownVersionOf(meta)).map((set) => set.entity),
   );
 }
 

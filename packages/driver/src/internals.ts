@@ -61,8 +61,11 @@ export interface FlushListener {
   persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void>;
   /** New rows are about to be inserted. */
   inserting(changeSets: AnyChangeSet[]): void;
-  /** Changed rows are about to be updated: here also those that MikroORM adds during the flush ("extra updates"). */
-  updating(changeSets: AnyChangeSet[]): void;
+  /**
+   * Changed rows are about to be updated: here also those that MikroORM adds during the flush ("extra updates").
+   * Returns what must be updated before.
+   */
+  updating(changeSets: AnyChangeSet[]): AnyChangeSet[];
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void;
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
@@ -205,8 +208,8 @@ export interface FlushHooks<Flush extends FlushListener> {
   begin(em: EntityManager): Flush;
   /** Does MikroORM's own check by SELECT fall away, because the driver checks the rows of this class? */
   checks(meta: AnyChangeSet['meta']): boolean;
-  /** Into how many DELETE statements do these change sets of one class go? */
-  chunkDeletes(changeSets: AnyChangeSet[]): AnyChangeSet[][] | undefined;
+  /** Those of these change sets that the driver deletes, one array per call; the others are left to MikroORM. */
+  chunkDeletes(changeSets: AnyChangeSet[]): AnyChangeSet[][];
   /** The driver's checked DELETE. */
   delete(meta: AnyChangeSet['meta'], options: PersistOptions): Promise<unknown>;
 }
@@ -292,16 +295,19 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
     return executeInserts.call(persister, sets, options, withSchema);
   };
   persister.executeUpdates = async (sets, batched, options, withSchema) => {
-    if (!withSchema) {
-      flush?.updating(sets);
+    const before = withSchema ? undefined : flush?.updating(sets);
+    if (before && before.length > 0) {
+      await persister.executeUpdates(before, false, options);
     }
     return executeUpdates.call(persister, sets, batched, marked(options), withSchema);
   };
   // The persister passes keys only; the driver needs to know whose they are.
   persister.executeDeletes = async (sets, options, withSchema) => {
-    const chunks = withSchema && flush ? hooks.chunkDeletes(sets) : undefined;
-    if (!chunks) {
-      return executeDeletes.call(persister, sets, options, withSchema);
+    const chunks = withSchema && flush ? hooks.chunkDeletes(sets) : [];
+    const ours = new Set(chunks.flat());
+    const rest = sets.filter((set) => !ours.has(set));
+    if (rest.length > 0) {
+      await executeDeletes.call(persister, rest, options, withSchema);
     }
     for (const chunk of chunks) {
       const { meta } = chunk[0]!;

@@ -2,12 +2,12 @@
  * Writes outside a flush bump every row that they change. An update takes a version that is given; an upsert never
  * does where the row exists already: a body's `version: 3` must not turn 9 back into 3, it counts for the insert only.
  */
-import { type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
+import { type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { ownVersionOf } from './discovery.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 export interface Writer {
-  mainAlias: { meta: Parameters<typeof ownVersionOf>[0] };
+  mainAlias: { meta: EntityMetadata };
   state: { data?: object; returning?: string[] };
   update(data: object): unknown;
   merge(data?: string[] | Record<string, unknown>): unknown;
@@ -34,7 +34,9 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
   qb.merge = (data) => {
     const { meta } = qb.mainAlias;
     const version = ownVersionOf(meta);
-    if (!version || (Array.isArray(data) && data.length === 0)) {
+    // joined-table inheritance: what is merged may all be in the other tables
+    const joined = meta.inheritanceType === 'tpt';
+    if (!version || (Array.isArray(data) && data.length === 0 && !joined)) {
       return merge.call(qb, data);
     }
     const column = version.fieldNames[0]!;
@@ -51,7 +53,7 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     }
     delete values[version.name];
     delete values[column];
-    if (Object.keys(values).length === 0) {
+    if (Object.keys(values).length === 0 && !joined) {
       return qb.ignore();
     }
     values[column] = raw(`${quote(meta.tableName)}.${quote(column)} + 1`);

@@ -19,14 +19,14 @@ import {
   type MetadataStorage,
   type PopulateOptions,
   type QueryResult,
-  ReferenceKind,
+  Utils,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
-import { type VersionedRow, batchUpdate, fitsBatch, locate } from './batch.ts';
+import { type VersionedRow, batchUpdate, fitsBatch, keyOf, locate } from './batch.ts';
 import { asLostRace, currentVersions, describeConflict, lockFailed } from './conflicts.ts';
-import { dialectOf } from './dialect.ts';
-import { adoptVersions, hookDiscovery, ownVersionOf, versionOf } from './discovery.ts';
+import { type Dialect, dialectOf } from './dialect.ts';
+import { adoptVersions, cascadesToItself, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
 import { type PersistOptions, flushOf, hookFlushes, hookReads, hookCopies, hookTransactions } from './internals.ts';
 import { type Writer, bumpSetBasedWrites } from './set-based.ts';
@@ -97,7 +97,10 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       schema?: string,
     ): InternalField<T>[] {
       const fields = super.buildFields(meta, populate, joinedProps, qb, alias, options, schema);
-      const version = versionOf(meta as unknown as EntityMetadata)?.name as InternalField<T> | undefined;
+      const props = meta.props as EntityProperty[];
+      const version = props.find((prop) => prop.customType instanceof VersionField)?.name as
+        | InternalField<T>
+        | undefined;
       const complete = fields.some((field) => field === '*' || field === `${alias}.*` || field === version);
       return version && !complete && !options.groupBy ? [...fields, version] : fields;
     }
@@ -149,37 +152,53 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       transform?: (sql: string, params: unknown[]) => string,
     ): Promise<QueryResult<T>> {
       const flush = flushOf<Flush>(options)?.flush;
-      const rows = flush ? data.map((payload) => flush.rowOf(payload)) : [];
+      const rows = data.map((payload) => flush?.rowOf(payload));
       if (!flush || !rows.some(Boolean)) {
         return super.nativeUpdateMany(entityName, where, data, options, transform);
       }
-      const versionedRows = rows.filter((row) => row !== undefined);
-      const { meta } = versionedRows[0]!.changeSet;
-      const dialect = dialectOf(this.getPlatform());
-      const batch = versionedRows.length === rows.length && !versionedRows.some((row) => flush.hasMoved(row));
-      if (!dialect || !batch || !fitsBatch(meta, versionedRows)) {
-        const results: QueryResult<T>[] = [];
-        for (const [i, payload] of data.entries()) {
-          results.push(await this.nativeUpdate(entityName, where[i]!, payload, options));
-        }
-        return {
-          affectedRows: data.length,
-          insertId: 0,
-          rows: results.flatMap((result) => result.rows ?? []),
-        } as QueryResult<T>;
+      const results: QueryResult<T>[] = [];
+      const name = (payload: EntityDictionary<T>) => flush.classOf(payload) as EntityName<T>;
+      // single-table inheritance: classes without a version come along with those that have one
+      const plain = data.filter((_, i) => !rows[i]);
+      if (plain.length > 0) {
+        const conditions = where.filter((_, i) => !rows[i]);
+        results.push(await super.nativeUpdateMany(name(plain[0]!), conditions, plain, options, transform));
       }
+      const together = rows.filter((row) => row !== undefined && !flush.hasMoved(row)) as VersionedRow[];
+      const dialect = dialectOf(this.getPlatform());
+      const batch = new Set(dialect && fitsBatch(together) ? together : []);
+      if (dialect && batch.size > 0) {
+        results.push(await this.#updateRows<T>(dialect, flush, together, options));
+      }
+      for (const [i, row] of rows.entries()) {
+        if (row && !batch.has(row)) {
+          results.push(await this.nativeUpdate(name(data[i]!), where[i]!, data[i]!, options));
+        }
+      }
+      // without `rows` MikroORM maps nothing back: the new versions are known
+      const mapped = results.flatMap((result) => result.rows ?? []);
+      return { affectedRows: data.length, insertId: 0, rows: mapped.length > 0 ? mapped : undefined } as never;
+    }
+
+    /** The UPDATE of a flush: all these rows, which are of one table. */
+    async #updateRows<T extends object>(
+      dialect: Dialect,
+      flush: Flush,
+      versionedRows: VersionedRow[],
+      options: PersistOptions,
+    ): Promise<QueryResult<T>> {
+      const { meta } = versionedRows[0]!.changeSet;
       const table = this.getTableName(meta, options);
       const update = batchUpdate(table, meta, versionedRows, this.platform, (item, props) =>
         this.mapDataToFieldNames(item, false, props, false),
       );
       const { sql, params } = dialect.update(update);
       const result = await this.#run<T>(sql, params, options);
-      if (result.affectedRows !== data.length) {
+      if (result.affectedRows !== versionedRows.length) {
         throw await describeConflict(this, versionedRows, 'update', options, result.affectedRows);
       }
       flush.written(versionedRows);
-      // without `rows` MikroORM maps nothing back: the new versions are known
-      return { ...result, rows: update.returning.length > 0 ? result.rows : undefined } as QueryResult<T>;
+      return result;
     }
 
     /** The DELETE of a flush: all these rows, which are of one table. */
@@ -187,20 +206,36 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const { flush, deletes } = flushOf<Flush>(options)!;
       const rows = deletes!.map((changeSet) => flush.row(changeSet, 'delete'));
       const dialect = dialectOf(this.getPlatform());
-      if (!dialect || !fitsBatch(meta, rows)) {
-        return this.#deleteOneByOne(meta, rows, options);
+      const owner = versionTable(meta);
+      const compared = flush.hasCompared(meta);
+      if (!dialect || !fitsBatch(rows) || compared) {
+        await this.#deleteOneByOne(meta, rows, compared, options);
+      } else {
+        const table = this.getTableName(owner, options);
+        const { sql, params } = dialect.delete(locate(table, meta, rows, this.platform));
+        const { affectedRows } = await this.#run(sql, params, options);
+        // all rows matched or none was deleted; some are not counted when a cascade of the statement itself took them
+        if (affectedRows === 0 || (affectedRows !== rows.length && !cascadesToItself(meta))) {
+          throw await describeConflict(this, rows, 'delete', options, affectedRows);
+        }
       }
-      const { sql, params } = dialect.delete(locate(this.getTableName(meta.root, options), meta, rows, this.platform));
-      const { affectedRows } = await this.#run(sql, params, options);
-      // all rows matched or none was deleted; some are not counted when a cascade of the statement itself took them
-      if (affectedRows === 0 || (affectedRows !== rows.length && !cascadesToItself(meta))) {
-        throw await describeConflict(this, rows, 'delete', options, affectedRows);
+      // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
+      // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
+      if (owner !== meta.root) {
+        const keys = { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => keyOf(row.changeSet)) } };
+        await super.nativeDelete(meta.root.class, keys as never, options);
       }
     }
 
-    async #deleteOneByOne(meta: EntityMetadata, rows: VersionedRow[], options: PersistOptions): Promise<void> {
+    async #deleteOneByOne(
+      meta: EntityMetadata,
+      rows: VersionedRow[],
+      compared: boolean,
+      options: PersistOptions,
+    ): Promise<void> {
       // a row that an earlier DELETE of this loop cascades to is gone when its turn comes, so look before
-      if (rows.length > 1 && cascadesToItself(meta)) {
+      const mayBeGone = compared || (rows.length > 1 && cascadesToItself(meta));
+      if (mayBeGone && !compared) {
         const actual = await currentVersions(this, rows, options);
         if (rows.some((row) => actual(row) !== row.expected)) {
           throw await describeConflict(this, rows, 'delete', options);
@@ -208,10 +243,10 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       }
       for (const row of rows) {
         const where = { ...(row.changeSet.getPrimaryKey(true) as object), [versionOf(meta)!.name]: row.expected };
-        const { affectedRows } = await super.nativeDelete(meta.root.class, where as never, options);
+        const { affectedRows } = await super.nativeDelete(versionTable(meta).class, where as never, options);
         if (affectedRows !== 1) {
           const conflict = await describeConflict(this, [row], 'delete', options);
-          if (rows.length === 1 || !cascadesToItself(meta) || conflict.conflicts[0]!.actual !== null) {
+          if (!mayBeGone || conflict.conflicts[0]!.actual !== null) {
             throw conflict;
           }
         }
@@ -233,7 +268,11 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes<Flush>(this, {
           begin: (em) => new Flush(em, driver, driver.log),
           checks: (meta) => versionOf(meta) !== undefined,
-          chunkDeletes: (sets) => (versionOf(sets[0]!.meta) ? chunk(sets, driver.config.get('batchSize')) : undefined),
+          chunkDeletes: (sets) =>
+            chunk(
+              sets.filter((set) => versionOf(set.meta)),
+              driver.config.get('batchSize'),
+            ),
           delete: (meta, options) => driver.deleteRows(meta, options),
         });
         hookReads(this, { versionOf, lockFailed });
@@ -247,17 +286,8 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
 
 /** Rows that may delete each other by a cascading foreign key go into one statement, which sees them all before. */
 function chunk<T extends { meta: EntityMetadata }>(sets: T[], size: number): T[][] {
-  if (cascadesToItself(sets[0]!.meta)) {
+  if (sets.length > 0 && cascadesToItself(sets[0]!.meta)) {
     return [sets];
   }
   return Array.from({ length: Math.ceil(sets.length / size) }, (_, i) => sets.slice(i * size, (i + 1) * size));
-}
-
-function cascadesToItself(meta: EntityMetadata): boolean {
-  return meta.root.relations.some(
-    (prop) =>
-      (prop.kind === ReferenceKind.MANY_TO_ONE || prop.kind === ReferenceKind.ONE_TO_ONE) &&
-      prop.deleteRule?.toLowerCase() === 'cascade' &&
-      prop.targetMeta?.root === meta.root,
-  );
 }
