@@ -65,6 +65,13 @@ export function keyValues(changeSet: ChangeSet<object>): unknown[] {
   return Utils.flatten(Utils.asArray(keyOf(changeSet)) as unknown[][], true);
 }
 
+/** The same by column name. */
+export function keyColumns(changeSet: ChangeSet<object>): Record<string, unknown> {
+  const values = keyValues(changeSet);
+  const fields = changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
+  return Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+}
+
 /** The same, nested as the key's properties are, for a condition on them. */
 export function keyOf(changeSet: ChangeSet<object>): unknown {
   const key: unknown = changeSet.getPrimaryKey();

@@ -23,7 +23,7 @@ import {
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
-import { type VersionedRow, batchUpdate, fitsBatch, keyOf, locate } from './batch.ts';
+import { type VersionedRow, batchUpdate, fitsBatch, keyColumns, keyOf, locate } from './batch.ts';
 import { asLostRace, currentVersions, describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
 import { adoptVersions, cascadesToItself, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
@@ -172,7 +172,10 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       }
       for (const [i, row] of rows.entries()) {
         if (row && !batch.has(row)) {
-          results.push(await this.nativeUpdate(name(data[i]!), where[i]!, data[i]!, options));
+          const result = await this.nativeUpdate(name(data[i]!), where[i]!, data[i]!, options);
+          // MikroORM finds the entity of a returned row by its key, which the statement of one row does not return
+          const returned = result.rows?.map((item) => ({ ...keyColumns(row.changeSet), ...item }));
+          results.push({ ...result, rows: returned } as QueryResult<T>);
         }
       }
       // without `rows` MikroORM maps nothing back: the new versions are known

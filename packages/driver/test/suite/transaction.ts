@@ -143,6 +143,7 @@ export function transactions(driver: TestDriver): void {
       articles.forEach((article) => (article.hits = raw('hits + 10') as unknown as number));
       await em.flush();
       expect(articles.map((article) => article.version)).toEqual([2, 2, 2]);
+      expect(articles.map((article) => article.hits)).toEqual([10, 10, 10]);
       expect((await fork().find(Article, {})).map((article) => article.hits)).toEqual([10, 10, 10]);
       const stale = fork();
       const late = await stale.find(Article, {}, { orderBy: { id: 'asc' } });
