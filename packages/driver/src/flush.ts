@@ -13,7 +13,7 @@ import type {
 import { ChangeSet, ChangeSetType, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
-import { type VersionedRow, keyValues } from './batch.ts';
+import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import {
@@ -201,6 +201,11 @@ export class Flush implements FlushListener {
   /** A row with the version that it must still have, checked again: listeners may have touched it during the flush. */
   row(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
     return { changeSet, expected: this.#expect(changeSet, operation) };
+  }
+
+  /** The primary keys of rows of this table that the flush deletes with a check of their version. */
+  removedKeys(meta: EntityMetadata): unknown[] {
+    return this.#removed.filter((changeSet) => changeSet.meta.root === meta.root).map(keyOf);
   }
 
   /** Were the versions of all rows of this table that the flush deletes compared before? Then some may be gone. */

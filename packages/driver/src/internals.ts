@@ -80,6 +80,7 @@ interface UnitOfWorkMethods {
   doCommit(): Promise<void>;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
+  commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
 }
 
@@ -137,6 +138,14 @@ const states = new WeakMap<object, FlushState>();
 
 /** The units of work in whose flushes this code runs, one inside another. */
 const insideFlush = new AsyncLocalStorage<readonly object[]>();
+
+/** The flush that writes the collections of which it knows the new items only: set-based, before its own deletes. */
+const syncingCollections = new AsyncLocalStorage<FlushListener>();
+
+/** The flush that is writing collections right now, if any. */
+export function syncingFlush<Flush>(): Flush | undefined {
+  return syncingCollections.getStore() as Flush | undefined;
+}
 
 /** The flush that deleted an entity: EntityManagers around its transaction forget the entity later. */
 const removers = new WeakMap<object, FlushListener>();
@@ -221,7 +230,8 @@ export interface FlushHooks<Flush extends FlushListener> {
 export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hooks: FlushHooks<Flush>): void {
   const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
   const persister = uow.getChangeSetPersister();
-  const { clear, commit, doCommit, getChangeSetGroups, persistToDatabase, unsetIdentity } = uow;
+  const { clear, commit, doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } =
+    uow;
   const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
   let flush: Flush | undefined;
   const marked = (options?: PersistOptions, deletes?: AnyChangeSet[]): PersistOptions =>
@@ -286,6 +296,7 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
   uow.persistToDatabase = async (groups, ctx) => {
     await flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
+  uow.commitCollectionUpdates = (ctx) => syncingCollections.run(flush!, () => commitCollectionUpdates.call(uow, ctx));
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
     if (!withSchema) {

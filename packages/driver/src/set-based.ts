@@ -13,6 +13,21 @@ export interface Writer {
   merge(data?: string[] | Record<string, unknown>): unknown;
   ignore(): unknown;
   returning(fields: string[]): unknown;
+  andWhere(condition: object): unknown;
+  execute(...args: unknown[]): Promise<unknown>;
+}
+
+/** Makes this query builder leave out some rows: a flush that also deletes them would no longer find their version. */
+export function sparing(qb: Writer, keysOf: (meta: EntityMetadata) => unknown[]): void {
+  const { execute } = qb;
+  qb.execute = (...args) => {
+    const { meta } = qb.mainAlias;
+    const keys = keysOf(meta);
+    if (keys.length > 0) {
+      qb.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
+    }
+    return execute.apply(qb, args);
+  };
 }
 
 /** Makes `update()` and `merge()` of this query builder bump the version. */

@@ -28,8 +28,16 @@ import { asLostRace, currentVersions, describeConflict, lockFailed } from './con
 import { type Dialect, dialectOf } from './dialect.ts';
 import { adoptVersions, cascadesToItself, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
-import { type PersistOptions, flushOf, hookFlushes, hookReads, hookCopies, hookTransactions } from './internals.ts';
-import { type Writer, bumpSetBasedWrites } from './set-based.ts';
+import {
+  type PersistOptions,
+  flushOf,
+  hookCopies,
+  hookFlushes,
+  hookReads,
+  hookTransactions,
+  syncingFlush,
+} from './internals.ts';
+import { type Writer, bumpSetBasedWrites, sparing } from './set-based.ts';
 import { TransactionLog } from './undo.ts';
 
 /** A MikroORM SQL driver class. */
@@ -83,6 +91,10 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
       bumpSetBasedWrites(qb as unknown as Writer, this.platform);
+      const flush = syncingFlush<Flush>();
+      if (flush) {
+        sparing(qb as unknown as Writer, (meta) => flush.removedKeys(meta));
+      }
       return qb;
     }
 

@@ -311,3 +311,37 @@ test('with two ORMs, change sets of removed entities carry the metadata of the o
   uow.computeChangeSet(article, ChangeSetType.DELETE);
   expect(uow.getChangeSets()[0]!.meta).toBe(other.getMetadata(Article));
 });
+
+test('collections are written by commitCollectionUpdates(), with query builders of the driver, before the deletes', async () => {
+  const Shelf = defineEntity({
+    name: 'Shelf',
+    properties: { id: p.integer().primary(), books: () => p.oneToMany(Book).mappedBy('shelf') },
+  });
+  const Book = defineEntity({
+    name: 'Book',
+    properties: { id: p.integer().primary(), shelf: () => p.manyToOne(Shelf).nullable() },
+  });
+  const other = await open([Shelf, Book]);
+  const seed = other.em.fork();
+  const shelf = seed.create(Shelf, { id: 1 });
+  [1, 2].forEach((id) => seed.create(Book, { id, shelf }));
+  await seed.flush();
+
+  const em = other.em.fork();
+  const uow = em.getUnitOfWork(false);
+  spy(uow, 'commitCollectionUpdates');
+  spy(em.getDriver(), 'createQueryBuilder');
+  spy(uow.getChangeSetPersister(), 'executeDeletes', (args) => `executeDeletes ${args.at(-1) === true}`);
+  const book = await em.findOneOrFail(Book, 1);
+  (await em.findOneOrFail(Shelf, 1)).books.removeAll();
+  em.remove(book);
+  calls = [];
+  await em.flush();
+  expect(calls, 'MikroORM writes collections in another way than src/internals.ts relies on').toEqual([
+    'commitCollectionUpdates',
+    'createQueryBuilder',
+    'executeDeletes false',
+    'executeDeletes true',
+    'createQueryBuilder',
+  ]);
+});
