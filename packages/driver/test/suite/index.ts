@@ -8,6 +8,7 @@ import { discovery } from './discovery.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
+import { oneBump } from './one-bump.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
 import { setBased } from './set-based.ts';
@@ -23,6 +24,7 @@ export function suite(driver: TestDriver): void {
     adoption(driver);
     inserts(driver);
     updates(driver);
+    oneBump(driver);
     deletes(driver);
     claims(driver);
     keys(driver);
