@@ -18,17 +18,83 @@ class Article {
   version!: Opt<number>;
 }
 
-test('a decorated VersionField starts at 1, is bumped and checked', async () => {
-  const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [Article] });
-  await orm.schema.create();
-  const em = orm.em.fork();
-  const ours = em.create(Article, { id: 1, title: 'new' });
-  await em.flush();
-  expect(ours.version).toBe(1);
-  const theirs = orm.em.fork();
-  (await theirs.findOneOrFail(Article, 1)).title = 'theirs';
-  await theirs.flush();
-  ours.title = 'ours';
-  await expect(em.flush()).rejects.toThrow(ConcurrentUpdate);
-  await orm.close();
-});
+/** An abstract base class. */
+abstract class Versioned {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @Property({ type: VersionField })
+  version!: Opt<number>;
+}
+
+@Entity()
+class Note extends Versioned {
+  @Property({ type: 'string' })
+  title!: string;
+}
+
+/** A mixin. */
+const withVersion = () => {
+  abstract class WithVersion {
+    @PrimaryKey({ type: 'integer' })
+    id!: number;
+
+    @Property({ type: VersionField })
+    version!: Opt<number>;
+  }
+  return WithVersion;
+};
+
+@Entity()
+class Memo extends withVersion() {
+  @Property({ type: 'string' })
+  title!: string;
+}
+
+/** One table for two classes, and only one of them has a version. */
+@Entity({ abstract: true, discriminatorColumn: 'type' })
+abstract class Page {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @Property({ type: 'string' })
+  title!: string;
+}
+
+@Entity()
+class Draft extends Page {}
+
+@Entity()
+class Post extends Page {
+  @Property({ type: VersionField })
+  version!: Opt<number>;
+}
+
+test.each([Article, Note, Memo, Post])(
+  '%o: a decorated VersionField starts at 1, is bumped and checked',
+  async (Class) => {
+    const orm = await MikroORM.init({
+      driver: versioned(SqliteDriver),
+      dbName: ':memory:',
+      entities: [Article, Note, Memo, Page, Draft, Post],
+    });
+    await orm.schema.create();
+    const em = orm.em.fork();
+    const ours = em.create(Class, { id: 1, title: 'new' });
+    const draft = em.create(Draft, { id: 2, title: 'new' });
+    await em.flush();
+    expect(ours.version).toBe(1);
+    const theirs = orm.em.fork();
+    (await theirs.findOneOrFail(Class, 1)).title = 'theirs';
+    await theirs.flush();
+    ours.title = 'ours';
+    draft.title = 'ours';
+    await expect(em.flush()).rejects.toThrow(ConcurrentUpdate);
+    await em.refresh(ours);
+    ours.title = 'ours';
+    await em.flush();
+    expect(ours.version).toBe(3);
+    expect(await orm.em.fork().findOneOrFail(Draft, 2)).toMatchObject({ title: 'ours' });
+    await orm.close();
+  },
+);

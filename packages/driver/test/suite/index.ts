@@ -5,6 +5,7 @@ import { adoption } from './adoption.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
+import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
@@ -28,6 +29,7 @@ export function suite(driver: TestDriver): void {
     deletes(driver);
     claims(driver);
     keys(driver);
+    inheritance(driver);
     values(driver);
     loading(driver);
     setBased(driver);
