@@ -321,30 +321,29 @@ export function rollbacks(driver: TestDriver): void {
       }
     });
 
-    test('a transaction of its own (REQUIRES_NEW) is undone without the one around it, and the other way round', async () => {
-      // one connection cannot have two transactions
-      if (!driver.concurrent) {
-        return;
-      }
-      const { load, row } = await setUp();
-      const { em, ann, bob } = await load();
-      await em.transactional(async (tx) => {
-        ann.name = 'Anna';
-        await tx.flush();
-        await thrown(() =>
-          tx.transactional(
-            async (own) => {
-              (await own.findOneOrFail(Person, 2)).name = 'Bobby';
-              await own.flush();
-              await stop();
-            },
-            { propagation: TransactionPropagation.REQUIRES_NEW, clear: true },
-          ),
-        );
-        expect([ann.version, bob.version]).toEqual([2, 1]);
+    // one connection cannot have two transactions
+    if (driver.concurrent) {
+      test('a transaction of its own (REQUIRES_NEW) is undone without the one around it, and the other way round', async () => {
+        const { load, row } = await setUp();
+        const { em, ann, bob } = await load();
+        await em.transactional(async (tx) => {
+          ann.name = 'Anna';
+          await tx.flush();
+          await thrown(() =>
+            tx.transactional(
+              async (own) => {
+                (await own.findOneOrFail(Person, 2)).name = 'Bobby';
+                await own.flush();
+                await stop();
+              },
+              { propagation: TransactionPropagation.REQUIRES_NEW, clear: true },
+            ),
+          );
+          expect([ann.version, bob.version]).toEqual([2, 1]);
+        });
+        expect([await row(1), await row(2)]).toMatchObject([{ version: 2 }, { version: 1 }]);
       });
-      expect([await row(1), await row(2)]).toMatchObject([{ version: 2 }, { version: 1 }]);
-    });
+    }
 
     test('without a transaction, what is in the database stays in memory', async () => {
       const db = await open(driver, entities as never, { implicitTransactions: false });
