@@ -68,6 +68,23 @@ export function setBased(driver: TestDriver): void {
       });
     }
 
+    test('em.upsert with nothing else to read back has the version of the database too', async () => {
+      const Tag = defineEntity({
+        name: 'Tag',
+        properties: { code: p.string().primary(), title: p.string(), version: p.type(VersionField) },
+      });
+      const { fork } = await open(driver, [Tag]);
+      const data = { code: 'a', title: 'upserted', version: 3 };
+      expect((await fork().upsert(Tag, data)).version).toBe(3);
+      const em = fork();
+      const tag = await em.upsert(Tag, { ...data, version: 7 });
+      expect(tag.version).toBe(4);
+      tag.title = 'changed';
+      await em.flush();
+      const [first, second] = await fork().upsertMany(Tag, [data, { ...data, code: 'b' }]);
+      expect([first!.version, second!.version]).toEqual([6, 3]);
+    });
+
     test('em.upsert of an entity bumps too, and the entity can be changed and flushed next', async () => {
       const { fork, row } = await setUp();
       const em = fork();
