@@ -1,17 +1,16 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
 import { type EntityClass, type EntityMetadata, type EntityProperty, ValidationError, helper } from '@mikro-orm/core';
+import { VersionNotLoaded } from './concurrent-update.ts';
 import { VersionField } from './version-field.ts';
 
-/** Lives on the snapshot that changes are computed from, so that a refresh or a flush takes the mark along. */
-const TOUCHED = Symbol('mikro-ool touched');
-
-type Snapshot = Record<string | symbol, unknown>;
+type Snapshot = Record<string, unknown>;
 
 /**
  * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes.
  *
  * @param entity managed by an EntityManager, with a version that is loaded or claimed
  * @throws {ValidationError} when it is not managed, or its class has no `VersionField`
+ * @throws {VersionNotLoaded} when its version is neither loaded nor claimed
  * @see Hibernate's OPTIMISTIC_FORCE_INCREMENT, Rails' `touch`
  */
 export function touch(entity: object): void {
@@ -32,13 +31,15 @@ export function touch(entity: object): void {
   if (!version || !(version.customType instanceof VersionField)) {
     throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
   }
-  // a version that differs from the snapshot's is a change, so MikroORM computes a change set
-  const touched: Snapshot = { ...snapshot, [TOUCHED]: true };
-  delete touched[version.name];
-  wrapped.__originalEntityData = touched as never;
+  if ((entity as Snapshot)[version.name] == null) {
+    throw new VersionNotLoaded(entity, className, version.name, 'update');
+  }
+  // A version that differs from the snapshot's is a change, so MikroORM computes a change set, and NaN differs from
+  // everything. A refresh or a flush overwrites it.
+  wrapped.__originalEntityData = { ...snapshot, [version.name]: Number.NaN } as never;
 }
 
 /** @internal Was the entity with this snapshot touched? */
-export function isTouched(snapshot: unknown): boolean {
-  return (snapshot as Snapshot | undefined)?.[TOUCHED] === true;
+export function isTouched(snapshot: unknown, version: string): boolean {
+  return Number.isNaN((snapshot as Snapshot | undefined)?.[version]);
 }

@@ -333,7 +333,7 @@ function claimsOnly(sets: readonly AnyChangeSet[], elsewhere: Set<object>): Set<
       const version = ownVersionOf(meta)?.name;
       const keys = Object.keys(payload);
       const alone = keys.length > 0 && keys.every((key) => key === version) && !elsewhere.has(entity);
-      return version && alone && !isTouched(snapshotOf(entity));
+      return version && alone && !isTouched(snapshotOf(entity), version);
     }),
   );
 }

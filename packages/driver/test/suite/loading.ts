@@ -1,6 +1,6 @@
 /** The version comes along with whatever is loaded, and never moves under unsaved changes. */
 import { type Collection, LockMode, type Opt, type Ref, defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, InvalidVersion, VersionField, touch } from '@mikro-ool/core';
+import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
 
@@ -336,6 +336,29 @@ export function loading(driver: TestDriver): void {
       expect(await thrown(() => em.flush())).toMatchObject({
         conflicts: [{ operation: 'update', expected: 7, actual: 1 }],
       });
+    });
+
+    test('without a version it is refused, at once or by the flush', async () => {
+      const { fork, sent } = await setUp();
+      const em = fork();
+      expect(() => touch(em.getReference(Book, 1))).toThrow(VersionNotLoaded);
+      const book = await em.findOneOrFail(Book, 2);
+      touch(book);
+      book.version = undefined as never;
+      const log = await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(VersionNotLoaded));
+      expect(log).toEqual([]);
+    });
+
+    test('a refresh takes it back: what is claimed then is only checked', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const book = await em.findOneOrFail(Book, 1);
+      touch(book);
+      await em.refresh(book);
+      await fork().nativeUpdate(Book, 1, { title: 'theirs' });
+      book.version = 2;
+      await em.flush();
+      expect(book.version).toBe(2);
     });
 
     test('what is not managed or not versioned is refused', async () => {
