@@ -2,9 +2,12 @@
 import { SqlitePlatform } from '@mikro-orm/sql';
 import { vi } from 'vitest';
 import { sqliteMemory } from './drivers/sqlite.ts';
+import { model } from './model/model.ts';
 import { suite } from './suite/index.ts';
 
 // The one thing taken away is our own knowledge of the dialect; the database is a real one.
 vi.mock('../src/dialect.ts', () => ({ dialectOf: (platform: unknown) => void (platform instanceof SqlitePlatform) }));
 
-suite({ ...sqliteMemory, name: 'a database without a dialect', batches: false });
+const unknown = { ...sqliteMemory, name: 'a database without a dialect', batches: false };
+suite(unknown);
+model(unknown, 500);

@@ -1,0 +1,101 @@
+/**
+ * Random programs against an oracle: whatever two EntityManagers and a rival do in whatever order, a flush succeeds,
+ * conflicts and leaves the database and memory exactly as a few lines of plain data say.
+ */
+import type { Options } from '@mikro-orm/core';
+import * as fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { type TestDriver, open } from '../harness.ts';
+import { COMMANDS, type Command, World, entities } from './program.ts';
+
+/** How often a command is drawn; 0: never. */
+const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
+  load: 14,
+  findOne: 4,
+  reference: 2,
+  change: 16,
+  changeAll: 6,
+  changeBack: 2,
+  moveSlug: 3,
+  touch: 4,
+  claim: 3,
+  create: 4,
+  remove: 4,
+  refresh: 4,
+  retry: 8,
+  flush: 16,
+  clear: 1,
+  lock: 2,
+  begin: 3,
+  commit: 3,
+  rollback: 3,
+  transactional: 3,
+  leave: 3,
+  throw: 2,
+  nativeUpdate: 2,
+  nativeDelete: 1,
+  upsert: 2,
+  rivalUpdate: 12,
+  rivalDelete: 2,
+  rivalCreate: 2,
+};
+
+/** The share of programs that must have these at least: programs that never conflict find nothing. */
+const SHARES = { success: 0.5, ConcurrentUpdate: 0.25, batch: 0.25, rollback: 0.1, 'success after a conflict': 0.1 };
+
+const op = fc.oneof(
+  ...Object.entries(WEIGHTS).map(([name, weight]) => ({ weight, arbitrary: fc.constant(name as Command['op']) })),
+);
+const command: fc.Arbitrary<Command> = fc.record({ op, em: fc.constantFrom(0, 1), n: fc.nat(99), m: fc.nat(99) });
+const LOAD_ALL = ([0, 1] as const).map((em): Command => ({ op: 'load', em, n: 0, m: 0 }));
+
+/** Most programs start with all items in both EntityManagers. */
+const program = fc.record({
+  start: fc.nat(9),
+  steps: fc.array(command, { minLength: 1, maxLength: 50, size: 'max' }),
+});
+
+/**
+ * Runs `programs` random programs on one database.
+ *
+ * MODEL_SEED repeats a run, and with MODEL_PATH the one program that failed.
+ */
+export function model(driver: TestDriver, programs: number, more: Partial<Options> = {}): void {
+  const seed = Number(process.env['MODEL_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
+  const path = process.env['MODEL_PATH'];
+
+  test(`${driver.name}: ${programs} random programs, seed ${seed}`, { timeout: 300_000 }, async () => {
+    console.log(`${driver.name}: MODEL_SEED=${seed} repeats this run`);
+    const db = await open(driver, entities, more);
+    const seen = new Map<string, number>();
+    let commands = 0;
+    const property = fc.asyncProperty(program, async ({ start, steps }) => {
+      const world = new World(db, driver);
+      await world.reset();
+      try {
+        await world.run([...(start > 0 ? LOAD_ALL : []), ...steps]);
+      } catch (error) {
+        throw new Error(`${world.lines.join('\n')}\n${error instanceof Error ? error.message : String(error)}`, {
+          cause: error,
+        });
+      } finally {
+        await world.close();
+      }
+      commands += world.lines.length;
+      world.events.forEach((event) => seen.set(event, (seen.get(event) ?? 0) + 1));
+    });
+    const run = await fc.check(property, { numRuns: programs, seed, ...(path && { path }) });
+    if (run.failed) {
+      throw new Error(
+        `MODEL_SEED=${seed} MODEL_PATH=${run.counterexamplePath} repeats it (found after ${run.numRuns} programs, ` +
+          `shrunk ${run.numShrinks} times):\n\n${(run.errorInstance as Error).message}`,
+        { cause: run.errorInstance },
+      );
+    }
+    const counts = [...seen].toSorted((a, b) => b[1] - a[1]).map(([event, count]) => `${event} ${count}`);
+    console.log(`${Math.round(commands / programs)} commands per program; programs with: ${counts.join(', ')}`);
+    for (const [event, share] of path ? [] : Object.entries(SHARES)) {
+      expect((seen.get(event) ?? 0) / programs, `share of programs with ${event}`).toBeGreaterThan(share);
+    }
+  });
+}

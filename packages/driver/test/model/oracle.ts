@@ -1,0 +1,393 @@
+/**
+ * What must be in the database and in memory, as plain data. Nothing here knows how the lock is built: rows have
+ * versions, copies of rows are based on a version, and a write succeeds only where that is still the row's version.
+ */
+import { isDeepStrictEqual } from 'node:util';
+
+export const TABLES = {
+  item: { columns: ['a', 'b', 'slug'], versioned: true, generated: false },
+  entry: { columns: ['a'], versioned: true, generated: true },
+  note: { columns: ['a'], versioned: false, generated: false },
+} as const;
+export type Table = keyof typeof TABLES;
+
+/** Columns by name, `version` among them where the table has one; what is not loaded is absent. */
+export type Fields = Record<string, unknown>;
+
+/** A row by table and key, say `item 2`. */
+export type RowId = string;
+export const rowId = (table: Table, key: unknown): RowId => `${table} ${String(key)}`;
+
+/** What an EntityManager knows of one row. */
+export interface Copy {
+  readonly table: Table;
+  readonly entity: Record<string, unknown>;
+  key: number | undefined;
+  state: 'new' | 'managed' | 'removed';
+  /** Not a bare reference. */
+  initialized: boolean;
+  touched: boolean;
+  /** A unique value has moved from or to it. */
+  moved?: boolean;
+  now: Fields;
+  /** What `now` is compared with. */
+  base: Fields;
+  loaded: Set<string>;
+}
+
+/** What a flush changed in one copy, so that a rollback can take it back. */
+interface Before {
+  readonly copy: Copy;
+  readonly was: Pick<Copy, 'state' | 'touched' | 'initialized' | 'base' | 'key'>;
+  readonly version: unknown;
+  /** Afterwards; another version or state at the rollback is the user's. */
+  readonly became: { state: Copy['state']; version: unknown; known: boolean };
+}
+
+/** A transaction or savepoint: rows that it wrote (`null`: deleted), and its flushes. */
+interface Layer {
+  readonly rows: Map<RowId, Fields | null>;
+  readonly flushes: Before[][];
+}
+
+/** Rows with their versions; one transaction at a time, with savepoints. */
+export class Rows {
+  readonly committed = new Map<RowId, Fields>();
+  owner?: Unit;
+  readonly #layers: Layer[] = [];
+
+  visibleTo(unit?: Unit): Map<RowId, Fields> {
+    const rows = new Map(this.committed);
+    for (const layer of unit && unit === this.owner ? this.#layers : []) {
+      layer.rows.forEach((row, id) => (row ? rows.set(id, row) : rows.delete(id)));
+    }
+    return rows;
+  }
+
+  /** Would somebody else wait for the open transaction? */
+  isLocked(id: RowId): boolean {
+    return this.#layers.some((layer) => layer.rows.has(id));
+  }
+
+  /** Was it new when the open transaction began? */
+  createdInTransaction(copy: Copy): boolean {
+    return this.#layers.some(({ flushes }) => flushes.flat().some((b) => b.copy === copy && b.was.state === 'new'));
+  }
+
+  write(unit: Unit | undefined, id: RowId, row: Fields | null): void {
+    if (unit && unit === this.owner) {
+      this.#layers.at(-1)!.rows.set(id, row);
+    } else if (row) {
+      this.committed.set(id, row);
+    } else {
+      this.committed.delete(id);
+    }
+  }
+
+  begin(unit: Unit): void {
+    this.owner = unit;
+    this.#layers.push({ rows: new Map(), flushes: [] });
+  }
+
+  flushed(unit: Unit, flush: Before[]): void {
+    if (unit === this.owner) {
+      this.#layers.at(-1)!.flushes.push(flush);
+    }
+  }
+
+  /** @param known em.transactional(): the copies that were known outside; what it removed is not pending there */
+  commit(known?: readonly Copy[]): void {
+    const { rows, flushes } = this.#layers.pop()!;
+    const outer = this.#layers.at(-1);
+    const unit = this.owner;
+    if (outer) {
+      const outside = flushes.map((flush) =>
+        flush
+          .filter(({ copy, was }) => !known || was.state !== 'removed' || known.includes(copy))
+          .map((before) =>
+            known && before.was.state === 'removed'
+              ? { ...before, was: { ...before.was, state: 'managed' as const } }
+              : before,
+          ),
+      );
+      outer.flushes.push(...outside);
+    } else {
+      this.owner = undefined;
+    }
+    rows.forEach((row, id) => this.write(outer && unit, id, row));
+  }
+
+  /** Memory follows the database, but what was changed since the flush is the user's. */
+  rollback(unit: Unit): void {
+    const { flushes } = this.#layers.pop()!;
+    for (const { copy, was, version, became } of flushes.flat().toReversed()) {
+      const state = copy.state === became.state || !unit.copies.includes(copy) ? was.state : copy.state;
+      Object.assign(copy, was, { state });
+      if (copy.now['version'] === became.version) {
+        copy.now['version'] = version;
+      }
+      if (was.state === 'new' && state === 'removed') {
+        unit.copies = unit.copies.filter((other) => other !== copy);
+      } else if (!became.known && !unit.copies.includes(copy)) {
+        unit.copies.push(copy);
+      }
+    }
+    if (this.#layers.length === 0) {
+      this.owner = undefined;
+    }
+  }
+}
+
+/** An EntityManager: the copies that it knows. */
+export interface Unit {
+  readonly name: string;
+  copies: Copy[];
+}
+
+export function find(unit: Unit, table: Table, key: unknown): Copy | undefined {
+  const found = unit.copies.filter((copy) => copy.table === table && copy.key === key);
+  return found.find((copy) => copy.state === 'new') ?? found[0];
+}
+
+/** MikroORM's comparison: `null` that was not there before is a change, other missing values are the same. */
+export function differs(before: unknown, now: unknown): boolean {
+  return (now === null && before === undefined) || ((before != null || now != null) && !Object.is(before, now));
+}
+
+export function changedColumns(copy: Copy): string[] {
+  return TABLES[copy.table].columns.filter((column) => differs(copy.base[column], copy.now[column]));
+}
+
+function isDirty(copy: Copy): boolean {
+  const changed = changedColumns(copy).length > 0 || differs(copy.base['version'], copy.now['version']);
+  return changed || copy.touched || copy.state === 'removed';
+}
+
+export function isVersioned(copy: Copy): boolean {
+  return TABLES[copy.table].versioned;
+}
+
+/** A row is read into a copy that exists: changed columns stay, and so does the version that they are based on. */
+export function reread(copy: Copy, row: Fields): void {
+  const incoming = { ...row };
+  if ((copy.touched || incoming['version'] !== copy.base['version']) && isDirty(copy)) {
+    delete incoming['version'];
+  }
+  const changed = new Set([
+    ...changedColumns(copy),
+    ...(differs(copy.base['version'], copy.now['version']) ? ['version'] : []),
+  ]);
+  for (const [column, value] of Object.entries(incoming)) {
+    const now = copy.now[column];
+    const kept = changed.has(column) && (copy.initialized || now !== undefined);
+    // MikroORM does not replace a value by NULL when it merges
+    if (differs(now, value) && !kept && !(now != null && value === null)) {
+      copy.now[column] = value;
+      copy.base[column] = value;
+      copy.loaded.add(column);
+    }
+  }
+  if (!copy.initialized) {
+    copy.initialized = true;
+    Object.keys(row).forEach((column) => copy.loaded.add(column));
+  }
+}
+
+/** em.refresh(): the row replaces everything. */
+export function refresh(copy: Copy, row: Fields): void {
+  copy.now = { ...row };
+  copy.base = { ...row };
+  copy.touched = false;
+}
+
+/** What a flush has to do, in MikroORM's order. */
+export interface Plan {
+  readonly claims: Copy[];
+  readonly earlyDeletes: Copy[];
+  readonly inserts: Copy[];
+  readonly updates: Copy[];
+  readonly deletes: Copy[];
+}
+
+export function planOf(unit: Unit): Plan {
+  const plan: Plan = { claims: [], earlyDeletes: [], inserts: [], updates: [], deletes: [] };
+  const created = new Set(unit.copies.filter((c) => c.state === 'new').map((c) => rowId(c.table, c.key)));
+  for (const copy of unit.copies) {
+    if (copy.state === 'new') {
+      plan.inserts.push(copy);
+    } else if (copy.state === 'removed') {
+      (created.has(rowId(copy.table, copy.key)) ? plan.earlyDeletes : plan.deletes).push(copy);
+    } else if (copy.touched || changedColumns(copy).length > 0) {
+      plan.updates.push(copy);
+    } else if (isVersioned(copy) && differs(copy.base['version'], copy.now['version'])) {
+      plan.claims.push(copy);
+    }
+  }
+  return plan;
+}
+
+export interface StaleRow {
+  readonly entity: object;
+  readonly primaryKey: unknown;
+  readonly operation: string;
+  readonly expected: unknown;
+  readonly actual: unknown;
+}
+
+/** An error that a flush may throw; when statements fail alike, whichever MikroORM sends first. */
+export interface Failure {
+  /** Some of the conflicts: unique values that move are written in statements of their own. */
+  readonly some?: boolean;
+  readonly error: 'ConcurrentUpdate' | 'VersionNotLoaded' | 'InvalidVersion' | 'UniqueConstraintViolationException';
+  readonly conflicts?: StaleRow[];
+}
+
+/** The ways in which a flush must fail; none: it must succeed. */
+export function failuresOf(plan: Plan, rows: ReadonlyMap<RowId, Fields>, batches: boolean): Failure[] {
+  const writes = [...plan.claims, ...plan.earlyDeletes, ...plan.updates, ...plan.deletes];
+  const bad = [...writes, ...plan.inserts.filter((copy) => copy.now['version'] != null)]
+    .filter(isVersioned)
+    .map((copy) => copy.now['version'])
+    .filter((version) => !isVersion(version))
+    .map((version): Failure => ({ error: version == null ? 'VersionNotLoaded' : 'InvalidVersion' }));
+  if (bad.length > 0) {
+    return bad;
+  }
+  const moves = [...plan.inserts, ...plan.updates].filter((copy) => differs(copy.base['slug'], copy.now['slug']));
+  const stale = (copies: Copy[], operation: string): Failure[] =>
+    (Object.keys(TABLES) as Table[])
+      .map((table) =>
+        copies.filter((copy) => copy.table === table && isVersioned(copy)).toSorted((a, b) => a.key! - b.key!),
+      )
+      .map((sorted) =>
+        sorted
+          .map((copy) => ({ copy, actual: rows.get(rowId(copy.table, copy.key))?.['version'] ?? null }))
+          .filter(({ copy, actual }) => copy.now['version'] !== actual)
+          .map(({ copy, actual }) => ({
+            entity: copy.entity,
+            primaryKey: copy.key,
+            operation,
+            expected: copy.now['version'],
+            actual,
+          })),
+      )
+      .filter((conflicts) => conflicts.length > 0)
+      .map((conflicts): Failure => ({
+        error: 'ConcurrentUpdate',
+        // row by row, the first one ends the flush; claims are read together
+        conflicts: batches || operation === 'check' || moves.length > 0 ? conflicts : conflicts.slice(0, 1),
+      }));
+  const removed = new Set(plan.earlyDeletes.map((copy) => rowId(copy.table, copy.key)));
+  const duplicates = plan.inserts
+    .map((copy) => rowId(copy.table, copy.key))
+    .filter((id) => rows.has(id) && !removed.has(id))
+    .map((): Failure => ({ error: 'UniqueConstraintViolationException' }));
+  if (moves.length > 0) {
+    // by whoever knows that it has the value; one that got it meanwhile is stale
+    const knowing = [...moves, ...plan.earlyDeletes].filter(
+      (copy) => copy.base['slug'] === rows.get(rowId(copy.table, copy.key))?.['slug'],
+    );
+    const freed = new Set(knowing.map((copy) => rowId(copy.table, copy.key)));
+    const taken = moves.some((copy) =>
+      [...rows].some(([id, row]) => {
+        const same = copy.now['slug'] != null && row['slug'] === copy.now['slug'];
+        return same && id !== rowId(copy.table, copy.key) && !freed.has(id);
+      }),
+    );
+    const all = [
+      ...stale([...plan.claims, ...plan.updates], 'update'),
+      ...stale([...plan.claims, ...plan.updates], 'check'),
+      ...stale([...plan.earlyDeletes, ...plan.deletes], 'delete'),
+    ];
+    return [
+      ...all.map((failure) => ({ ...failure, some: true })),
+      ...duplicates,
+      ...(taken ? [{ error: 'UniqueConstraintViolationException' } as const] : []),
+    ];
+  }
+  const phases = [
+    stale(plan.claims, 'check'),
+    stale(plan.earlyDeletes, 'delete'),
+    duplicates,
+    stale(plan.updates, 'update'),
+    stale(plan.deletes, 'delete'),
+  ];
+  return phases.find((phase) => phase.length > 0) ?? [];
+}
+
+export function isVersion(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31;
+}
+
+/** A row as the database returns it. */
+function stored(fields: Fields): Fields {
+  return Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, value ?? null]));
+}
+
+/** A flush that succeeded. Generated keys are taken from the entities. */
+export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
+  const visible = rows.visibleTo(unit);
+  const flush: Before[] = [];
+  const remember = (copy: Copy, work: () => void) => {
+    const { state, touched, initialized, base, key } = copy;
+    const version = copy.now['version'];
+    work();
+    flush.push({
+      copy,
+      was: { state, touched, initialized, base, key },
+      version,
+      became: { state: copy.state, version: copy.now['version'], known: unit.copies.includes(copy) },
+    });
+  };
+  const drop = (copy: Copy) =>
+    remember(copy, () => {
+      unit.copies.splice(unit.copies.indexOf(copy), 1);
+      if (visible.has(rowId(copy.table, copy.key))) {
+        rows.write(unit, rowId(copy.table, copy.key), null);
+      }
+    });
+  plan.claims.forEach((copy) => remember(copy, () => (copy.base = { ...copy.base, version: copy.now['version'] })));
+  plan.earlyDeletes.forEach(drop);
+  for (const copy of plan.inserts) {
+    remember(copy, () => {
+      copy.key = copy.entity['id'] as number;
+      if (isVersioned(copy)) {
+        copy.now['version'] ??= 1;
+      }
+      copy.state = 'managed';
+      copy.base = { ...copy.now };
+      Object.keys(copy.now).forEach((column) => copy.loaded.add(column));
+      rows.write(unit, rowId(copy.table, copy.key), stored(copy.now));
+    });
+  }
+  for (const copy of plan.updates) {
+    remember(copy, () => {
+      const id = rowId(copy.table, copy.key);
+      const changes = Object.fromEntries(changedColumns(copy).map((column) => [column, copy.now[column]]));
+      if (isVersioned(copy)) {
+        copy.now['version'] = (copy.now['version'] as number) + 1;
+        changes['version'] = copy.now['version'];
+      }
+      if (visible.has(id)) {
+        rows.write(unit, id, { ...visible.get(id), ...stored(changes) });
+      }
+      copy.base = { ...copy.now };
+      copy.touched = false;
+      copy.initialized = true;
+    });
+  }
+  plan.deletes.forEach(drop);
+  rows.flushed(unit, flush);
+}
+
+export function isSame(a: unknown, b: unknown): boolean {
+  return isDeepStrictEqual(a, b);
+}
+
+/** Is this what the oracle allows? */
+export function matches(actual: Failure, { some, ...expected }: Failure): boolean {
+  if (!some || !actual.conflicts?.length) {
+    return isSame(actual, expected);
+  }
+  return actual.conflicts.every((conflict) => expected.conflicts!.some((other) => isSame(conflict, other)));
+}
