@@ -354,10 +354,11 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
   const mergeData = factory.mergeData;
   factory.mergeData = (meta, entity, data, options) => {
     const version = hooks.versionOf(metaOf(em, entity))?.name;
-    if (version && isNewer(data, entity, version) && (isDirty(em, entity) || !covers(Object.keys(data), entity))) {
-      const { [version]: _newer, ...rest } = data;
+    const left = version ? leftAsItWas(em, entity, version, data) : [];
+    if (left.length > 0) {
       // joined relations are found by the data object's constructor
-      data = Object.assign(Object.create(Object.getPrototypeOf(data)), rest);
+      data = Object.assign(Object.create(Object.getPrototypeOf(data)), data);
+      left.forEach((name) => delete data[name]);
     }
     mergeData.call(factory, meta, entity, data, options);
   };
@@ -446,9 +447,19 @@ function ownFactory(em: EntityManager): object {
   }
 }
 
-function isNewer(data: Dictionary, entity: object, version: string): boolean {
+/**
+ * What a row that is read again must not bring: its version, when the entity has unsaved changes or columns that are not
+ * read; and nothing at all when the row is older than the entity (a replica that lags), or was created again.
+ */
+function leftAsItWas(em: EntityManager, entity: object, version: string, data: Dictionary): string[] {
   const { based, current } = versionsOf(entity, version);
-  return Number(data[version]) > Number(based ?? current);
+  const known = Number.isNaN(based) ? current : (based ?? current);
+  const read = Number(data[version]);
+  if (Number.isNaN(read) || read === known || (covers(Object.keys(data), entity) && !isDirty(em, entity))) {
+    return [];
+  }
+  const columns = metaOf(em, entity).comparableProps.filter((prop) => !prop.primary);
+  return known != null && read < Number(known) ? columns.map((prop) => prop.name) : [version];
 }
 
 /** Does what was read have every column that the entity has loaded? */

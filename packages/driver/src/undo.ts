@@ -19,7 +19,14 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
-import { type ChangeSetGroups, type Restorable, forgetSnapshot, generationOf, metaOf } from './internals.ts';
+import {
+  type ChangeSetGroups,
+  type Restorable,
+  forgetSnapshot,
+  generationOf,
+  metaOf,
+  snapshotOf,
+} from './internals.ts';
 
 /** Where MikroORM keeps what it knows of an entity. */
 const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
@@ -53,14 +60,20 @@ export class Undo implements Restorable {
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
     const { uow } = this;
-    const stacks: Set<object>[] = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()];
-    this.#stacks = stacks.map((stack) => ({ stack, members: new Set(stack) }));
+    const pending: Set<object>[] = [uow.getRemoveStack(), uow.getOrphanRemoveStack()];
+    // loading puts entities into the third one, too; when their row is found gone later, they must not be inserted
+    const persists: Set<object> = uow.getPersistStack();
+    const created = [...persists].filter((entity) => snapshotOf(entity) === undefined);
+    this.#stacks = [
+      ...pending.map((stack) => ({ stack, members: new Set(stack) })),
+      { stack: persists, members: new Set(created) },
+    ];
   }
 
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
   remember(groups: Partial<ChangeSetGroups> = {}): void {
     const { uow } = this;
-    const removed = this.#stacks[1]!.members;
+    const removed = this.#stacks[0]!.members;
     uow.getRemoveStack().forEach((entity) => removed.add(entity));
     const sets = Object.values(groups).flatMap((group) => [...group.values()].flat());
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));

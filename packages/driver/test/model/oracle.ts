@@ -69,11 +69,6 @@ export class Rows {
     return this.#layers.some((layer) => layer.rows.has(id));
   }
 
-  /** Was it new when the open transaction began? */
-  createdInTransaction(copy: Copy): boolean {
-    return this.#layers.some(({ flushes }) => flushes.flat().some((b) => b.copy === copy && b.was.state === 'new'));
-  }
-
   write(unit: Unit | undefined, id: RowId, row: Fields | null): void {
     if (unit && unit === this.owner) {
       this.#layers.at(-1)!.rows.set(id, row);
@@ -167,10 +162,16 @@ export function isVersioned(copy: Copy): boolean {
   return TABLES[copy.table].versioned;
 }
 
-/** A row is read into a copy that exists: changed columns stay, and so does the version that they are based on. */
+/**
+ * A row is read into a copy that exists: changed columns stay, and so does the version that they, or columns that are
+ * not read, are based on. An older row (one that was created again) brings nothing then.
+ */
 export function reread(copy: Copy, row: Fields): void {
-  const incoming = { ...row };
-  if ((copy.touched || incoming['version'] !== copy.base['version']) && isDirty(copy)) {
+  const known = (copy.base['version'] ?? copy.now['version']) as number | undefined;
+  const partial = [...copy.loaded].some((column) => !(column in row));
+  const kept = isVersioned(copy) && row['version'] !== known && (isDirty(copy) || partial);
+  const incoming = kept && known !== undefined && (row['version'] as number) < known ? {} : { ...row };
+  if (kept) {
     delete incoming['version'];
   }
   const changed = new Set([
@@ -179,9 +180,9 @@ export function reread(copy: Copy, row: Fields): void {
   ]);
   for (const [column, value] of Object.entries(incoming)) {
     const now = copy.now[column];
-    const kept = changed.has(column) && (copy.initialized || now !== undefined);
+    const stays = changed.has(column) && (copy.initialized || now !== undefined);
     // MikroORM does not replace a value by NULL when it merges
-    if (differs(now, value) && !kept && !(now != null && value === null)) {
+    if (differs(now, value) && !stays && !(now != null && value === null)) {
       copy.now[column] = value;
       copy.base[column] = value;
       copy.loaded.add(column);
@@ -240,6 +241,13 @@ export interface Failure {
   readonly some?: boolean;
   readonly error: 'ConcurrentUpdate' | 'VersionNotLoaded' | 'InvalidVersion' | 'UniqueConstraintViolationException';
   readonly conflicts?: StaleRow[];
+}
+
+/** Does a unique value move to a row from one that gets another value? MikroORM writes such a chain in any order. */
+export function isChain(plan: Plan): boolean {
+  const moves = [...plan.inserts, ...plan.updates].filter((copy) => differs(copy.base['slug'], copy.now['slug']));
+  const moving = moves.filter((copy) => copy.now['slug'] != null);
+  return moving.some((copy) => moving.some((other) => other !== copy && other.base['slug'] === copy.now['slug']));
 }
 
 /** The ways in which a flush must fail; none: it must succeed. */

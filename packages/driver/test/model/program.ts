@@ -16,6 +16,7 @@ import {
   changedColumns,
   differs,
   failuresOf,
+  isChain,
   find,
   isSame,
   isVersion,
@@ -415,20 +416,6 @@ function show(value: unknown): string {
 }
 const CLASS_LIST = Object.values(CLASSES);
 
-/** What a failed flush or a rollback does not take back properly yet; programs keep away from it. */
-const AVOIDED = {
-  /** A new entity with a given key is in the identity map, and no longer after a flush that failed. */
-  findNew: true,
-  /** What em.transactional() created is pending outside when it rolled back and had removed something. */
-  createInTransactional: true,
-  /** What was created and then removed in a transaction stays removed after a rollback, and no later flush succeeds. */
-  removeCreated: true,
-  /** What refresh found gone in a transaction is inserted again after a rollback. */
-  refreshGone: true,
-  /** What was cleared in a transaction. */
-  clearInTransaction: true,
-};
-
 const GIVEN_KEYS = { item: 6, note: 4, entry: 0 };
 const VALUES: Record<string, readonly unknown[]> = { a: [0, 1, 2, 3], b: [null, 'x', "y's", ''] };
 const editable = (table: Table): string[] => TABLES[table].columns.filter((column) => column !== 'slug');
@@ -522,9 +509,6 @@ export const COMMANDS = {
       return undefined;
     }
     const { table, key } = target;
-    if (AVOIDED.findNew && find(unit, table, key)?.state === 'new') {
-      return undefined;
-    }
     world.say(`${unit.name} finds ${rowId(table, key)}`);
     const entity = (await unit.em.findOne(CLASSES[table], key)) as Record<string, unknown> | null;
     const copy = find(unit, table, key);
@@ -668,7 +652,7 @@ export const COMMANDS = {
     // mostly one that is free
     const key = table === 'entry' ? undefined : (m % 4 === 0 ? 1 : GIVEN_KEYS[table] - 1) + (Math.floor(n / 4) % 3);
     const existing = key === undefined ? undefined : find(unit, table, key);
-    if ((existing && existing.state !== 'removed') || (AVOIDED.createInTransactional && unit.depth > 0)) {
+    if (existing && existing.state !== 'removed') {
       return undefined;
     }
     if (existing || world.rows.owner === unit) {
@@ -703,7 +687,7 @@ export const COMMANDS = {
 
   remove: async (world, unit, { n }) => {
     const copy = someCopy(unit, n, (c) => c.state !== 'removed' && !c.moved);
-    if (!copy || hasTwin(unit, copy) || (AVOIDED.removeCreated && world.rows.createdInTransaction(copy))) {
+    if (!copy || hasTwin(unit, copy)) {
       return undefined;
     }
     world.say(`${unit.name} removes ${describe(copy)}`);
@@ -741,7 +725,7 @@ export const COMMANDS = {
   },
 
   clear: async (world, unit) => {
-    if (AVOIDED.clearInTransaction ? world.rows.owner === unit : unit.depth > 0) {
+    if (unit.depth > 0) {
       return undefined;
     }
     world.say(`${unit.name} is cleared`);
@@ -959,8 +943,7 @@ function hasTwin(unit: Unit, copy: Copy): boolean {
 
 /** MikroORM refreshes the object that it finds by the key, and forgets one whose row is gone in a fork only. */
 function mayRefresh(world: World, unit: ModelUnit, copy: Copy): boolean {
-  const avoided = AVOIDED.refreshGone ? world.rows.owner === unit : unit.depth > 0;
-  const gone = avoided && !world.rows.visibleTo(unit).has(rowId(copy.table, copy.key));
+  const gone = unit.depth > 0 && !world.rows.visibleTo(unit).has(rowId(copy.table, copy.key));
   return !gone && !hasTwin(unit, copy);
 }
 
@@ -991,7 +974,7 @@ function mayFlush(world: World, unit: ModelUnit): boolean {
     failuresOf(plan, world.rows.visibleTo(unit), true).some(
       ({ error }) => error === 'UniqueConstraintViolationException',
     );
-  return world.reaches(unit) && !waits && !aborts;
+  return world.reaches(unit) && !waits && !aborts && !isChain(plan);
 }
 
 /** A flush, and one more, which has nothing left to do. */

@@ -1,5 +1,5 @@
 /** Undoing in memory what was undone in the database: cases beyond the plain ones in undo.ts. */
-import { type Collection, type Opt, TransactionPropagation, defineEntity, helper, p } from '@mikro-orm/core';
+import { type Collection, FlushMode, type Opt, TransactionPropagation, defineEntity, helper, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -357,6 +357,48 @@ export function rollbacks(driver: TestDriver): void {
       await em.flush();
       const rows = await em.fork().find(Log, {}, { orderBy: { id: 'asc' } });
       expect(rows.map((log) => log.line)).toEqual(['line 4', 'line 2', 'line 3']);
+    });
+
+    test('what a transaction created that rolls back is not pending outside, whatever it removed', async () => {
+      const { load, fork, state } = await setUp();
+      const { em, cid } = await load();
+      const before = await state();
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          tx.create(Person, { id: 9, name: 'new' } as never);
+          tx.remove(cid);
+          await tx.flush();
+          await stop();
+        }),
+      );
+      await em.flush();
+      expect(await state()).toEqual(before);
+      expect(await fork().count(Person)).toBe(3);
+    });
+
+    test('a row that a refresh found gone does not come back', async () => {
+      const { load, state, fork } = await setUp();
+      const { em, ann, cid } = await load();
+      await fork().nativeDelete(Pet, { owner: 3 });
+      await fork().nativeDelete(Person, 3);
+      await em.begin();
+      ann.name = 'Anna';
+      await em.flush();
+      cid.pets.getItems().forEach((pet) => em.getUnitOfWork().unsetIdentity(pet));
+      expect(await em.refresh(cid)).toBeNull();
+      await em.rollback();
+      await em.flush();
+      expect((await state()).people).toMatchObject([{ id: 1, name: 'Anna', version: 2 }, { id: 2 }]);
+    });
+
+    test('a new entity with a given key is found by it, before and after a flush that fails', async () => {
+      const { load, fork } = await setUp();
+      const { em, ann } = await load();
+      await fork().nativeUpdate(Person, 1, { name: 'theirs' });
+      ann.name = 'ours';
+      const dan = em.create(Person, { id: 9, name: 'new' } as never);
+      await thrown(() => em.flush());
+      expect(await em.findOne(Person, 9, { flushMode: FlushMode.COMMIT })).toBe(dan);
     });
 
     test('what was created and removed in a transaction that rolls back was never there', async () => {
