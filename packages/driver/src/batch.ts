@@ -22,14 +22,17 @@ export interface VersionedRow {
 /** Converts the keys of an object embeddable to column names; MikroORM's drivers have it. */
 type FieldNameMapper = (data: object, props: Record<string, EntityProperty>) => unknown;
 
-/** Rows of a batch cannot hold expressions, and further concurrency columns are compared one row at a time. */
+/**
+ * Rows of a batch cannot hold expressions, and further concurrency columns are compared one row at a time; so are keys
+ * that SQL converts, and those of a type whose schema we do not know.
+ */
 export function fitsBatch(rows: readonly VersionedRow[]): boolean {
   return (
     rows.length > 1 &&
     rows.every(
       ({ changeSet: { meta, payload } }) =>
         meta.getOwnConcurrencyCheckKeys().length === 0 &&
-        meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL) &&
+        meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL && !prop.nativeEnumName) &&
         !Object.values(payload).some(isRaw),
     )
   );
@@ -126,6 +129,7 @@ function changedColumns(
         type: prop.columnTypes[i]!,
         values: values.map((value) => plain(value[i])),
         changed: changed.every(Boolean) ? undefined : changed,
+        nativeEnum: prop.nativeEnumName !== undefined,
         convert:
           prop.hasConvertToDatabaseValueSQL && !prop.object
             ? (value) => customType!.convertToDatabaseValueSQL!(value, platform)

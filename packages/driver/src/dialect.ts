@@ -16,6 +16,8 @@ export interface Column {
   readonly values: unknown[];
   /** Rows that change this column; absent when all do. The others keep what the database has. */
   readonly changed?: readonly boolean[];
+  /** Of an enum type that the user has named, in a schema that only the table knows for sure. */
+  readonly nativeEnum?: boolean;
   /** SQL conversion of a custom type, around the value. */
   convert?(value: string): string;
 }

@@ -117,9 +117,12 @@ function bareType(type: string): string {
   return SERIAL[bare.toLowerCase()] ?? bare;
 }
 
-/** `unnest` flattens arrays of arrays, and a conversion wants the value that it was written for: both travel as text. */
+/**
+ * `unnest` flattens arrays of arrays, a conversion wants the value that it was written for, and a native enum may be in
+ * any schema: they travel as text.
+ */
 function carrierType(column: Column): string {
-  if (!column.convert && !column.type.endsWith(']')) {
+  if (!column.convert && !column.nativeEnum && !column.type.endsWith(']')) {
     return bareType(column.type);
   }
   const sample = column.values.find((value) => value != null);
@@ -131,7 +134,15 @@ function carrierType(column: Column): string {
 }
 
 function assign(column: Column, value: string): string {
-  return column.convert?.(value) ?? (column.type.endsWith(']') ? `${value}::${column.type}` : value);
+  const converted = column.convert?.(value) ?? value;
+  const isArray = column.type.endsWith(']');
+  if (column.nativeEnum) {
+    // by the row type of the table; the key is the column's name without its quotes
+    const key = column.name.slice(1, -1).replaceAll('""', '"').replaceAll("'", "''");
+    const json = `jsonb_build_object('${key}', ${isArray ? `${converted}::text[]` : converted})`;
+    return `(jsonb_populate_record("_t", ${json})).${column.name}`;
+  }
+  return isArray && !column.convert ? `${converted}::${column.type}` : converted;
 }
 
 function isText(column: Column): boolean {
