@@ -1,6 +1,14 @@
 /** What the shared suite needs from a database: open a fresh one with some entities, and see what is sent to it. */
-import { type EntityManager, MikroORM, type Options } from '@mikro-orm/core';
+import {
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  MikroORM,
+  type Options,
+  ReferenceKind,
+} from '@mikro-orm/core';
 import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
+import { VersionField } from '@mikro-ool/core';
 import { onTestFinished } from 'vitest';
 
 type Entities = NonNullable<Options['entities']>;
@@ -11,6 +19,14 @@ export interface TestDriver {
   readonly concurrent: boolean;
   /** Batches go into one statement. */
   readonly batches: boolean;
+  /** The driver as MikroORM has it. */
+  readonly plain: NonNullable<Options['driver']>;
+  /** Options for a database that has these schemas besides its own. */
+  schemas(names: string[]): Partial<Options>;
+  /** SQL that a new database needs before its tables. */
+  readonly setUp?: string;
+  /** SQL that shows exactly what a column holds. */
+  literal(column: string): string;
   /** The options for a new, empty database, and how to get rid of it. */
   create(): Promise<{ options: Partial<Options>; drop?: () => Promise<void> }>;
 }
@@ -40,6 +56,9 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
     await orm.close(true);
     await drop?.();
   });
+  if (driver.setUp) {
+    await (orm.em as EntityManager as SqlEntityManager).getConnection().execute(driver.setUp);
+  }
   await orm.schema.create();
   return {
     orm,
@@ -50,6 +69,39 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
       return log;
     },
   };
+}
+
+/** Options for the same entities on the driver as MikroORM has it, where the version is a number like any other. */
+export function withoutLock(driver: TestDriver): Partial<Options> {
+  const onMetadata = (meta: EntityMetadata) => {
+    for (const prop of Object.values<EntityProperty>(meta.properties)) {
+      if ((prop.type as unknown) === VersionField) {
+        Object.assign(prop, { type: 'integer', default: 1 });
+      }
+    }
+  };
+  return { driver: driver.plain, discovery: { onMetadata } };
+}
+
+/** Everything that the tables of a database hold, exactly; versions only when asked for. */
+export async function stored(driver: TestDriver, { orm, fork }: Database, versions?: 'with versions') {
+  const platform = orm.em.getPlatform();
+  const tables: Record<string, Record<string, string | null>[]> = {};
+  for (const meta of orm.getMetadata().getAll().values()) {
+    const columns = (meta.props as EntityProperty[])
+      .filter((prop) => prop.persist !== false && (prop.kind !== ReferenceKind.EMBEDDED || prop.object))
+      .filter((prop) => versions || prop.name !== 'version')
+      .flatMap((prop) => prop.fieldNames ?? [])
+      .map((name) => platform.quoteIdentifier(name));
+    if (!meta.embeddable) {
+      const selected = [...new Set(columns)].map((column) => `${driver.literal(column)} as ${column}`);
+      const table = platform.quoteIdentifier(meta.schema ? `${meta.schema}.${meta.tableName}` : meta.tableName);
+      const order = selected.map((_, i) => i + 1);
+      const sql = `select ${selected.join(', ')} from ${table} order by ${order.join(', ')}`;
+      tables[meta.className] = await fork().getConnection().execute(sql);
+    }
+  }
+  return tables;
 }
 
 /** The error that `work` throws; a failure when it throws none. */

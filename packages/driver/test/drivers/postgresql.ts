@@ -8,6 +8,9 @@ export const postgresql: TestDriver = {
   name: 'PostgreSQL',
   concurrent: true,
   batches: true,
+  plain: PostgreSqlDriver,
+  literal: (column) => `row(${column})::text`,
+  schemas: () => ({}),
   async create() {
     const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;
     const clientUrl = inject('postgresUrl');

@@ -3,21 +3,34 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
+import { onTestFinished } from 'vitest';
 import type { TestDriver } from '../harness.ts';
+
+const temporary = () => mkdtempSync(join(tmpdir(), 'mikro-ool-sqlite-'));
+
+const common = {
+  concurrent: false,
+  batches: true,
+  plain: SqliteDriver,
+  literal: (column: string) => `quote(${column})`,
+  schemas: (names: string[]) => {
+    const dir = temporary();
+    onTestFinished(() => rmSync(dir, { recursive: true }));
+    return { attachDatabases: names.map((name) => ({ name, path: join(dir, name) })) };
+  },
+};
 
 export const sqliteMemory: TestDriver = {
   name: 'SQLite, in memory',
-  concurrent: false,
-  batches: true,
+  ...common,
   create: async () => ({ options: { driver: versioned(SqliteDriver), dbName: ':memory:' } }),
 };
 
 export const sqliteFile: TestDriver = {
   name: 'SQLite, file',
-  concurrent: false,
-  batches: true,
+  ...common,
   async create() {
-    const dir = mkdtempSync(join(tmpdir(), 'mikro-ool-sqlite-'));
+    const dir = temporary();
     return {
       options: { driver: versioned(SqliteDriver), dbName: join(dir, 'test.db') },
       drop: async () => rmSync(dir, { recursive: true }),

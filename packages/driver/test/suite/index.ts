@@ -12,6 +12,8 @@ import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
+import { schemas } from './schemas.ts';
+import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
 import { transactions } from './transaction.ts';
@@ -31,6 +33,8 @@ export function suite(driver: TestDriver): void {
     keys(driver);
     inheritance(driver);
     values(driver);
+    shapesOfAll(driver);
+    schemas(driver);
     loading(driver);
     setBased(driver);
     surroundings(driver);

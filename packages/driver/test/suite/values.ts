@@ -1,113 +1,175 @@
-/** Whatever a row changes arrives exactly, in a batch as one by one. */
-import { defineEntity, p } from '@mikro-orm/core';
+/** Whatever a row changes arrives exactly: in a batch as one by one, and as MikroORM alone stores it. */
+import { type EntitySchema, defineEntity, p } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open } from '../harness.ts';
+import { type Database, type TestDriver, open, stored, withoutLock } from '../harness.ts';
 
-const Sample = defineEntity({
-  name: 'Sample',
-  properties: {
-    id: p.integer().primary(),
-    text: p.string().nullable(),
-    long: p.text().nullable(),
-    count: p.integer().nullable(),
-    ratio: p.double().nullable(),
-    price: p.decimal('number').precision(12).scale(4).nullable(),
-    big: p.bigint().nullable(),
-    flag: p.boolean().nullable(),
-    day: p.date().nullable(),
-    at: p.datetime().nullable(),
-    json: p.json<unknown>().nullable(),
-    blob: p.blob().nullable(),
-    tags: p.array().nullable(),
-    uuid: p.uuid().nullable(),
-    color: p.enum(['red', 'green', "bl'ue"]).nullable(),
-    version: p.type(VersionField),
-  },
-});
+/** A kind of column, the value it starts with, and what it is changed to, each in a row of its own. */
+export interface ValueColumn {
+  readonly property: object;
+  readonly old: unknown;
+  readonly values: readonly unknown[];
+  /** The database reads it back in its own form. */
+  readonly normalised?: boolean;
+}
 
-const texts = [
+export const texts = [
   "it's",
   '"quoted"',
   'back\\slash',
+  "\\'",
   'a?b ??',
   '{a,b}',
   'NULL',
+  'null',
   '',
   ' ',
-  'üñí 日本 😀',
-  'line\nbreak\ttab',
-  '$1 :x',
+  '  padded  ',
+  'üñí 日本 😀 e\u0301',
+  'line\nbreak\r\ttab\u0001\u007f',
+  '$1 :x @y /* c */ -- d',
+  '0123',
+  '1e3',
 ];
 
-const changes: Record<string, unknown>[] = [
-  ...texts.map((text) => ({ text, long: text.repeat(3), json: { text, list: [text, 1, null] } })),
-  { count: -5, ratio: 1.5e-10, price: 12345.6789, big: 9_007_199_254_740_991n, flag: true },
-  { count: 0, ratio: -0.1, price: 0.0001, big: -1n, flag: false },
-  { day: '2024-02-29', at: new Date('2024-02-29T23:59:59.123Z'), uuid: 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' },
-  { json: [] },
-  { json: [1, 'two', { three: 3 }] },
-  { json: 'a string' },
-  { json: 5 },
-  { json: false },
-  { json: { nested: { quote: `'"\\?` } } },
-  { blob: Buffer.from([0, 1, 2, 255, 39, 92, 63]) },
-  { blob: Buffer.alloc(0) },
-  { tags: ['a', 'b c', 'd'] },
-  { tags: [] },
-  { color: "bl'ue" },
-  { text: null, long: null, count: null, ratio: null, price: null, big: null, flag: null, day: null, at: null },
-  { json: null, blob: null, tags: null, uuid: null, color: null },
-  { text: 'all', count: 1, flag: true, at: new Date(0), json: {}, tags: ['x'], color: 'red' },
+const json = [
+  [],
+  {},
+  [1, 'two', { three: 3 }],
+  'a string',
+  '',
+  '5',
+  5,
+  -0.5,
+  true,
+  false,
+  { nested: { quote: `'"\\? \n ü😀`, null: null, list: [null, [], [null]], date: '2024-02-29T23:59:59.123Z' } },
+  { 'a.b': { "it's": '', '': 'empty' } },
+  [null],
+  'null',
+  '{"looks":"like json"}',
+  '[]',
 ];
 
-export function values(driver: TestDriver): void {
-  const initial = {
-    text: 'old',
-    long: 'old',
-    count: 7,
-    ratio: 7.5,
-    price: 7.5,
-    big: 7n,
-    flag: true,
-    day: '2020-01-01',
-    at: new Date('2020-01-01T00:00:00.000Z'),
-    json: { old: true },
-    blob: Buffer.from('old'),
-    tags: ['old'],
-    uuid: '00000000-0000-4000-8000-000000000000',
-    color: 'green' as const,
-  };
+const columns: Record<string, ValueColumn> = {
+  text: { property: p.string().length(100), old: 'old', values: texts },
+  long: { property: p.text(), old: 'old', values: [...texts, 'long '.repeat(5_000)] },
+  letters: { property: p.character().length(5), old: 'old  ', values: ['ab', 'a    ', "'", 'é'], normalised: true },
+  count: { property: p.integer(), old: 7, values: [0, -5, 2_147_483_647, -2_147_483_648] },
+  small: { property: p.smallint(), old: 7, values: [0, -32_768, 32_767] },
+  ratio: {
+    property: p.double(),
+    old: 7.5,
+    values: [0, -0.1, 1.5e-10, 1e21, -1.7976931348623157e308, 2, 0.1 + 0.2, 2 ** 53 + 2],
+  },
+  real: { property: p.float(), old: 7.5, values: [0, -0.25, 1e20], normalised: true },
+  price: { property: p.decimal('number').precision(12).scale(4), old: 7.5, values: [12345.6789, 0.0001, -1, 0] },
+  exact: {
+    property: p.decimal().precision(12).scale(4),
+    old: '7.5',
+    values: ['12345.6789', '-0.0001', '0', '1.50'],
+    normalised: true,
+  },
+  big: { property: p.bigint(), old: 7n, values: [9_007_199_254_740_991n, -9_007_199_254_740_991n, -1n, 0n] },
+  flag: { property: p.boolean(), old: true, values: [false] },
+  day: { property: p.date(), old: '2020-01-01', values: ['2024-02-29', '1969-12-31', '9999-12-31'] },
+  at: {
+    property: p.datetime(),
+    old: new Date('2020-01-01T00:00:00.000Z'),
+    values: ['2024-02-29T23:59:59.000Z', '1969-12-31T23:59:59.000Z', '9999-12-31T00:00:00.000Z'].map(
+      (s) => new Date(s),
+    ),
+  },
+  moment: {
+    property: p.datetime(3),
+    old: new Date('2020-01-01T00:00:00.001Z'),
+    values: ['2024-02-29T23:59:59.123Z', '1969-12-31T23:59:59.999Z', '1900-01-01T00:00:00.5Z'].map((s) => new Date(s)),
+  },
+  time: { property: p.time(), old: '12:00:00', values: ['00:00:00', '23:59:59'] },
+  json: { property: p.json<unknown>(), old: { old: true }, values: json },
+  blob: {
+    property: p.blob(),
+    old: Buffer.from('old'),
+    values: [Buffer.from([1, 2, 255, 39, 92, 63, 34, 123, 10]), Buffer.from([0, 0]), Buffer.alloc(0)],
+    normalised: true,
+  },
+  bytes: {
+    property: p.uint8array(),
+    old: new Uint8Array([7]),
+    values: [new Uint8Array([0, 255, 39]), new Uint8Array()],
+    normalised: true,
+  },
+  tags: { property: p.array(), old: ['old'], values: [['a', 'b c', 'd'], [], ['x']] },
+  uuid: {
+    property: p.uuid(),
+    old: '00000000-0000-4000-8000-000000000000',
+    values: ['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'],
+  },
+  color: { property: p.enum(['red', 'green', "bl'ue", '']), old: 'green', values: ["bl'ue", 'red', ''] },
+  level: { property: p.enum([1, 2, -3]), old: 1, values: [2, -3] },
+  colors: { property: p.enum(['red', 'green']).array(), old: ['red'], values: [['green', 'red'], []] },
+};
 
-  const roundTrip = async (batch: boolean) => {
-    const { fork } = await open(driver, [Sample]);
-    const seed = fork();
-    changes.forEach((_, id) =>
-      seed.create(Sample, { id, ...structuredClone({ ...initial, blob: undefined }), blob: initial.blob }),
-    );
+/** One entity with all these columns, and one with a row per value, a row per column that becomes null, and full rows. */
+export function valueTests(driver: TestDriver, table: Record<string, ValueColumn>): void {
+  const names = Object.keys(table);
+  const optional = ([name, { property }]: [string, ValueColumn]) =>
+    [name, (property as { nullable(): never }).nullable()] as const;
+  const Sample: EntitySchema = defineEntity({
+    name: 'Sample',
+    properties: {
+      id: p.integer().primary(),
+      ...Object.fromEntries(Object.entries(table).map(optional)),
+      version: p.type(VersionField),
+    },
+  });
+  const initial = Object.fromEntries(names.map((name) => [name, table[name]!.old]));
+  const longest = Math.max(...names.map((name) => table[name]!.values.length));
+  const changes: Record<string, unknown>[] = [
+    ...names.flatMap((name) => [...table[name]!.values, null].map((value) => ({ [name]: value }))),
+    ...Array.from({ length: longest }, (_, i) =>
+      Object.fromEntries(names.map((name) => [name, table[name]!.values[i % table[name]!.values.length]])),
+    ),
+    Object.fromEntries(names.map((name) => [name, null])),
+  ];
+
+  const roundTrip = async (how: 'in a batch' | 'one by one', more = {}): Promise<Database> => {
+    const db = await open(driver, [Sample], more);
+    const seed = db.fork();
+    changes.forEach((_, id) => seed.create(Sample, { id, ...initial } as never));
     await seed.flush();
-    const em = fork();
-    const samples = await em.find(Sample, {}, { orderBy: { id: 'asc' } });
+    const em = db.fork();
+    const samples = await em.find(Sample, {}, { orderBy: { id: 'asc' } as never });
     for (const [i, sample] of samples.entries()) {
       Object.assign(sample, changes[i]);
-      if (!batch) {
+      if (how === 'one by one') {
         await em.flush();
       }
     }
-    await em.flush();
-    const stored = await fork().find(Sample, {}, { orderBy: { id: 'asc' } });
-    return stored.map((row) => ({ ...row, blob: row.blob && Buffer.from(row.blob).toString('hex') }));
+    const log = await db.sent(() => em.flush());
+    if (how === 'in a batch' && driver.batches) {
+      expect(log.map((sql) => sql.match(/begin|update|commit/)?.[0])).toEqual(['begin', 'update', 'commit']);
+    }
+    expect(await db.sent(() => em.flush())).toEqual([]);
+    return db;
   };
 
-  describe('values', () => {
-    test('a batch stores what single updates store, which is what was assigned', async () => {
-      const [batched, single] = [await roundTrip(true), await roundTrip(false)];
-      expect(batched).toEqual(single);
-      for (const [i, row] of batched.entries()) {
-        const expected = { ...initial, ...changes[i] } as typeof initial;
-        const blob = expected.blob && Buffer.from(expected.blob).toString('hex');
-        expect(row).toEqual({ id: i, ...expected, blob, version: 2 });
+  test('a batch stores what single updates store, and MikroORM alone, which is what was assigned', async () => {
+    const db = await roundTrip('in a batch');
+    const [batched, single] = [await stored(driver, db), await stored(driver, await roundTrip('one by one'))];
+    expect(batched).toEqual(single);
+    expect(single).toEqual(await stored(driver, await roundTrip('one by one', withoutLock(driver))));
+    const rows = await db.fork().find(Sample, {}, { orderBy: { id: 'asc' } as never });
+    for (const [i, row] of (rows as Record<string, unknown>[]).entries()) {
+      const assigned: Record<string, unknown> = { ...initial, ...changes[i] };
+      expect(row.version).toBe(2);
+      for (const name of names.filter((column) => !table[column]!.normalised)) {
+        expect(row[name]).toEqual(assigned[name]);
       }
-    });
+    }
   });
+}
+
+export function values(driver: TestDriver): void {
+  describe('values', () => valueTests(driver, columns));
 }
