@@ -12,7 +12,6 @@ import {
   MetadataError,
   type MetadataStorage,
   type Platform,
-  ReferenceKind,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './internals.ts';
@@ -51,18 +50,6 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
     }
     return parent && versionOf(child) && parent.class === meta.class;
   });
-}
-
-/** Do the rows of this table, or of the tables that it is joined with, delete each other by a cascading foreign key? */
-export function cascadesToItself(meta: EntityMetadata): boolean {
-  return [meta.root, ...(meta.root.allTPTDescendants ?? [])].some(({ relations }) =>
-    relations.some(
-      (prop) =>
-        (prop.kind === ReferenceKind.MANY_TO_ONE || prop.kind === ReferenceKind.ONE_TO_ONE) &&
-        prop.deleteRule?.toLowerCase() === 'cascade' &&
-        prop.targetMeta?.root === meta.root,
-    ),
-  );
 }
 
 /** The version a row starts with when none is given. */

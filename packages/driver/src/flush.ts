@@ -10,21 +10,22 @@ import type {
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSet, ChangeSetType, helper } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, ReferenceKind, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
-import { type VersionedRow, keyOf, keyValues } from './batch.ts';
+import { type VersionedRow, fitsBatch, keyOf, keyValues } from './batch.ts';
+import { cascades } from './cascades.ts';
 import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
+import { initialVersion, ownVersionOf, versionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
-  cascadesToItself,
-  initialVersion,
-  ownVersionOf,
-  versionOf,
-  versionTable,
-  versionedBelow,
-} from './discovery.ts';
-import { type ChangeSetGroups, type FlushListener, metaOf, restoreSnapshot, snapshotOf } from './internals.ts';
+  type ChangeSetGroups,
+  type FlushListener,
+  type PersistOptions,
+  metaOf,
+  restoreSnapshot,
+  snapshotOf,
+} from './internals.ts';
 import { type TransactionLog, Undo } from './undo.ts';
 
 type AnyChangeSet = ChangeSet<object>;
@@ -46,9 +47,12 @@ export class Flush implements FlushListener {
   readonly #claims: VersionedRow[] = [];
   /** Rows that may be of another class than their entity, one with a version. */
   readonly #unsure: { changeSet: AnyChangeSet; below: EntityMetadata; operation: Operation }[] = [];
-  readonly #removed: AnyChangeSet[] = [];
-  /** Tables whose rows delete each other by a cascade, and so have several DELETE statements: compared before. */
-  readonly #cascading = new Set<EntityMetadata>();
+  /** Rows that are still to be deleted. */
+  readonly #deletes = new Set<AnyChangeSet>();
+  /** Rows that were found as expected, and that a cascade may have deleted since. */
+  readonly #cascaded = new Set<AnyChangeSet>();
+  /** Classes of which MikroORM deletes rows by a condition: orphans of collections that are not loaded. */
+  readonly #orphaned: EntityMetadata[] = [];
   readonly #log: TransactionLog;
   readonly #undo: Undo;
   #planned = false;
@@ -83,9 +87,6 @@ export class Flush implements FlushListener {
         const owned = operation === 'update' ? ownVersionOf : versionOf;
         for (const changeSet of sets.filter((set) => owned(set.meta))) {
           const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
-          if (operation === 'delete') {
-            this.#removed.push(changeSet);
-          }
           if (claims.has(changeSet)) {
             this.#claims.push({ changeSet, expected });
           }
@@ -96,16 +97,12 @@ export class Flush implements FlushListener {
         }
         const written = sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
         groups[type].set(id, written);
+        if (operation === 'delete') {
+          written.forEach((set) => this.#deletes.add(set));
+        }
         // joined-table inheritance: one DELETE for the table with the version, and one for the rest
         const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
         statements += split ? 2 * written.length : written.length;
-      }
-    }
-    const deletes = [...groups[ChangeSetType.DELETE].values(), ...groups[ChangeSetType.DELETE_EARLY].values()];
-    for (const root of new Set(this.#removed.map(({ meta }) => meta.root))) {
-      const same = deletes.filter((sets) => sets.some((set) => set.meta.root === root));
-      if (cascadesToItself(root) && (same.length > 1 || same.flat().some((set) => !versionOf(set.meta)))) {
-        this.#cascading.add(root);
       }
     }
     const uow = this.#em.getUnitOfWork(false);
@@ -113,7 +110,13 @@ export class Flush implements FlushListener {
       statements++;
       this.#checkFollowUp(entity);
     }
-    statements += uow.getCollectionUpdates().length;
+    for (const collection of uow.getCollectionUpdates()) {
+      statements++;
+      const { kind, orphanRemoval, targetMeta } = collection.property;
+      if (kind === ReferenceKind.ONE_TO_MANY && orphanRemoval && !collection.getSnapshot()) {
+        this.#orphaned.push(targetMeta as EntityMetadata);
+      }
+    }
     this.#several = statements > 1;
   }
 
@@ -121,8 +124,10 @@ export class Flush implements FlushListener {
     const run = async (tx?: Transaction) => {
       this.#log.carries(tx, this.#undo, this.#versioned);
       await this.#checkClasses(tx);
-      await this.#checkCascading(tx);
       await this.#checkClaims(tx);
+      for (const orphans of this.#orphaned) {
+        await this.#checkCascade((meta) => meta.root === orphans.root || cascades(this.#driver, orphans, meta), tx);
+      }
       await write(tx);
       this.#written = true;
       this.#undo.done();
@@ -168,6 +173,35 @@ export class Flush implements FlushListener {
       });
   }
 
+  async deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void> {
+    const [{ meta: from, schema }] = changeSets as [AnyChangeSet];
+    const together =
+      changeSets.length === 1 ||
+      (dialectOf(this.#driver.getPlatform()) !== undefined &&
+        changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
+        fitsBatch(changeSets.map((changeSet) => ({ changeSet, expected: 0 }))));
+    // one statement sees all of its rows before a cascade takes any
+    if (together) {
+      changeSets.forEach((changeSet) => this.#deletes.delete(changeSet));
+    }
+    await this.#checkCascade((meta) => cascades(this.#driver, from, meta), ctx);
+    changeSets.forEach((changeSet) => this.#deletes.delete(changeSet));
+  }
+
+  /** Was it found as expected before an earlier DELETE, whose cascade may have taken it along? */
+  mayBeGone({ changeSet }: VersionedRow): boolean {
+    return this.#cascaded.has(changeSet);
+  }
+
+  /** The rows that are left to delete: what a cascade of this very flush has taken along is no conflict. */
+  async withoutCascaded(rows: VersionedRow[], options: PersistOptions): Promise<VersionedRow[]> {
+    if (!rows.some((row) => this.mayBeGone(row))) {
+      return rows;
+    }
+    const actual = await currentVersions(this.#driver, rows, options);
+    return rows.filter((row) => !this.mayBeGone(row) || actual(row) !== null);
+  }
+
   removing(uow: UnitOfWork, entity: object): void {
     this.#undo.removing(uow, entity);
   }
@@ -203,14 +237,9 @@ export class Flush implements FlushListener {
     return { changeSet, expected: this.#expect(changeSet, operation) };
   }
 
-  /** The primary keys of rows of this table that the flush deletes with a check of their version. */
+  /** The primary keys of rows of this table that the flush is going to delete with a check of their version. */
   removedKeys(meta: EntityMetadata): unknown[] {
-    return this.#removed.filter((changeSet) => changeSet.meta.root === meta.root).map(keyOf);
-  }
-
-  /** Were the versions of all rows of this table that the flush deletes compared before? Then some may be gone. */
-  hasCompared(meta: EntityMetadata): boolean {
-    return this.#cascading.has(meta.root);
+    return [...this.#deletes].filter((set) => versionOf(set.meta) && set.meta.root === meta.root).map(keyOf);
   }
 
   hasMoved({ changeSet }: VersionedRow): boolean {
@@ -266,6 +295,16 @@ export class Flush implements FlushListener {
     }
   }
 
+  /** Before rows of a class are deleted: those that a cascade may take along are looked at while they are there. */
+  async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx?: Transaction): Promise<void> {
+    const exposed = [...this.#deletes].filter(
+      (set) => versionOf(set.meta) && !this.#cascaded.has(set) && isReached(set.meta),
+    );
+    const rows = exposed.map((changeSet) => this.row(changeSet, 'delete'));
+    await this.#compare(rows, 'delete', ctx);
+    exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
+  }
+
   /** Reads the versions of rows that no statement of ours compares. */
   async #compare(all: readonly VersionedRow[], operation: Operation, ctx: Transaction | undefined): Promise<void> {
     const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
@@ -278,12 +317,6 @@ export class Flush implements FlushListener {
         throw await describeConflict(this.#driver, stale, operation, options);
       }
     }
-  }
-
-  async #checkCascading(ctx: Transaction | undefined): Promise<void> {
-    const sets = this.#removed.filter(({ meta }) => this.#cascading.has(meta.root));
-    const rows = sets.map((changeSet) => this.row(changeSet, 'delete'));
-    await this.#compare(rows, 'delete', ctx);
   }
 
   async #checkClaims(ctx: Transaction | undefined): Promise<void> {

@@ -66,6 +66,8 @@ export interface FlushListener {
    * Returns what must be updated before.
    */
   updating(changeSets: AnyChangeSet[]): AnyChangeSet[];
+  /** Rows are about to be deleted: those of one class. */
+  deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void;
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
@@ -314,6 +316,9 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
   };
   // The persister passes keys only; the driver needs to know whose they are.
   persister.executeDeletes = async (sets, options, withSchema) => {
+    if (!withSchema) {
+      await flush?.deleting(sets, options?.ctx);
+    }
     const chunks = withSchema && flush ? hooks.chunkDeletes(sets) : [];
     const ours = new Set(chunks.flat());
     const rest = sets.filter((set) => !ours.has(set));

@@ -24,9 +24,10 @@ import {
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { type VersionedRow, batchUpdate, fitsBatch, keyColumns, keyOf, locate } from './batch.ts';
-import { asLostRace, currentVersions, describeConflict, lockFailed } from './conflicts.ts';
+import { cascades } from './cascades.ts';
+import { asLostRace, describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
-import { adoptVersions, cascadesToItself, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
+import { adoptVersions, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
 import {
   type PersistOptions,
@@ -216,22 +217,31 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return result;
     }
 
+    /** Rows that may delete each other by a cascading foreign key go into one statement, which sees them all before. */
+    chunkDeletes<T extends { meta: EntityMetadata }>(sets: T[]): T[][] {
+      const meta = sets[0]?.meta;
+      const size = meta && cascades(this, meta, meta) ? sets.length : this.config.get('batchSize');
+      return Array.from({ length: Math.ceil(sets.length / size) }, (_, i) => sets.slice(i * size, (i + 1) * size));
+    }
+
     /** The DELETE of a flush: all these rows, which are of one table. */
     async deleteRows(meta: EntityMetadata, options: PersistOptions): Promise<void> {
       const { flush, deletes } = flushOf<Flush>(options)!;
       const rows = deletes!.map((changeSet) => flush.row(changeSet, 'delete'));
       const dialect = dialectOf(this.getPlatform());
       const owner = versionTable(meta);
-      const compared = flush.hasCompared(meta);
-      if (!dialect || !fitsBatch(rows) || compared) {
-        await this.#deleteOneByOne(meta, rows, compared, options);
+      if (!dialect || !fitsBatch(rows)) {
+        await this.#deleteOneByOne(meta, rows, flush, options);
       } else {
-        const table = this.getTableName(owner, options);
-        const { sql, params } = dialect.delete(locate(table, meta, rows, this.platform));
-        const { affectedRows } = await this.#run(sql, params, options);
-        // all rows matched or none was deleted; some are not counted when a cascade of the statement itself took them
-        if (affectedRows === 0 || (affectedRows !== rows.length && !cascadesToItself(meta))) {
-          throw await describeConflict(this, rows, 'delete', options, affectedRows);
+        const left = await flush.withoutCascaded(rows, options);
+        if (left.length > 0) {
+          const table = this.getTableName(owner, options);
+          const { sql, params } = dialect.delete(locate(table, meta, left, this.platform));
+          const { affectedRows } = await this.#run(sql, params, options);
+          // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
+          if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this, meta, meta))) {
+            throw await describeConflict(this, left, 'delete', options, affectedRows);
+          }
         }
       }
       // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
@@ -245,23 +255,15 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     async #deleteOneByOne(
       meta: EntityMetadata,
       rows: VersionedRow[],
-      compared: boolean,
+      flush: Flush,
       options: PersistOptions,
     ): Promise<void> {
-      // a row that an earlier DELETE of this loop cascades to is gone when its turn comes, so look before
-      const mayBeGone = compared || (rows.length > 1 && cascadesToItself(meta));
-      if (mayBeGone && !compared) {
-        const actual = await currentVersions(this, rows, options);
-        if (rows.some((row) => actual(row) !== row.expected)) {
-          throw await describeConflict(this, rows, 'delete', options);
-        }
-      }
       for (const row of rows) {
         const where = { ...(row.changeSet.getPrimaryKey(true) as object), [versionOf(meta)!.name]: row.expected };
         const { affectedRows } = await super.nativeDelete(versionTable(meta).class, where as never, options);
         if (affectedRows !== 1) {
           const conflict = await describeConflict(this, [row], 'delete', options);
-          if (!mayBeGone || conflict.conflicts[0]!.actual !== null) {
+          if (!flush.mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
             throw conflict;
           }
         }
@@ -283,11 +285,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes<Flush>(this, {
           begin: (em) => new Flush(em, driver, driver.log),
           checks: (meta) => versionOf(meta) !== undefined,
-          chunkDeletes: (sets) =>
-            chunk(
-              sets.filter((set) => versionOf(set.meta)),
-              driver.config.get('batchSize'),
-            ),
+          chunkDeletes: (sets) => driver.chunkDeletes(sets.filter((set) => versionOf(set.meta))),
           delete: (meta, options) => driver.deleteRows(meta, options),
         });
         hookReads(this, { versionOf, lockFailed });
@@ -297,12 +295,4 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   }
 
   return VersionedDriver as unknown as Driver;
-}
-
-/** Rows that may delete each other by a cascading foreign key go into one statement, which sees them all before. */
-function chunk<T extends { meta: EntityMetadata }>(sets: T[], size: number): T[][] {
-  if (sets.length > 0 && cascadesToItself(sets[0]!.meta)) {
-    return [sets];
-  }
-  return Array.from({ length: Math.ceil(sets.length / size) }, (_, i) => sets.slice(i * size, (i + 1) * size));
 }

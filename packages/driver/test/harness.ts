@@ -83,14 +83,22 @@ export function withoutLock(driver: TestDriver): Partial<Options> {
   return { driver: driver.plain, discovery: { onMetadata } };
 }
 
+function isStored({ persist, kind, object, owner }: EntityProperty): boolean {
+  return (
+    persist !== false &&
+    (kind !== ReferenceKind.EMBEDDED || Boolean(object)) &&
+    (kind !== ReferenceKind.ONE_TO_ONE || Boolean(owner)) &&
+    kind !== ReferenceKind.MANY_TO_MANY
+  );
+}
+
 /** Everything that the tables of a database hold, exactly; versions only when asked for. */
 export async function stored(driver: TestDriver, { orm, fork }: Database, versions?: 'with versions') {
   const platform = orm.em.getPlatform();
   const tables: Record<string, Record<string, string | null>[]> = {};
   for (const meta of orm.getMetadata().getAll().values()) {
     const columns = (meta.props as EntityProperty[])
-      .filter((prop) => prop.persist !== false && (prop.kind !== ReferenceKind.EMBEDDED || prop.object))
-      .filter((prop) => versions || prop.name !== 'version')
+      .filter((prop) => isStored(prop) && (versions || prop.name !== 'version'))
       .flatMap((prop) => prop.fieldNames ?? [])
       .map((name) => platform.quoteIdentifier(name));
     if (!meta.embeddable) {

@@ -12,6 +12,7 @@ import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
+import { removals } from './removal.ts';
 import { schemas } from './schemas.ts';
 import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
@@ -29,6 +30,7 @@ export function suite(driver: TestDriver): void {
     updates(driver);
     oneBump(driver);
     deletes(driver);
+    removals(driver);
     claims(driver);
     keys(driver);
     inheritance(driver);
