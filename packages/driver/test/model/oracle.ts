@@ -41,7 +41,7 @@ interface Before {
   readonly was: Pick<Copy, 'state' | 'touched' | 'initialized' | 'base' | 'key'>;
   readonly version: unknown;
   /** Afterwards; another version or state at the rollback is the user's. */
-  readonly became: { state: Copy['state']; version: unknown; known: boolean };
+  readonly became: { state: Copy['state']; version: unknown; /** No rollback makes it known again. */ known: boolean };
 }
 
 /** A transaction or savepoint: rows that it wrote (`null`: deleted), and its flushes. */
@@ -112,6 +112,14 @@ export class Rows {
     rows.forEach((row, id) => this.write(outer && unit, id, row));
   }
 
+  /** em.clear(): a rollback brings nothing back into the EntityManager. */
+  cleared(unit: Unit): void {
+    unit.copies = [];
+    if (unit === this.owner) {
+      this.#layers.flatMap(({ flushes }) => flushes.flat()).forEach(({ became }) => (became.known = true));
+    }
+  }
+
   /** Memory follows the database, but what was changed since the flush is the user's. */
   rollback(unit: Unit): void {
     const { flushes } = this.#layers.pop()!;
@@ -167,10 +175,10 @@ export function isVersioned(copy: Copy): boolean {
  * not read, are based on. An older row (one that was created again) brings nothing then.
  */
 export function reread(copy: Copy, row: Fields): void {
-  const known = (copy.base['version'] ?? copy.now['version']) as number | undefined;
+  const known = copy.touched ? copy.now['version'] : (copy.base['version'] ?? copy.now['version']);
   const partial = [...copy.loaded].some((column) => !(column in row));
   const kept = isVersioned(copy) && row['version'] !== known && (isDirty(copy) || partial);
-  const incoming = kept && known !== undefined && (row['version'] as number) < known ? {} : { ...row };
+  const incoming = kept && known != null && Number(row['version']) < Number(known) ? {} : { ...row };
   if (kept) {
     delete incoming['version'];
   }

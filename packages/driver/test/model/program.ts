@@ -730,7 +730,7 @@ export const COMMANDS = {
     }
     world.say(`${unit.name} is cleared`);
     unit.em.clear();
-    unit.copies = [];
+    world.rows.cleared(unit);
     return true;
   },
 
