@@ -32,7 +32,7 @@ export async function describeConflict(
       new StaleRow({
         entity: row.changeSet.entity,
         entityName: helper(row.changeSet.entity).__meta.className,
-        primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta),
+        primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
         operation,
         expected: row.expected,
         actual: actual(row),
@@ -111,10 +111,15 @@ export function asLostRace(error: unknown, dialect: Dialect | undefined): unknow
   return typeof code === 'string' && dialect?.lostRaceCodes.includes(code) ? new ConcurrentUpdate([], error) : error;
 }
 
-function primaryKeyOf(entity: object, meta: EntityMetadata): unknown {
-  const values = entity as Record<string, unknown>;
-  const keys = meta.primaryKeys.map((key) => {
-    const value = values[key];
+/** The key of a row as the entity has it; where the flush would change it, the one that is in the database. */
+function primaryKeyOf(entity: object, meta: EntityMetadata, changeSet?: ChangeSet<object>): unknown {
+  const { payload = {}, originalEntity = {} } = changeSet ?? {};
+  const keys = meta.getPrimaryProps().map(({ name: key, customType }) => {
+    const stored = (originalEntity as Record<string, unknown>)[key];
+    const value =
+      key in payload && stored !== undefined
+        ? (customType?.convertToJSValue(stored, customType.platform!) ?? stored)
+        : (entity as Record<string, unknown>)[key];
     return [key, Utils.isEntity(value, true) ? helper(value).getPrimaryKey() : value] as const;
   });
   return keys.length === 1 ? keys[0]![1] : Object.fromEntries(keys);

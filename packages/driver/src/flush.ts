@@ -86,6 +86,8 @@ export class Flush implements FlushListener {
         const claims = operation === 'update' ? claimsOnly(sets, elsewhere) : new Set();
         const owned = operation === 'update' ? ownVersionOf : versionOf;
         for (const changeSet of sets.filter((set) => owned(set.meta))) {
+          // a removed row is found by the key that it has, whatever was assigned since
+          changeSet.originalEntity ??= snapshotOf(changeSet.entity) as AnyChangeSet['originalEntity'];
           const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
           if (claims.has(changeSet)) {
             this.#claims.push({ changeSet, expected });

@@ -128,6 +128,73 @@ export function keys(driver: TestDriver): void {
       }
     }
 
+    const renamed: { name: string; key: string; to: (row: Record<string, unknown>) => unknown }[] = [
+      { name: 'string key', key: 'id', to: ({ id }) => `${String(id)}!` },
+      { name: 'bigint key as bigint', key: 'id', to: ({ id }) => -(id as bigint) },
+      { name: 'custom-typed key', key: 'id', to: ({ id }) => (id as number) + 100 },
+      { name: 'composite key', key: 'number', to: ({ number }) => (number as number) + 100 },
+      { name: 'reserved and odd names', key: 'id', to: ({ id }) => (id as number) + 100 },
+    ];
+    for (const { name, key: changing, to } of renamed) {
+      for (const count of [1, 4]) {
+        test(`a changed ${name}, ${count} ${count === 1 ? 'row' : 'rows in a batch'}`, async () => {
+          const { entity, key } = shapes.find((shape) => shape.name === name)!;
+          const { fork } = await open(driver, [entity]);
+          const seed = fork();
+          const ids = Array.from({ length: count }, (_, i) => key(i + 1));
+          ids.forEach((id) => seed.create(entity, { ...id, title: 'new' } as never));
+          await seed.flush();
+          const load = async () => {
+            const em = fork();
+            const rows: (Record<string, unknown> & { version: number })[] = [];
+            for (const id of ids) {
+              rows.push(await em.findOneOrFail(entity, id as never));
+            }
+            return [em, rows] as const;
+          };
+          const [em, rows] = await load();
+          const [theirs, same] = await load();
+          same.at(-1)!.title = 'theirs';
+          await theirs.flush();
+
+          rows.forEach((row) => Object.assign(row, { title: 'ours', [changing]: to(row) }));
+          const changed = rows.map((row) => row[changing]);
+          const error = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;
+          // the row is still where it was
+          const stored = ids.at(-1)!;
+          const primaryKey = Object.keys(stored).length > 1 ? stored : Object.values(stored)[0];
+          expect(error.conflicts).toMatchObject([{ primaryKey, expected: 1, actual: 2 }]);
+          expect(error.conflicts[0]!.entity).toBe(rows.at(-1));
+          expect(rows.map((row) => row[changing])).toEqual(changed);
+          expect(await fork().count(entity, { title: 'ours' })).toBe(0);
+          expect(await em.findOne(entity, ids[0] as never)).toBe(rows[0]);
+
+          // after a look at what they did, it is written
+          rows.at(-1)!.version = 2;
+          await em.flush();
+          expect(rows.map((row) => row.version)).toEqual(rows.map((row) => (row === rows.at(-1) ? 3 : 2)));
+          for (const [i, id] of ids.entries()) {
+            expect(await fork().findOne(entity, id as never)).toBe(null);
+            const there = await fork().findOneOrFail(entity, { ...id, [changing]: changed[i] } as never);
+            expect(there).toMatchObject({ title: 'ours', version: rows[i]!.version });
+          }
+          rows.forEach((row) => (row.title = 'next'));
+          await em.flush();
+          expect(await fork().count(entity, { title: 'next' })).toBe(count);
+
+          // what is removed is the row that was loaded, whatever key was assigned since
+          rows.forEach((row) => (row[changing] = to(row)));
+          const last = fork();
+          const { version } = rows[0]!;
+          last.create(entity, { ...ids[0], [changing]: rows[0]![changing], title: 'other', version } as never);
+          await last.flush();
+          rows.forEach((row) => em.remove(row));
+          await em.flush();
+          expect(await fork().find(entity, {})).toMatchObject([{ title: 'other' }]);
+        });
+      }
+    }
+
     test('keys that are foreign keys, simple and composite', async () => {
       class Owner {
         tenant!: string;
