@@ -3,6 +3,7 @@
  * The statements are the driver's (versioned.ts).
  */
 import type {
+  Dictionary,
   EntityManager,
   EntityMetadata,
   EntityName,
@@ -10,7 +11,7 @@ import type {
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSet, ChangeSetType, ReferenceKind, helper } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
 import { type VersionedRow, fitsBatch, keyOf, keyValues } from './batch.ts';
@@ -91,6 +92,7 @@ export class Flush implements FlushListener {
           const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
           if (claims.has(changeSet)) {
             this.#claims.push({ changeSet, expected });
+            this.#takeBackStamps(changeSet);
           }
         }
         for (const changeSet of sets) {
@@ -265,6 +267,21 @@ export class Flush implements FlushListener {
     return expectedVersion(entity, meta, operation);
   }
 
+  /** MikroORM has called `onUpdate` for a row that is not written after all. */
+  #takeBackStamps({ entity, meta, payload }: AnyChangeSet): void {
+    const snapshot = snapshotOf(entity) as Dictionary;
+    const stored: Dictionary = {};
+    for (const key of Object.keys(payload).filter((name) => name !== meta.versionProperty)) {
+      if (key in snapshot) {
+        stored[key] = snapshot[key];
+      } else {
+        delete (entity as Dictionary)[key];
+      }
+    }
+    const hydrator = this.#em.config.getHydrator(this.#em.getMetadata());
+    hydrator.hydrate(entity, meta, stored, this.#em.getEntityFactory(), 'full', false, true);
+  }
+
   #checkInitial({ entity, meta }: AnyChangeSet): void {
     const version = ownVersionOf(meta);
     if (version) {
@@ -361,14 +378,23 @@ function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
   return known ? [] : versionedBelow(meta, em.getMetadata());
 }
 
-/** Change sets of entities in which nothing but the version was assigned; touched ones are written. */
+/** Set by `onUpdate`, and can be set back: the snapshot has the stored value in a form that can be hydrated. */
+function isStamp(prop: EntityProperty | undefined): boolean {
+  return Boolean(prop?.onUpdate) && !prop!.embedded && !prop!.object && !(prop!.customType instanceof JsonType);
+}
+
+/**
+ * Change sets of entities in which nothing but the version was assigned; touched ones are written. What `onUpdate` sets
+ * comes along with every change, and is none by itself.
+ */
 function claimsOnly(sets: readonly AnyChangeSet[], elsewhere: Set<object>): Set<AnyChangeSet> {
   return new Set(
     sets.filter(({ entity, meta, payload }) => {
       const version = ownVersionOf(meta)?.name;
-      const keys = Object.keys(payload);
-      const alone = keys.length > 0 && keys.every((key) => key === version) && !elsewhere.has(entity);
-      return version && alone && !isTouched(snapshotOf(entity), version);
+      const properties = meta.properties as Record<string, EntityProperty>;
+      const isNoChange = (key: string) => key === version || isStamp(properties[key]);
+      const alone = Object.keys(payload).every(isNoChange) && !elsewhere.has(entity);
+      return version && version in payload && alone && !isTouched(snapshotOf(entity), version);
     }),
   );
 }

@@ -107,6 +107,53 @@ export function claims(driver: TestDriver): void {
       expect(await sent(() => other.flush())).toEqual([]);
     });
 
+    test('the same for an entity with onUpdate, whose stamps are not written by themselves', async () => {
+      let calls = 0;
+      const Stamped = defineEntity({
+        name: 'Stamped',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          at: p
+            .datetime()
+            .onCreate(() => new Date(0))
+            .onUpdate(() => new Date(1e12 + 1000 * ++calls)),
+          by: p
+            .bigint()
+            .default(0n.toString())
+            .onUpdate(() => BigInt(calls)),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork, sent } = await open(driver, [Stamped]);
+      const seed = fork();
+      seed.create(Stamped, { id: 1, title: 'saved', version: 3 } as never);
+      await seed.flush();
+      const em = fork();
+      const stamped = await em.findOneOrFail(Stamped, 1);
+      const reference = fork();
+      const claimed = reference.assign(reference.getReference(Stamped, 1), { version: 3 });
+      for (const [ours, entity] of [
+        [em, stamped],
+        [reference, claimed],
+      ] as const) {
+        entity.version = 2;
+        expect(await thrown(() => ours.flush())).toMatchObject({
+          conflicts: [{ operation: 'check', expected: 2, actual: 3 }],
+        });
+        entity.version = 3;
+        const log = await sent(() => ours.flush());
+        expect(log.some((sql) => sql.startsWith('update'))).toBe(false);
+        expect(await sent(() => ours.flush())).toEqual([]);
+        expect(await fork().findOne(Stamped, 1)).toMatchObject({ version: 3, at: new Date(0), by: 0n });
+      }
+      expect(stamped).toMatchObject({ version: 3, at: new Date(0), by: 0n });
+      stamped.title = 'changed';
+      await em.flush();
+      expect(await fork().findOne(Stamped, 1)).toMatchObject({ version: 4, at: stamped.at, by: BigInt(calls) });
+      expect(stamped.at).toEqual(new Date(1e12 + 1000 * calls));
+    });
+
     describe('bad input is refused before any SQL', () => {
       for (const value of [Number.NaN, '3', -1, 1.5, 2 ** 40, 2 ** 53, {}, true]) {
         for (const operation of ['update', 'delete', 'insert'] as const) {
