@@ -1,5 +1,5 @@
 /** Column types that only PostgreSQL has. */
-import { p } from '@mikro-orm/core';
+import { Type, p } from '@mikro-orm/core';
 import { describe } from 'vitest';
 import { postgresql } from './drivers/postgresql.ts';
 import { schemas } from './suite/schemas.ts';
@@ -84,10 +84,63 @@ const columns: Record<string, ValueColumn> = {
   ids: typed('uuid[]', '{}', ['{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}']),
 };
 
+/** Conversions whose functions are found by the type of a bare literal. */
+const converted = (columnType: string, sql: (key: string) => string, toDatabase = (value: string): unknown => value) =>
+  class extends Type<string, unknown> {
+    override convertToDatabaseValue(value: string): unknown {
+      return value == null ? value : toDatabase(value);
+    }
+    override convertToDatabaseValueSQL(key: string): string {
+      return sql(key);
+    }
+    override getColumnType(): string {
+      return columnType;
+    }
+  };
+const conversion = (type: ReturnType<typeof converted>, old: string, values: string[]): ValueColumn => ({
+  property: p.type(type),
+  old,
+  values,
+  normalised: true,
+});
+
+const conversions: Record<string, ValueColumn> = {
+  seconds: conversion(
+    converted('timestamptz', (key) => `to_timestamp(${key})`),
+    '0',
+    ['1700000000.5', '-1'],
+  ),
+  spaced: conversion(
+    converted('varchar(20)', (key) => `concat('[', ${key}, ']')`),
+    'a',
+    ["it's", ''],
+  ),
+  tags: conversion(
+    converted('text[]', (key) => `string_to_array(${key}, ',')`),
+    'a',
+    ['b,c', ''],
+  ),
+  bytes: conversion(
+    converted(
+      'bytea',
+      (key) => `set_byte(${key}, 0, 255)`,
+      (value) => Buffer.from(value),
+    ),
+    'a',
+    ['bc', "'\\"],
+  ),
+  whole: conversion(
+    converted('int', (key) => `round(${key})`, Number),
+    '1',
+    ['2.5', '-3.5'],
+  ),
+};
+
 const setUp = 'create extension citext; create extension hstore';
 
 describe('PostgreSQL types', () => {
   valueTests({ ...postgresql, setUp }, columns);
+  describe('conversions by SQL', () => valueTests(postgresql, conversions));
   describe('enums that are where the table is', () =>
     schemas(postgresql, p.enum(['new', 'old']).nativeEnumName('State')));
 });

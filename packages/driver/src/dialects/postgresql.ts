@@ -46,18 +46,17 @@ function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): St
   const names: string[] = [];
   const arrays: string[] = [];
   const params: unknown[] = [];
-  const add = (name: string, type: string, values: readonly unknown[]) => {
-    const array = arrayOf(values, type);
+  const add = (name: string, array: Statement) => {
     names.push(`"${name}"`);
     arrays.push(array.sql);
     params.push(...array.params);
   };
-  rows.keys.forEach((key, i) => add(`k${i}`, carrierType(key), key.values));
-  add('v', carrierType(rows.version), rows.version.values);
+  rows.keys.forEach((key, i) => add(`k${i}`, arrayOf(key.values, carrierType(key))));
+  add('v', arrayOf(rows.version.values, carrierType(rows.version)));
   columns.forEach((column, i) => {
-    add(`c${i}`, carrierType(column), column.values);
+    add(`c${i}`, isConverted(column) ? convertedArrayOf(column) : arrayOf(column.values, carrierType(column)));
     if (column.changed) {
-      add(`f${i}`, 'bool', column.changed);
+      add(`f${i}`, arrayOf(column.changed, 'bool'));
     }
   });
   const on = [...rows.keys.map((key, i) => `"_t".${key.name} = "_v"."k${i}"`), `"_t".${rows.version.name} = "_v"."v"`];
@@ -96,6 +95,22 @@ function arrayOf(values: readonly unknown[], type: string): Statement {
   return { sql: `?::${type}[]`, params: [`{${elements.join(',')}}`] };
 }
 
+/** Conversion by SQL is written around each value: a function may be found by the type of a bare literal. */
+function convertedArrayOf(column: Column): Statement {
+  const { values, changed, convert, type } = column;
+  const isChanged = (row: number) => changed?.[row] ?? true;
+  const element = isArray(column) ? `(${convert!('?')})::${type}::text` : convert!('?');
+  return {
+    sql: `array[${values.map((_, row) => (isChanged(row) ? element : 'null')).join(', ')}]::${carrierType(column)}[]`,
+    params: values.filter((_, row) => isChanged(row)),
+  };
+}
+
+function isConverted(column: Column): boolean {
+  // the conversion of JSON is nothing but a cast
+  return column.convert !== undefined && !/^jsonb?$/i.test(column.type);
+}
+
 const SERIAL: Record<string, string> = {
   serial: 'int',
   bigserial: 'bigint',
@@ -117,32 +132,28 @@ function bareType(type: string): string {
   return SERIAL[bare.toLowerCase()] ?? bare;
 }
 
-/**
- * `unnest` flattens arrays of arrays, a conversion wants the value that it was written for, and a native enum may be in
- * any schema: they travel as text.
- */
+/** `unnest` flattens arrays of arrays, JSON is cast, and a native enum may be in any schema: they travel as text. */
 function carrierType(column: Column): string {
-  if (!column.convert && !column.nativeEnum && !column.type.endsWith(']')) {
-    return bareType(column.type);
-  }
-  const sample = column.values.find((value) => value != null);
-  return typeof sample === 'number' || typeof sample === 'bigint'
-    ? 'numeric'
-    : typeof sample === 'boolean'
-      ? 'bool'
-      : 'text';
+  return column.nativeEnum || isArray(column) || (column.convert && !isConverted(column))
+    ? 'text'
+    : bareType(column.type);
 }
 
 function assign(column: Column, value: string): string {
-  const converted = column.convert?.(value) ?? value;
-  const isArray = column.type.endsWith(']');
   if (column.nativeEnum) {
     // by the row type of the table; the key is the column's name without its quotes
     const key = column.name.slice(1, -1).replaceAll('""', '"').replaceAll("'", "''");
-    const json = `jsonb_build_object('${key}', ${isArray ? `${converted}::text[]` : converted})`;
+    const json = `jsonb_build_object('${key}', ${isArray(column) ? `${value}::text[]` : value})`;
     return `(jsonb_populate_record("_t", ${json})).${column.name}`;
   }
-  return isArray && !column.convert ? `${converted}::${column.type}` : converted;
+  if (column.convert && !isConverted(column)) {
+    return column.convert(value);
+  }
+  return isArray(column) ? `${value}::${column.type}` : value;
+}
+
+function isArray(column: Column): boolean {
+  return column.type.endsWith(']');
 }
 
 function isText(column: Column): boolean {
