@@ -169,11 +169,16 @@ const shapes: Shape[] = [
       },
     }),
     others: [countries, regions],
-    rows: regions[1].map(({ country, number }) => ({ region: [country, number], name: 'x', size: 0 })),
+    rows: regions[1].map(({ country, number }) => ({
+      region: [country, number],
+      name: 'x',
+      size: 0,
+      twin: [country, number],
+    })),
     changes: [
       { size: 1, twin: ['de', 2] },
       { partner: ['de', 1] },
-      { twin: ['de', 1], partner: ["f'r", 2] },
+      { twin: null, partner: ["f'r", 2] },
       { size: 9, partner: ['de', 2] },
     ],
   },
