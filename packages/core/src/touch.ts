@@ -3,6 +3,9 @@ import { type EntityClass, type EntityMetadata, type EntityProperty, ValidationE
 import { VersionNotLoaded } from './concurrent-update.ts';
 import { VersionField } from './version-field.ts';
 
+/** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
+const TOUCHED = Symbol('touched');
+
 type Snapshot = Record<string, unknown>;
 
 /**
@@ -34,12 +37,12 @@ export function touch(entity: object): void {
   if ((entity as Snapshot)[version.name] == null) {
     throw new VersionNotLoaded(entity, className, version.name, 'update');
   }
-  // A version that differs from the snapshot's is a change, so MikroORM computes a change set, and NaN differs from
-  // everything. A refresh or a flush overwrites it.
-  wrapped.__originalEntityData = { ...snapshot, [version.name]: Number.NaN } as never;
+  // a version that differs from the snapshot's is a change, so MikroORM computes a change set; a refresh or a flush
+  // overwrites the mark
+  wrapped.__originalEntityData = { ...snapshot, [version.name]: TOUCHED } as never;
 }
 
 /** @internal Was the entity with this snapshot touched? */
 export function isTouched(snapshot: unknown, version: string): boolean {
-  return Number.isNaN((snapshot as Snapshot | undefined)?.[version]);
+  return (snapshot as Snapshot | undefined)?.[version] === TOUCHED;
 }

@@ -391,12 +391,18 @@ export function hookCopies(em: EntityManager, versionOf: ReadHooks['versionOf'])
     const { __meta: meta, __loadedProperties: loaded } = helper(entity);
     const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
     const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
-    return keepVersions(em.getContext() as EntityManager, [entity], versionOf, (note) => {
+    return keepVersions(em.getContext() as EntityManager, [entity], versionOf, async (note) => {
       const { fork } = em;
-      em.fork = (forkOptions) => note(fork.call(em, forkOptions) as EntityManager) as never;
+      let reader: EntityManager | undefined;
+      em.fork = (forkOptions) => (reader = note(fork.call(em, forkOptions) as EntityManager)) as never;
       const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
       em.fork = fork;
-      return refreshing;
+      const refreshed = await refreshing;
+      for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
+        const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
+        copyRenamed(em, source, (managed as object | undefined) ?? entity);
+      }
+      return refreshed;
     });
   }) as never;
 
@@ -407,6 +413,19 @@ export function hookCopies(em: EntityManager, versionOf: ReadHooks['versionOf'])
           transactional.call(em, (tx) => work(note(tx)), options),
         )
       : transactional.call(em, work, options)) as never;
+}
+
+/** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
+function copyRenamed(em: EntityManager, source: object, managed: object): void {
+  const meta = metaOf(em, managed);
+  const renamed = meta.props.filter((prop) => prop.serializedName && prop.serializedName !== prop.name);
+  if (renamed.length > 0) {
+    const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
+    const data = helper(source).serialize(options as never) as Dictionary;
+    const missed = renamed.filter((prop) => Object.hasOwn(data, prop.serializedName!));
+    const values = Object.fromEntries(missed.map((prop) => [prop.name, data[prop.serializedName!]]));
+    em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+  }
 }
 
 async function keepVersions<Result>(
@@ -458,7 +477,7 @@ function ownFactory(em: EntityManager): object {
  */
 function leftAsItWas(em: EntityManager, entity: object, version: string, data: Dictionary): string[] {
   const { based, current } = versionsOf(entity, version);
-  const known = Number.isNaN(based) ? current : (based ?? current);
+  const known = typeof based === 'number' ? based : current;
   const read = Number(data[version]);
   if (Number.isNaN(read) || read === known || (covers(Object.keys(data), entity) && !isDirty(em, entity))) {
     return [];

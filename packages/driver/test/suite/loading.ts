@@ -350,6 +350,8 @@ export function loading(driver: TestDriver): void {
       expect(await thrown(() => em.flush())).toMatchObject({
         conflicts: [{ operation: 'update', expected: 7, actual: 1 }],
       });
+      book.version = Number.NaN;
+      expect(await thrown(() => em.flush())).toBeInstanceOf(InvalidVersion);
     });
 
     test('without a version it is refused, at once or by the flush', async () => {

@@ -102,6 +102,34 @@ const regions = [
   [1, 2].flatMap((number) => ['de', "f'r"].map((country) => ({ country, number, title: 'old' }))),
 ] as const;
 
+/** Properties behind a getter and a setter; MikroORM uses the field of the one, and the accessors of the other two. */
+function guarded() {
+  return class Guarded {
+    id!: number;
+    _name!: string;
+    _mail!: string;
+    _version!: number;
+    get name(): string {
+      return this._name;
+    }
+    set name(name: string) {
+      this._name = name;
+    }
+    get mail(): string {
+      return this._mail;
+    }
+    set mail(mail: string) {
+      this._mail = mail.toLowerCase();
+    }
+    get version(): number {
+      return this._version;
+    }
+    set version(next: number) {
+      this._version = next;
+    }
+  };
+}
+
 const shapes: Shape[] = [
   embedded('inline embeddable', p.embedded(Address)),
   embedded('inline embeddable without prefix', p.embedded(Address).prefix(false)),
@@ -251,6 +279,20 @@ const shapes: Shape[] = [
     changes: [{ title: 'a' }, { slug: 'b' }, { title: 'c', slug: 'd' }],
   },
   {
+    name: 'accessors',
+    entity: defineEntity({
+      class: guarded(),
+      properties: {
+        id: p.integer().primary(),
+        name: p.string().accessor('_name'),
+        mail: p.string().accessor(),
+        version: p.type(VersionField).accessor(),
+      },
+    } as never),
+    rows: [1, 2, 3].map((id) => ({ id, name: 'old', mail: 'OLD' })),
+    changes: [{ name: 'New' }, { mail: 'A@B' }, { name: 'x', mail: 'Y' }],
+  },
+  {
     name: 'hidden, renamed, lazy and computed properties',
     entity: defineEntity({
       name: 'Account',
@@ -296,7 +338,45 @@ export function shapeTests(driver: TestDriver, all: readonly Shape[]): void {
 }
 
 export function shapesOfAll(driver: TestDriver): void {
-  describe('shapes', () => shapeTests(driver, shapes));
+  describe('shapes', () => {
+    shapeTests(driver, shapes);
+
+    for (const [name, property] of [
+      ['a serialised name', { version: p.type(VersionField).serializedName('etag') }],
+      ['a field behind it', { version: p.type(VersionField).accessor('_version') }],
+    ] as const) {
+      test(`em.refresh() brings the new version and all else, also with ${name}`, async () => {
+        const properties = {
+          id: p.integer().primary(),
+          mail: p.string().accessor(),
+          name: p.string().serializedName('label'),
+          ...property,
+        };
+        const Document = guarded();
+        const schema = defineEntity({ class: Document, properties } as never);
+        const { fork } = await open(driver, [schema]);
+        const seed = fork();
+        seed.create(Document, { id: 1, mail: 'old', name: 'old' } as never);
+        await seed.flush();
+        const em = fork();
+        const ours = await em.findOneOrFail(Document, 1);
+        const theirs = fork();
+        Object.assign(await theirs.findOneOrFail(Document, 1), { mail: 'theirs', name: 'theirs' });
+        await theirs.flush();
+        ours.mail = 'ours';
+        expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+        await em.refresh(ours);
+        expect(ours).toMatchObject({ mail: 'theirs', name: 'theirs', version: 2 });
+        ours.mail = 'ours';
+        await em.flush();
+        expect(await fork().findOneOrFail(Document, 1)).toMatchObject({
+          mail: 'ours',
+          name: 'theirs',
+          version: 3,
+        });
+      });
+    }
+  });
 }
 
 /** Changes these rows while somebody else changes the last of them, then once more, then removes them. */
