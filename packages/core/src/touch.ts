@@ -1,7 +1,7 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
-import { type EntityClass, type EntityMetadata, type EntityProperty, ValidationError, helper } from '@mikro-orm/core';
+import { type EntityClass, type EntityMetadata, ValidationError, helper } from '@mikro-orm/core';
 import { VersionNotLoaded } from './concurrent-update.ts';
-import { VersionField } from './version-field.ts';
+import { versionOf } from './version-field.ts';
 
 /** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
 const TOUCHED = Symbol('touched');
@@ -28,10 +28,10 @@ export function touch(entity: object): void {
     );
   }
   // what stands on the entity may be the metadata of another ORM in this process
-  const meta = em.getMetadata().get(entity.constructor as EntityClass<object>);
-  const { className, properties, versionProperty } = meta as unknown as EntityMetadata;
-  const version = versionProperty && (properties as Record<string, EntityProperty>)[versionProperty];
-  if (!version || !(version.customType instanceof VersionField)) {
+  const meta = em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
+  const { className } = meta;
+  const version = versionOf(meta);
+  if (!version) {
     throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
   }
   if ((entity as Snapshot)[version.name] == null) {

@@ -10,7 +10,14 @@
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
-import { type EntityProperty, type Opt, type Platform, Type, ValidationError } from '@mikro-orm/core';
+import {
+  type EntityMetadata,
+  type EntityProperty,
+  type Opt,
+  type Platform,
+  Type,
+  ValidationError,
+} from '@mikro-orm/core';
 
 const checkedPlatforms = new WeakSet<Platform>();
 
@@ -64,6 +71,12 @@ export class VersionField extends Type<Opt<number>, number> {
   override ensureComparable(): boolean {
     return false;
   }
+}
+
+/** @internal The version property of a class, when it is one of ours; a `Date` version is not. */
+export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
+  const prop = meta.versionProperty && meta.properties[meta.versionProperty];
+  return prop && prop.customType instanceof VersionField ? prop : undefined;
 }
 
 /** @internal `versioned()` says here that versions are checked for every driver on this platform. */

@@ -10,8 +10,8 @@ import {
   Utils,
   isRaw,
 } from '@mikro-orm/core';
+import { versionOf } from '@mikro-ool/core';
 import type { BatchRows, BatchUpdate, Column } from './dialect.ts';
-import { versionOf } from './discovery.ts';
 
 /** A row that a flush writes, with the version that it must still have. */
 export interface VersionedRow {

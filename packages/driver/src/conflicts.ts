@@ -1,10 +1,10 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, InvalidVersion, type Operation, StaleRow, maximumVersion } from '@mikro-ool/core';
+import { ConcurrentUpdate, InvalidVersion, type Operation, StaleRow, maximumVersion, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect } from './dialect.ts';
-import { versionOf, versionTable } from './discovery.ts';
+import { versionTable } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
 /**

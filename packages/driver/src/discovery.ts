@@ -13,14 +13,8 @@ import {
   type MetadataStorage,
   type Platform,
 } from '@mikro-orm/core';
-import { VersionField } from '@mikro-ool/core';
+import { VersionField, versionOf } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './internals.ts';
-
-/** The version property of a class, when it is one of ours; a `Date` version is not. */
-export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
-  const prop = meta.versionProperty && meta.properties[meta.versionProperty];
-  return prop && prop.customType instanceof VersionField ? prop : undefined;
-}
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
 export function ownVersionOf(meta: EntityMetadata): EntityProperty | undefined {

@@ -13,12 +13,19 @@ import type {
 } from '@mikro-orm/core';
 import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import { InvalidVersion, type Operation, VersionNotLoaded, isTouched, maximumVersion } from '@mikro-ool/core';
+import {
+  InvalidVersion,
+  type Operation,
+  VersionNotLoaded,
+  isTouched,
+  maximumVersion,
+  versionOf,
+} from '@mikro-ool/core';
 import { type VersionedRow, fitsBatch, keyOf, keyValues } from './batch.ts';
 import { cascades } from './cascades.ts';
 import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
-import { initialVersion, ownVersionOf, versionOf, versionTable, versionedBelow } from './discovery.ts';
+import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
   type ChangeSetGroups,
   type FlushListener,

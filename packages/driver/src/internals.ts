@@ -22,6 +22,7 @@ import {
   helper,
 } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
+import { versionOf } from '@mikro-ool/core';
 
 type AnyChangeSet = ChangeSet<object>;
 
@@ -217,8 +218,6 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
 export interface FlushHooks<Flush extends FlushListener> {
   /** Called once for every flush. */
   begin(em: EntityManager): Flush;
-  /** Does MikroORM's own check by SELECT fall away, because the driver checks the rows of this class? */
-  checks(meta: AnyChangeSet['meta']): boolean;
   /** Those of these change sets that the driver deletes, one array per call; the others are left to MikroORM. */
   chunkDeletes(changeSets: AnyChangeSet[]): AnyChangeSet[][];
   /** The driver's checked DELETE. */
@@ -330,17 +329,12 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
       await hooks.delete(meta, marked(persister.prepareOptions(meta, options), chunk));
     }
   };
+  // The check by SELECT falls away, because the driver checks the rows.
   persister.checkOptimisticLocks = async (meta, sets, options) => {
-    if (!hooks.checks(meta)) {
+    if (!versionOf(meta)) {
       await checkOptimisticLocks.call(persister, meta, sets, options);
     }
   };
-}
-
-interface ReadHooks {
-  versionOf(meta: EntityMetadata): EntityProperty | undefined;
-  /** What to throw when a version that `em.lock()` or `findOne()` was given is not the loaded one. */
-  lockFailed(entity: object, meta: EntityMetadata, expected: unknown): Error;
 }
 
 type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
@@ -352,13 +346,18 @@ type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
  * Hooks what happens to the version of an entity that is read again or locked.
  * MikroORM merges a row that is read again into the entity: changed properties stay, the rest is refreshed, as far as
  * it was read. A version that is refreshed above what is not would let it overwrite what it was not based on.
+ *
+ * @param lockFailed what to throw when a version that `em.lock()` or `findOne()` was given is not the loaded one
  */
-export function hookReads(em: EntityManager, hooks: ReadHooks): void {
+export function hookReads(
+  em: EntityManager,
+  lockFailed: (entity: object, meta: EntityMetadata, expected: unknown) => Error,
+): void {
   const uow = em.getUnitOfWork(false);
   const factory = ownFactory(em) as unknown as { mergeData: MergeData };
   const mergeData = factory.mergeData;
   factory.mergeData = (meta, entity, data, options) => {
-    const version = hooks.versionOf(metaOf(em, entity))?.name;
+    const version = versionOf(metaOf(em, entity))?.name;
     const left = version ? leftAsItWas(em, entity, version, data) : [];
     if (left.length > 0) {
       // joined relations are found by the data object's constructor
@@ -374,9 +373,7 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
     try {
       await lockOptimistic.call(uow, entity, meta, version);
     } catch (error) {
-      throw error instanceof OptimisticLockError && hooks.versionOf(meta)
-        ? hooks.lockFailed(entity, meta, version)
-        : error;
+      throw error instanceof OptimisticLockError && versionOf(meta) ? lockFailed(entity, meta, version) : error;
     }
   };
 }
@@ -385,13 +382,13 @@ export function hookReads(em: EntityManager, hooks: ReadHooks): void {
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
  * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
  */
-export function hookCopies(em: EntityManager, versionOf: ReadHooks['versionOf']): void {
+export function hookCopies(em: EntityManager): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { __meta: meta, __loadedProperties: loaded } = helper(entity);
     const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
     const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
-    return keepVersions(em.getContext() as EntityManager, [entity], versionOf, async (note) => {
+    return keepVersions(em.getContext() as EntityManager, [entity], async (note) => {
       const { fork } = em;
       let reader: EntityManager | undefined;
       em.fork = (forkOptions) => (reader = note(fork.call(em, forkOptions) as EntityManager)) as never;
@@ -409,7 +406,7 @@ export function hookCopies(em: EntityManager, versionOf: ReadHooks['versionOf'])
   const transactional = em.transactional as unknown as Transactional;
   em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) =>
     options.clear
-      ? keepVersions(em.getContext(false) as EntityManager, [], versionOf, (note) =>
+      ? keepVersions(em.getContext(false) as EntityManager, [], (note) =>
           transactional.call(em, (tx) => work(note(tx)), options),
         )
       : transactional.call(em, work, options)) as never;
@@ -431,7 +428,6 @@ function copyRenamed(em: EntityManager, source: object, managed: object): void {
 async function keepVersions<Result>(
   em: EntityManager,
   entities: object[],
-  versionOf: ReadHooks['versionOf'],
   copy: (note: (reader: EntityManager) => EntityManager) => Promise<Result>,
 ): Promise<Result> {
   const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);

@@ -22,12 +22,12 @@ import {
   Utils,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
-import { VersionField, registerPlatform } from '@mikro-ool/core';
+import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchUpdate, fitsBatch, keyColumns, keyOf, locate } from './batch.ts';
 import { cascades } from './cascades.ts';
 import { asLostRace, describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
-import { adoptVersions, hookDiscovery, ownVersionOf, versionOf, versionTable } from './discovery.ts';
+import { adoptVersions, hookDiscovery, ownVersionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
 import {
   type PersistOptions,
@@ -284,12 +284,11 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         super(...args);
         hookFlushes<Flush>(this, {
           begin: (em) => new Flush(em, driver, driver.log),
-          checks: (meta) => versionOf(meta) !== undefined,
           chunkDeletes: (sets) => driver.chunkDeletes(sets.filter((set) => versionOf(set.meta))),
           delete: (meta, options) => driver.deleteRows(meta, options),
         });
-        hookReads(this, { versionOf, lockFailed });
-        hookCopies(this, versionOf);
+        hookReads(this, lockFailed);
+        hookCopies(this);
       }
     };
   }
