@@ -11,7 +11,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import type { BatchRows, BatchUpdate, Column } from './dialect.ts';
+import { type BatchRows, type BatchUpdate, type Column, type Dialect, dialectOf } from './dialect.ts';
 
 /** A row that a flush writes, with the version that it must still have. */
 export interface VersionedRow {
@@ -23,19 +23,20 @@ export interface VersionedRow {
 type FieldNameMapper = (data: object, props: Record<string, EntityProperty>) => unknown;
 
 /**
+ * The dialect that writes all these rows by one statement; `undefined` where they go row by row.
  * Rows of a batch cannot hold expressions, and further concurrency columns are compared one row at a time; so are keys
  * that SQL converts, and those of a type whose schema we do not know.
  */
-export function fitsBatch(rows: readonly VersionedRow[]): boolean {
-  return (
-    rows.length > 1 &&
-    rows.every(
-      ({ changeSet: { meta, payload } }) =>
+export function batchDialect(platform: Platform, sets: readonly ChangeSet<object>[]): Dialect | undefined {
+  const fits =
+    sets.length > 1 &&
+    sets.every(
+      ({ meta, payload }) =>
         meta.getOwnConcurrencyCheckKeys().length === 0 &&
         meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL && !prop.nativeEnumName) &&
         !Object.values(payload).some(isRaw),
-    )
-  );
+    );
+  return fits ? dialectOf(platform) : undefined;
 }
 
 /** Where the rows are: table, primary key columns and version column. */

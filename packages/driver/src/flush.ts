@@ -21,7 +21,7 @@ import {
   maximumVersion,
   versionOf,
 } from '@mikro-ool/core';
-import { type VersionedRow, fitsBatch, keyOf, keyValues } from './batch.ts';
+import { type VersionedRow, batchDialect, keyOf, keyValues } from './batch.ts';
 import { cascades } from './cascades.ts';
 import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
@@ -188,9 +188,8 @@ export class Flush implements FlushListener {
     const [{ meta: from, schema }] = changeSets as [AnyChangeSet];
     const together =
       changeSets.length === 1 ||
-      (dialectOf(this.#driver.getPlatform()) !== undefined &&
-        changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
-        fitsBatch(changeSets.map((changeSet) => ({ changeSet, expected: 0 }))));
+      (changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
+        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined);
     // one statement sees all of its rows before a cascade takes any
     if (together) {
       changeSets.forEach((changeSet) => this.#deletes.delete(changeSet));

@@ -115,16 +115,9 @@ function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void 
 /** Rides on the persister's options down to the driver, and so tells a flush from a user's own call. */
 const FLUSH = Symbol('mikro-ool flush');
 
-/** What the driver finds in the options of a call that comes from a flush. */
-export interface FlushCall<Flush> {
-  flush: Flush;
-  /** Change sets of a DELETE, which otherwise carries keys only. */
-  deletes?: AnyChangeSet[];
-}
-
 /** The flush that a driver call belongs to, or `undefined` for a call by the user. */
-export function flushOf<Flush>(options: object | undefined): FlushCall<Flush> | undefined {
-  return (options as { [FLUSH]?: FlushCall<Flush> } | undefined)?.[FLUSH];
+export function flushOf<Flush>(options: object): Flush | undefined {
+  return (options as { [FLUSH]?: Flush })[FLUSH];
 }
 
 /** What is known of a unit of work beyond MikroORM's own state. */
@@ -218,10 +211,8 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
 export interface FlushHooks<Flush extends FlushListener> {
   /** Called once for every flush. */
   begin(em: EntityManager): Flush;
-  /** Those of these change sets that the driver deletes, one array per call; the others are left to MikroORM. */
-  chunkDeletes(changeSets: AnyChangeSet[]): AnyChangeSet[][];
-  /** The driver's checked DELETE. */
-  delete(meta: AnyChangeSet['meta'], options: PersistOptions): Promise<unknown>;
+  /** The driver's checked DELETE of rows of one table. */
+  delete(flush: Flush, changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
 }
 
 /**
@@ -235,8 +226,6 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
     uow;
   const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
   let flush: Flush | undefined;
-  const marked = (options?: PersistOptions, deletes?: AnyChangeSet[]): PersistOptions =>
-    flush ? { ...options, [FLUSH]: { flush, deletes } satisfies FlushCall<Flush> } : { ...options };
 
   const state: FlushState = { flushing: false, pending: [], generation: 0 };
   states.set(uow, state);
@@ -311,22 +300,21 @@ export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hook
     if (before && before.length > 0) {
       await persister.executeUpdates(before, false, options);
     }
-    return executeUpdates.call(persister, sets, batched, marked(options), withSchema);
+    return executeUpdates.call(persister, sets, batched, { ...options, [FLUSH]: flush }, withSchema);
   };
-  // The persister passes keys only; the driver needs to know whose they are.
+  // The persister passes keys only, and the check needs to know whose they are.
   persister.executeDeletes = async (sets, options, withSchema) => {
-    if (!withSchema) {
+    if (!flush || !withSchema) {
       await flush?.deleting(sets, options?.ctx);
+      return executeDeletes.call(persister, sets, options, withSchema);
     }
-    const chunks = withSchema && flush ? hooks.chunkDeletes(sets) : [];
-    const ours = new Set(chunks.flat());
-    const rest = sets.filter((set) => !ours.has(set));
+    const checked = sets.filter((set) => versionOf(set.meta));
+    const rest = sets.filter((set) => !versionOf(set.meta));
     if (rest.length > 0) {
       await executeDeletes.call(persister, rest, options, withSchema);
     }
-    for (const chunk of chunks) {
-      const { meta } = chunk[0]!;
-      await hooks.delete(meta, marked(persister.prepareOptions(meta, options), chunk));
+    if (checked.length > 0) {
+      await hooks.delete(flush, checked, persister.prepareOptions(checked[0]!.meta, options));
     }
   };
   // The check by SELECT falls away, because the driver checks the rows.

@@ -8,6 +8,7 @@
  * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
  */
 import {
+  type ChangeSet,
   type Configuration,
   type EntityDictionary,
   type EntityManager,
@@ -23,7 +24,7 @@ import {
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
-import { type VersionedRow, batchUpdate, fitsBatch, keyColumns, keyOf, locate } from './batch.ts';
+import { type VersionedRow, batchDialect, batchUpdate, keyColumns, keyOf, locate } from './batch.ts';
 import { cascades } from './cascades.ts';
 import { asLostRace, describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
@@ -132,7 +133,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       data: EntityDictionary<T>,
       options: PersistOptions = {},
     ): Promise<QueryResult<T>> {
-      const flush = flushOf<Flush>(options)?.flush;
+      const flush = flushOf<Flush>(options);
       const row = flush?.rowOf(data);
       if (!flush || !row) {
         return super.nativeUpdate(entityName, where, data, options);
@@ -164,28 +165,32 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       options: PersistOptions = {},
       transform?: (sql: string, params: unknown[]) => string,
     ): Promise<QueryResult<T>> {
-      const flush = flushOf<Flush>(options)?.flush;
+      const flush = flushOf<Flush>(options);
       const rows = data.map((payload) => flush?.rowOf(payload));
       if (!flush || !rows.some(Boolean)) {
         return super.nativeUpdateMany(entityName, where, data, options, transform);
       }
       const results: QueryResult<T>[] = [];
-      const name = (payload: EntityDictionary<T>) => flush.classOf(payload) as EntityName<T>;
       // single-table inheritance: classes without a version come along with those that have one
       const plain = data.filter((_, i) => !rows[i]);
       if (plain.length > 0) {
         const conditions = where.filter((_, i) => !rows[i]);
-        results.push(await super.nativeUpdateMany(name(plain[0]!), conditions, plain, options, transform));
+        const name = flush.classOf(plain[0]!) as EntityName<T>;
+        results.push(await super.nativeUpdateMany(name, conditions, plain, options, transform));
       }
       const together = rows.filter((row) => row !== undefined && !flush.hasMoved(row)) as VersionedRow[];
-      const dialect = dialectOf(this.getPlatform());
-      const batch = new Set(dialect && fitsBatch(together) ? together : []);
-      if (dialect && batch.size > 0) {
+      const dialect = batchDialect(
+        this.platform,
+        together.map((row) => row.changeSet),
+      );
+      if (dialect) {
         results.push(await this.#updateRows<T>(dialect, flush, together, options));
       }
+      const done = new Set(dialect ? together : []);
       for (const [i, row] of rows.entries()) {
-        if (row && !batch.has(row)) {
-          const result = await this.nativeUpdate(name(data[i]!), where[i]!, data[i]!, options);
+        if (row && !done.has(row)) {
+          const name = row.changeSet.meta.class as EntityName<T>;
+          const result = await this.nativeUpdate(name, where[i]!, data[i]!, options);
           // MikroORM finds the entity of a returned row by its key, which the statement of one row does not return
           const returned = result.rows?.map((item) => ({ ...keyColumns(row.changeSet), ...item }));
           results.push({ ...result, rows: returned } as QueryResult<T>);
@@ -217,55 +222,63 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return result;
     }
 
-    /** Rows that may delete each other by a cascading foreign key go into one statement, which sees them all before. */
-    chunkDeletes<T extends { meta: EntityMetadata }>(sets: T[]): T[][] {
-      const meta = sets[0]?.meta;
-      const size = meta && cascades(this, meta, meta) ? sets.length : this.config.get('batchSize');
-      return Array.from({ length: Math.ceil(sets.length / size) }, (_, i) => sets.slice(i * size, (i + 1) * size));
+    /** The DELETE of a flush: all these rows, which are of one table. */
+    async deleteRows(flush: Flush, changeSets: ChangeSet<object>[], options: PersistOptions): Promise<void> {
+      const { meta } = changeSets[0]!;
+      // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
+      const size = cascades(this, meta, meta) ? changeSets.length : this.config.get('batchSize');
+      for (let i = 0; i < changeSets.length; i += size) {
+        await this.#deleteChunk(flush, changeSets.slice(i, i + size), options);
+      }
     }
 
-    /** The DELETE of a flush: all these rows, which are of one table. */
-    async deleteRows(meta: EntityMetadata, options: PersistOptions): Promise<void> {
-      const { flush, deletes } = flushOf<Flush>(options)!;
-      const rows = deletes!.map((changeSet) => flush.row(changeSet, 'delete'));
-      const dialect = dialectOf(this.getPlatform());
-      const owner = versionTable(meta);
-      if (!dialect || !fitsBatch(rows)) {
-        await this.#deleteOneByOne(meta, rows, flush, options);
+    async #deleteChunk(flush: Flush, changeSets: ChangeSet<object>[], options: PersistOptions): Promise<void> {
+      const { meta } = changeSets[0]!;
+      const rows = changeSets.map((changeSet) => flush.row(changeSet, 'delete'));
+      const dialect = batchDialect(this.platform, changeSets);
+      if (dialect) {
+        await this.#deleteTogether(dialect, flush, rows, options);
       } else {
-        const left = await flush.withoutCascaded(rows, options);
-        if (left.length > 0) {
-          const table = this.getTableName(owner, options);
-          const { sql, params } = dialect.delete(locate(table, meta, left, this.platform));
-          const { affectedRows } = await this.#run(sql, params, options);
-          // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
-          if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this, meta, meta))) {
-            throw await describeConflict(this, left, 'delete', options, affectedRows);
-          }
+        for (const row of rows) {
+          await this.#deleteOne(flush, row, options);
         }
       }
       // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
       // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
-      if (owner !== meta.root) {
-        const keys = { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: rows.map((row) => keyOf(row.changeSet)) } };
+      if (versionTable(meta) !== meta.root) {
+        const keys = { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } };
         await super.nativeDelete(meta.root.class, keys as never, options);
       }
     }
 
-    async #deleteOneByOne(
-      meta: EntityMetadata,
-      rows: VersionedRow[],
+    async #deleteTogether(
+      dialect: Dialect,
       flush: Flush,
+      rows: VersionedRow[],
       options: PersistOptions,
     ): Promise<void> {
-      for (const row of rows) {
-        const where = { ...(row.changeSet.getPrimaryKey(true) as object), [versionOf(meta)!.name]: row.expected };
-        const { affectedRows } = await super.nativeDelete(versionTable(meta).class, where as never, options);
-        if (affectedRows !== 1) {
-          const conflict = await describeConflict(this, [row], 'delete', options);
-          if (!flush.mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
-            throw conflict;
-          }
+      const left = await flush.withoutCascaded(rows, options);
+      if (left.length === 0) {
+        return;
+      }
+      const { meta } = left[0]!.changeSet;
+      const table = this.getTableName(versionTable(meta), options);
+      const { sql, params } = dialect.delete(locate(table, meta, left, this.platform));
+      const { affectedRows } = await this.#run(sql, params, options);
+      // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
+      if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this, meta, meta))) {
+        throw await describeConflict(this, left, 'delete', options, affectedRows);
+      }
+    }
+
+    async #deleteOne(flush: Flush, row: VersionedRow, options: PersistOptions): Promise<void> {
+      const { meta } = row.changeSet;
+      const where = { ...(row.changeSet.getPrimaryKey(true) as object), [versionOf(meta)!.name]: row.expected };
+      const { affectedRows } = await super.nativeDelete(versionTable(meta).class, where as never, options);
+      if (affectedRows !== 1) {
+        const conflict = await describeConflict(this, [row], 'delete', options);
+        if (!flush.mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
+          throw conflict;
         }
       }
     }
@@ -284,8 +297,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         super(...args);
         hookFlushes<Flush>(this, {
           begin: (em) => new Flush(em, driver, driver.log),
-          chunkDeletes: (sets) => driver.chunkDeletes(sets.filter((set) => versionOf(set.meta))),
-          delete: (meta, options) => driver.deleteRows(meta, options),
+          delete: (flush, changeSets, options) => driver.deleteRows(flush, changeSets, options),
         });
         hookReads(this, lockFailed);
         hookCopies(this);
