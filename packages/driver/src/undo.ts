@@ -19,9 +19,12 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
+import { asLostRace } from './conflicts.ts';
+import type { Dialect } from './dialect.ts';
 import {
   type ChangeSetGroups,
   type Restorable,
+  type TransactionListener,
   forgetSnapshot,
   generationOf,
   metaOf,
@@ -248,11 +251,16 @@ function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
 }
 
 /** Which flushes a transaction carries: undone by its ROLLBACK, handed on by the release of a savepoint. */
-export class TransactionLog {
+export class TransactionLog implements TransactionListener {
+  readonly #dialect: Dialect | undefined;
   readonly #undos = new WeakMap<object, Undo[]>();
   readonly #parents = new WeakMap<object, object>();
   readonly #versioned = new WeakSet<Undo>();
   readonly #aborted = new WeakMap<object, unknown>();
+
+  constructor(dialect: Dialect | undefined) {
+    this.#dialect = dialect;
+  }
 
   began(transaction: object, parent: object | undefined): void {
     if (parent) {
@@ -265,7 +273,7 @@ export class TransactionLog {
       this.#versioned.add(undo);
     }
     if (transaction) {
-      this.#undos.set(transaction, [...(this.#undos.get(transaction) ?? []), undo]);
+      this.#add(transaction, [undo]);
     }
   }
 
@@ -285,8 +293,8 @@ export class TransactionLog {
   committed(transaction: object): void {
     const parent = this.#parents.get(transaction);
     const undos = this.#take(transaction);
-    if (parent && undos.length > 0) {
-      this.#undos.set(parent, [...(this.#undos.get(parent) ?? []), ...undos]);
+    if (parent) {
+      this.#add(parent, undos);
     }
   }
 
@@ -295,13 +303,22 @@ export class TransactionLog {
     return this.#take(transaction).toReversed();
   }
 
-  /** Did a flush of this transaction write versioned rows? */
-  wroteVersions(transaction: object): boolean {
-    return (this.#undos.get(transaction) ?? []).some((undo) => this.#versioned.has(undo));
+  /** COMMIT may lose a race too. */
+  commitFailed(transaction: object, error: unknown): unknown {
+    const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
+    return wroteVersions ? asLostRace(error, this.#dialect) : error;
+  }
+
+  #carriedBy(transaction: object): Undo[] {
+    return this.#undos.get(transaction) ?? [];
+  }
+
+  #add(transaction: object, undos: Undo[]): void {
+    this.#undos.set(transaction, [...this.#carriedBy(transaction), ...undos]);
   }
 
   #take(transaction: object): Undo[] {
-    const undos = this.#undos.get(transaction) ?? [];
+    const undos = this.#carriedBy(transaction);
     this.#undos.delete(transaction);
     return undos;
   }

@@ -26,7 +26,7 @@ import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-o
 import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, batchUpdate, keyColumns, keyOf, locate } from './batch.ts';
 import { cascades } from './cascades.ts';
-import { asLostRace, describeConflict, lockFailed } from './conflicts.ts';
+import { describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
 import { adoptVersions, hookDiscovery, ownVersionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
@@ -57,22 +57,15 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
  */
 export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   class VersionedDriver extends (Base as DriverClass) {
-    readonly log = new TransactionLog();
+    readonly log: TransactionLog;
     #managerClass?: new (...args: unknown[]) => EntityManager;
 
     constructor(config: Configuration) {
       super(config);
-      registerPlatform(this.getPlatform());
+      registerPlatform(this.platform);
       hookDiscovery(config);
-      const log = this.log;
-      hookTransactions(this.connection, {
-        began: (transaction, parent) => log.began(transaction, parent),
-        committing: (transaction) => log.committing(transaction),
-        committed: (transaction) => log.committed(transaction),
-        rolledBack: (transaction) => log.rolledBack(transaction),
-        commitFailed: (transaction, error) =>
-          log.wroteVersions(transaction) ? asLostRace(error, dialectOf(this.getPlatform())) : error,
-      });
+      this.log = new TransactionLog(dialectOf(this.platform));
+      hookTransactions(this.connection, this.log);
     }
 
     /** MikroORM calls this when all entities are discovered, and before anything uses them. */
