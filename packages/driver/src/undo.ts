@@ -38,7 +38,7 @@ interface EntityState {
   readonly entity: Dictionary;
   readonly flags: Dictionary;
   /** A new entity, and the identity maps that know it all the same, because it was given a key. */
-  readonly created?: Set<IdentityMap>;
+  readonly created?: readonly IdentityMap[];
   /** What a flush may write into the entity: keys, versions, defaults, computed columns. */
   readonly before: Dictionary;
   after?: Dictionary;
@@ -49,8 +49,9 @@ export class Undo implements Restorable {
   readonly uow: UnitOfWork;
   readonly #em: EntityManager;
   readonly #generation: number;
-  /** MikroORM empties its stacks after every flush. */
-  readonly #stacks: readonly { stack: Set<object>; members: Set<object> }[];
+  readonly #removed: Set<object>;
+  /** What belongs into each of MikroORM's stacks, which it empties after every flush. */
+  readonly #stacks: ReadonlyMap<Set<object>, ReadonlySet<object>>;
   readonly #entities = new Map<object, EntityState>();
   readonly #collections = new Map<Collection<object>, () => void>();
   readonly #removals: (() => void)[] = [];
@@ -62,31 +63,31 @@ export class Undo implements Restorable {
     this.#em = em;
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
-    const { uow } = this;
-    const pending: Set<object>[] = [uow.getRemoveStack(), uow.getOrphanRemoveStack()];
-    // loading puts entities into the third one, too; when their row is found gone later, they must not be inserted
-    const persists: Set<object> = uow.getPersistStack();
+    const removes: Set<object> = this.uow.getRemoveStack();
+    const orphans: Set<object> = this.uow.getOrphanRemoveStack();
+    const persists: Set<object> = this.uow.getPersistStack();
+    // loading puts entities into the last one, too; when their row is found gone later, they must not be inserted
     const created = [...persists].filter((entity) => snapshotOf(entity) === undefined);
-    this.#stacks = [
-      ...pending.map((stack) => ({ stack, members: new Set(stack) })),
-      { stack: persists, members: new Set(created) },
-    ];
+    this.#removed = new Set(removes);
+    this.#stacks = new Map([
+      [removes, this.#removed],
+      [orphans, new Set(orphans)],
+      [persists, new Set(created)],
+    ]);
   }
 
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
   remember(groups: Partial<ChangeSetGroups> = {}): void {
     const { uow } = this;
-    const removed = this.#stacks[0]!.members;
-    uow.getRemoveStack().forEach((entity) => removed.add(entity));
-    const sets = Object.values(groups).flatMap((group) => [...group.values()].flat());
+    uow.getRemoveStack().forEach((entity) => this.#removed.add(entity));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
-    for (const set of sets) {
+    for (const set of Object.values(groups).flatMap((group) => [...group.values()].flat())) {
       this.#rememberEntity(set.entity, set);
     }
     for (const [entity] of uow.getExtraUpdates()) {
       this.#rememberEntity(entity);
     }
-    this.#rememberCascades(removed);
+    this.#rememberCascades();
   }
 
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
@@ -135,7 +136,7 @@ export class Undo implements Restorable {
     this.#followUps.forEach(([entity, keys, values]) => putBack(entity as Dictionary, keys, values));
     if (this.#generation === generationOf(this.uow)) {
       // straight into the sets: em.remove() and em.persist() would cascade once more
-      this.#stacks.forEach(({ stack, members }) => members.forEach((entity) => stack.add(entity)));
+      this.#stacks.forEach((members, stack) => members.forEach((entity) => stack.add(entity)));
       this.#forgetBriefOnes();
     }
   }
@@ -164,9 +165,7 @@ export class Undo implements Restorable {
     this.#entities.set(entity, {
       entity,
       flags,
-      created: isNew
-        ? new Set(this.#mapsOf(entity).filter((map) => map.getByEntity(entity as never) === entity))
-        : undefined,
+      created: isNew ? this.#mapsWith(entity) : undefined,
       before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
     });
   }
@@ -175,8 +174,8 @@ export class Undo implements Restorable {
     const wrapped = helper(entity) as unknown as Dictionary;
     if (created) {
       // found by its key, so before the key goes
-      const maps = this.#mapsOf(entity).filter((map) => map.getByEntity(entity as never) === entity);
-      maps.filter((map) => !created.has(map)).forEach((map) => map.delete(entity as never));
+      const added = this.#mapsWith(entity).filter((map) => !created.includes(map));
+      added.forEach((map) => map.delete(entity as never));
       delete wrapped.__identifier;
     }
     for (const [key, value] of Object.entries(before)) {
@@ -187,10 +186,11 @@ export class Undo implements Restorable {
     FLAGS.forEach((flag) => assign(wrapped, flag, flags[flag]));
   }
 
-  /** A transaction hands new entities to the EntityManager around it before its COMMIT. */
-  #mapsOf(entity: object): IdentityMap[] {
+  /** The identity maps with this entity: a transaction hands new ones to the EntityManager around it before its COMMIT. */
+  #mapsWith(entity: object): IdentityMap[] {
     const owner = helper(entity).__em?.getUnitOfWork(false) ?? this.uow;
-    return [...new Set([this.uow.getIdentityMap(), owner.getIdentityMap()])];
+    const maps = new Set([this.uow.getIdentityMap(), owner.getIdentityMap()]);
+    return [...maps].filter((map) => map.getByEntity(entity as never) === entity);
   }
 
   #rememberCollection(collection: Collection<object>): void {
@@ -209,9 +209,9 @@ export class Undo implements Restorable {
   }
 
   /** `em.remove()` takes what it cascades to out of the collections that it cascades along: a retry needs it there. */
-  #rememberCascades(removed: ReadonlySet<object>): void {
-    for (const collection of [...removed].flatMap(collectionsOf)) {
-      const items = (collection.getSnapshot() ?? []).filter((item) => removed.has(item));
+  #rememberCascades(): void {
+    for (const collection of [...this.#removed].flatMap(collectionsOf)) {
+      const items = (collection.getSnapshot() ?? []).filter((item) => this.#removed.has(item));
       const lost = items.filter((item) => !collection.contains(item, false));
       this.#removals.push(() => lost.forEach((item) => collection.addWithoutPropagation(item)));
     }
