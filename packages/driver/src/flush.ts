@@ -55,17 +55,14 @@ export class Flush implements FlushListener {
   readonly #claims: VersionedRow[] = [];
   /** Rows that may be of another class than their entity, one with a version. */
   readonly #unsure: { changeSet: AnyChangeSet; below: EntityMetadata; operation: Operation }[] = [];
-  /** Rows that are still to be deleted. */
+  /** Rows with a version that are still to be deleted. */
   readonly #deletes = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
   readonly #cascaded = new Set<AnyChangeSet>();
-  /** Classes of which MikroORM deletes rows by a condition: orphans of collections that are not loaded. */
-  readonly #orphaned: EntityMetadata[] = [];
   readonly #log: TransactionLog;
   readonly #undo: Undo;
   #planned = false;
   #written = false;
-  #inTransaction = false;
   /** The transaction around the flush, when no savepoint of its own protects it. */
   #around?: Transaction;
   /** More than one row is written, so that part of them could stay. */
@@ -83,7 +80,6 @@ export class Flush implements FlushListener {
     this.#undo.remember(groups);
     this.#planned = true;
     let statements = 0;
-    this.#inTransaction = this.#em.isInTransaction();
     for (const sets of groups[ChangeSetType.CREATE].values()) {
       statements += sets.length;
       sets.forEach((changeSet) => this.#checkInitial(changeSet));
@@ -91,26 +87,9 @@ export class Flush implements FlushListener {
     const elsewhere = changedElsewhere(groups);
     for (const [type, operation] of WRITES) {
       for (const [id, sets] of groups[type]) {
-        const claims = operation === 'update' ? claimsOnly(sets, elsewhere) : new Set();
-        const owned = operation === 'update' ? ownVersionOf : versionOf;
-        for (const changeSet of sets.filter((set) => owned(set.meta))) {
-          // a removed row is found by the key that it has, whatever was assigned since
-          changeSet.originalEntity ??= snapshotOf(changeSet.entity) as AnyChangeSet['originalEntity'];
-          const expected = this.#expect(changeSet, claims.has(changeSet) ? 'check' : operation);
-          if (claims.has(changeSet)) {
-            this.#claims.push({ changeSet, expected });
-            this.#takeBackStamps(changeSet);
-          }
-        }
-        for (const changeSet of sets) {
-          const below = classesInDoubt(this.#em, changeSet.entity);
-          below.forEach((meta) => this.#unsure.push({ changeSet, below: meta, operation }));
-        }
-        const written = sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
+        const written = operation === 'update' ? this.#planUpdates(sets, elsewhere) : this.#planDeletes(sets);
+        this.#noteUnsure(sets, operation);
         groups[type].set(id, written);
-        if (operation === 'delete') {
-          written.forEach((set) => this.#deletes.add(set));
-        }
         // joined-table inheritance: one DELETE for the table with the version, and one for the rest
         const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
         statements += split ? 2 * written.length : written.length;
@@ -121,14 +100,41 @@ export class Flush implements FlushListener {
       statements++;
       this.#checkFollowUp(entity);
     }
-    for (const collection of uow.getCollectionUpdates()) {
-      statements++;
-      const { kind, orphanRemoval, targetMeta } = collection.property;
-      if (kind === ReferenceKind.ONE_TO_MANY && orphanRemoval && !collection.getSnapshot()) {
-        this.#orphaned.push(targetMeta as EntityMetadata);
+    statements += uow.getCollectionUpdates().length;
+    this.#several = statements > 1;
+  }
+
+  /** Returns what is written, in order; a claim without another change is only compared. */
+  #planUpdates(sets: AnyChangeSet[], elsewhere: Set<object>): AnyChangeSet[] {
+    const claims = claimsOnly(sets, elsewhere);
+    for (const changeSet of sets.filter((set) => ownVersionOf(set.meta))) {
+      const isClaim = claims.has(changeSet);
+      const row = this.row(changeSet, isClaim ? 'check' : 'update');
+      if (isClaim) {
+        this.#claims.push(row);
+        this.#takeBackStamps(changeSet);
       }
     }
-    this.#several = statements > 1;
+    return sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
+  }
+
+  #planDeletes(sets: AnyChangeSet[]): AnyChangeSet[] {
+    const versioned = sets.filter((set) => versionOf(set.meta));
+    for (const changeSet of versioned) {
+      const { entity, meta } = changeSet;
+      // a removed row is found by the key that it has, whatever was assigned since
+      changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
+      this.#expect(entity, meta, 'delete');
+    }
+    versioned.toSorted(byPrimaryKey).forEach((changeSet) => this.#deletes.add(changeSet));
+    return sets.toSorted(byPrimaryKey);
+  }
+
+  #noteUnsure(sets: AnyChangeSet[], operation: Operation): void {
+    for (const changeSet of sets) {
+      const classes = classesInDoubt(this.#em, changeSet.entity);
+      classes.forEach((below) => this.#unsure.push({ changeSet, below, operation }));
+    }
   }
 
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
@@ -136,7 +142,7 @@ export class Flush implements FlushListener {
       this.#log.carries(tx, this.#undo, this.#versioned);
       await this.#checkClasses(tx);
       await this.#checkClaims(tx);
-      for (const orphans of this.#orphaned) {
+      for (const orphans of this.#orphanedClasses()) {
         await this.#checkCascade((meta) => meta.root === orphans.root || cascades(this.#driver, orphans, meta), tx);
       }
       await write(tx);
@@ -144,7 +150,7 @@ export class Flush implements FlushListener {
       this.#undo.done();
     };
     // MikroORM opens none when transactions are disabled
-    const ownTransaction = ctx !== undefined && !this.#inTransaction;
+    const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
     if (!this.#several || !this.#versioned || ownTransaction) {
       this.#around = ownTransaction ? undefined : ctx;
       return run(ctx);
@@ -244,12 +250,12 @@ export class Flush implements FlushListener {
 
   /** A row with the version that it must still have, checked again: listeners may have touched it during the flush. */
   row(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
-    return { changeSet, expected: this.#expect(changeSet, operation) };
+    return { changeSet, expected: this.#expect(changeSet.entity, changeSet.meta, operation) };
   }
 
   /** The primary keys of rows of this table that the flush is going to delete with a check of their version. */
   removedKeys(meta: EntityMetadata): unknown[] {
-    return [...this.#deletes].filter((set) => versionOf(set.meta) && set.meta.root === meta.root).map(keyOf);
+    return [...this.#deletes].filter((set) => set.meta.root === meta.root).map(keyOf);
   }
 
   hasMoved({ changeSet }: VersionedRow): boolean {
@@ -268,7 +274,7 @@ export class Flush implements FlushListener {
     (entity as Record<string, unknown>)[name] = version;
   }
 
-  #expect({ entity, meta }: AnyChangeSet, operation: Operation): number {
+  #expect(entity: object, meta: EntityMetadata, operation: Operation): number {
     this.#versioned = true;
     return expectedVersion(entity, meta, operation);
   }
@@ -293,7 +299,7 @@ export class Flush implements FlushListener {
     if (version) {
       this.#versioned = true;
       if ((entity as Record<string, unknown>)[version.name] != null) {
-        expectedVersion(entity, meta, 'update');
+        this.#expect(entity, meta, 'update');
       }
     }
   }
@@ -302,8 +308,7 @@ export class Flush implements FlushListener {
   #checkFollowUp(entity: object): void {
     const meta = metaOf(this.#em, entity);
     if (snapshotOf(entity) && versionOf(meta)) {
-      this.#versioned = true;
-      expectedVersion(entity, meta, 'update');
+      this.#expect(entity, meta, 'update');
     }
   }
 
@@ -320,11 +325,19 @@ export class Flush implements FlushListener {
     }
   }
 
+  /** Classes of which MikroORM deletes rows by a condition: orphans of collections that are not loaded. */
+  #orphanedClasses(): EntityMetadata[] {
+    const collections = this.#em.getUnitOfWork(false).getCollectionUpdates();
+    return collections
+      .filter((collection) => !collection.getSnapshot())
+      .map((collection) => collection.property)
+      .filter(({ kind, orphanRemoval }) => kind === ReferenceKind.ONE_TO_MANY && orphanRemoval)
+      .map(({ targetMeta }) => targetMeta as EntityMetadata);
+  }
+
   /** Before rows of a class are deleted: those that a cascade may take along are looked at while they are there. */
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx?: Transaction): Promise<void> {
-    const exposed = [...this.#deletes].filter(
-      (set) => versionOf(set.meta) && !this.#cascaded.has(set) && isReached(set.meta),
-    );
+    const exposed = [...this.#deletes].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
     const rows = exposed.map((changeSet) => this.row(changeSet, 'delete'));
     await this.#compare(rows, 'delete', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
