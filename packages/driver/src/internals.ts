@@ -13,7 +13,6 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
-  type IdentityMap,
   type MetadataStorage,
   OptimisticLockError,
   type Transaction,
@@ -376,28 +375,32 @@ export function hookCopies(em: EntityManager): void {
     const { __meta: meta, __loadedProperties: loaded } = helper(entity);
     const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
     const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
-    return keepVersions(em.getContext() as EntityManager, [entity], async (note) => {
-      const { fork } = em;
-      let reader: EntityManager | undefined;
-      em.fork = (forkOptions) => (reader = note(fork.call(em, forkOptions) as EntityManager)) as never;
-      const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
-      em.fork = fork;
-      const refreshed = await refreshing;
-      for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
-        const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
-        copyRenamed(em, source, (managed as object | undefined) ?? entity);
-      }
-      return refreshed;
-    });
+    const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
+    const { fork } = em;
+    let reader: EntityManager | undefined;
+    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
+    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+    em.fork = fork;
+    const refreshed = await refreshing;
+    for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
+      const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
+      copyRenamed(em, source, (managed as object | undefined) ?? entity);
+    }
+    keepVersions(reader);
+    return refreshed;
   }) as never;
 
   const transactional = em.transactional as unknown as Transactional;
-  em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) =>
-    options.clear
-      ? keepVersions(em.getContext(false) as EntityManager, [], (note) =>
-          transactional.call(em, (tx) => work(note(tx)), options),
-        )
-      : transactional.call(em, work, options)) as never;
+  em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) => {
+    if (!options.clear) {
+      return transactional.call(em, work, options);
+    }
+    const keepVersions = versionsBefore(em.getContext(false) as EntityManager);
+    let reader: EntityManager | undefined;
+    const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+    keepVersions(reader);
+    return result;
+  }) as never;
 }
 
 /** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
@@ -413,30 +416,24 @@ function copyRenamed(em: EntityManager, source: object, managed: object): void {
   }
 }
 
-async function keepVersions<Result>(
-  em: EntityManager,
-  entities: object[],
-  copy: (note: (reader: EntityManager) => EntityManager) => Promise<Result>,
-): Promise<Result> {
+/** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */
+function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: EntityManager) => void {
   const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);
   const before = [...managed].flatMap((entity) => {
     const version = versionOf(metaOf(em, entity))?.name;
     return version ? [{ entity, version, ...versionsOf(entity, version) }] : [];
   });
-  let read: IdentityMap | undefined;
-  const result = await copy((reader) => {
-    read = reader.getUnitOfWork(false).getIdentityMap();
-    return reader;
-  });
-  for (const { entity, version, current, based } of before) {
-    const source = read?.getByEntity(entity as never) as Dictionary | undefined;
-    const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
-    if (copied && !covers(helper(source!).__loadedProperties, entity)) {
-      entity[version] = current;
-      restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
+  return (reader) => {
+    const read = reader?.getUnitOfWork(false).getIdentityMap();
+    for (const { entity, version, current, based } of before) {
+      const source = read?.getByEntity(entity as never) as Dictionary | undefined;
+      const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
+      if (copied && !covers(helper(source!).__loadedProperties, entity)) {
+        entity[version] = current;
+        restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
+      }
     }
-  }
-  return result;
+  };
 }
 
 /** The version that an entity has, and the one that its unsaved changes are compared with. */
