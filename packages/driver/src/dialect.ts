@@ -13,7 +13,7 @@ export interface Column {
   readonly name: string;
   /** The column's type, as the schema declares it. */
   readonly type: string;
-  readonly values: unknown[];
+  readonly values: readonly unknown[];
   /** Rows that change this column; absent when all do. The others keep what the database has. */
   readonly changed?: readonly boolean[];
   /** Of an enum type that the user has named, in a schema that only the table knows for sure. */

@@ -12,18 +12,15 @@
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
 import type { BatchRows, Column, Dialect, Statement } from '../dialect.ts';
+import { assignments, sameKey, sameVersion, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch) {
     const locked = lockRows(batch, batch.columns, 'no key update');
-    const set = batch.columns.map((column, i) => {
-      const value = assign(column, `"_l"."c${i}"`);
-      return `${column.name} = ${column.changed ? `case when "_l"."f${i}" then ${value} else "_t".${column.name} end` : value}`;
-    });
     const returning = batch.returning.map((name) => `"_t".${name}`).join(', ');
     return {
       sql:
-        `${locked.sql} update ${batch.table} as "_t" set ${[...set, `${batch.version.name} = "_l"."v" + 1`].join(', ')} ` +
+        `${locked.sql} update ${batch.table} as "_t" set ${assignments(batch, '_l', assign)} ` +
         `from "_l" where ${allLocked(batch)}${returning && ` returning ${returning}`}`,
       params: locked.params,
     };
@@ -43,42 +40,33 @@ export const postgresql: Dialect = {
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
-  const names: string[] = [];
-  const arrays: string[] = [];
-  const params: unknown[] = [];
-  const add = (name: string, array: Statement) => {
-    names.push(`"${name}"`);
-    arrays.push(array.sql);
-    params.push(...array.params);
-  };
-  rows.keys.forEach((key, i) => add(`k${i}`, arrayOf(key.values, carrierType(key))));
-  add('v', arrayOf(rows.version.values, carrierType(rows.version)));
-  columns.forEach((column, i) => {
-    add(`c${i}`, isConverted(column) ? convertedArrayOf(column) : arrayOf(column.values, carrierType(column)));
-    if (column.changed) {
-      add(`f${i}`, arrayOf(column.changed, 'bool'));
-    }
-  });
-  const on = [...rows.keys.map((key, i) => `"_t".${key.name} = "_v"."k${i}"`), `"_t".${rows.version.name} = "_v"."v"`];
+  const list = valueColumns(rows, columns);
+  const names = [...list.keys()].map((name) => `"${name}"`).join(', ');
+  const arrays = [...list.values()].map(arrayOf);
+  const unnested = arrays.map((array) => array.sql).join(', ');
   const [first] = rows.keys;
-  const keys = arrayOf(first!.values, carrierType(first!));
+  const keys = arrayOf(first!);
   const order = rows.keys.map((key) => `"_t".${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
   return {
     sql:
       `with "_l" as materialized (select "_v".* from ${rows.table} as "_t" ` +
-      `join unnest(${arrays.join(', ')}) as "_v" (${names.join(', ')}) on ${on.join(' and ')} ` +
+      `join unnest(${unnested}) as "_v" (${names}) on ${sameVersion(rows, '_t', '_v')} ` +
       `where "_t".${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of "_t")`,
-    params: [...params, ...keys.params],
+    params: [...arrays, keys].flatMap((array) => array.params),
   };
 }
 
 function allLocked(rows: BatchRows): string {
-  const keys = rows.keys.map((key, i) => `"_t".${key.name} = "_l"."k${i}"`);
-  return [...keys, `(select count(*) from "_l") = ${rows.version.values.length}`].join(' and ');
+  return `${sameKey(rows, '_t', '_l')} and (select count(*) from "_l") = ${rows.version.values.length}`;
 }
 
 /** One literal for the whole column where every value has a plain text form, else MikroORM's literal of each value. */
-function arrayOf(values: readonly unknown[], type: string): Statement {
+function arrayOf(column: Column): Statement {
+  if (isConverted(column)) {
+    return convertedArrayOf(column);
+  }
+  const { values } = column;
+  const type = carrierType(column);
   const elements: string[] = [];
   for (const value of values) {
     if (value === null) {

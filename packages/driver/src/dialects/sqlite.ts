@@ -9,29 +9,26 @@
  * A connection that writes holds the only write lock, so counting the matches and writing them see the same rows.
  */
 import type { BatchRows, Column, Dialect, Statement } from '../dialect.ts';
+import { assignments, sameVersion, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {
   update(batch) {
     const list = valueList(batch, batch.columns);
-    const set = batch.columns.map((column, i) => {
-      const value = column.convert?.(`"_v"."c${i}"`) ?? `"_v"."c${i}"`;
-      return `${column.name} = ${column.changed ? `case when "_v"."f${i}" then ${value} else "_t".${column.name} end` : value}`;
-    });
+    const set = assignments(batch, '_v', (column, value) => column.convert?.(value) ?? value);
     const returning = batch.returning.length > 0 ? ` returning ${batch.returning.join(', ')}` : '';
     return {
       sql:
-        `${list.sql} update ${batch.table} as "_t" set ${[...set, `${batch.version.name} = "_v"."v" + 1`].join(', ')} ` +
-        `from "_v" where ${match(batch, '_t')} and ${allMatch(batch)}${returning}`,
+        `${list.sql} update ${batch.table} as "_t" set ${set} ` +
+        `from "_v" where ${sameVersion(batch, '_t', '_v')} and ${allMatch(batch)}${returning}`,
       params: list.params,
     };
   },
 
   delete(rows) {
-    const list = valueList(rows, []);
+    const list = valueList(rows);
     const names = [...rows.keys, rows.version].map((column) => column.name).join(', ');
-    const selected = [...rows.keys.map((_, i) => `"k${i}"`), '"v"'].join(', ');
     return {
-      sql: `${list.sql} delete from ${rows.table} where (${names}) in (select ${selected} from "_v") and ${allMatch(rows)}`,
+      sql: `${list.sql} delete from ${rows.table} where (${names}) in (select ${list.names} from "_v") and ${allMatch(rows)}`,
       params: list.params,
     };
   },
@@ -39,33 +36,18 @@ export const sqlite: Dialect = {
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
 };
 
-function valueList(rows: BatchRows, columns: readonly Column[]): Statement {
-  const names: string[] = [];
-  const values: (readonly unknown[])[] = [];
-  const add = (name: string, list: readonly unknown[]) => {
-    names.push(`"${name}"`);
-    values.push(list);
-  };
-  rows.keys.forEach((key, i) => add(`k${i}`, key.values));
-  add('v', rows.version.values);
-  columns.forEach((column, i) => {
-    add(`c${i}`, column.values);
-    if (column.changed) {
-      add(`f${i}`, column.changed);
-    }
-  });
-  const row = `(${names.map(() => '?').join(', ')})`;
+function valueList(rows: BatchRows, columns?: readonly Column[]): Statement & { names: string } {
+  const list = valueColumns(rows, columns);
+  const names = [...list.keys()].map((name) => `"${name}"`).join(', ');
+  const lines = rows.version.values.map((_, r) => [...list.values()].map((column) => column.values[r]));
+  const row = `(${[...list.keys()].map(() => '?').join(', ')})`;
   return {
-    sql: `with "_v" (${names.join(', ')}) as (values ${rows.version.values.map(() => row).join(', ')})`,
-    params: rows.version.values.flatMap((_, r) => values.map((list) => list[r])),
+    names,
+    sql: `with "_v" (${names}) as (values ${lines.map(() => row).join(', ')})`,
+    params: lines.flat(),
   };
-}
-
-function match(rows: BatchRows, alias: string): string {
-  const keys = rows.keys.map((key, i) => `"${alias}".${key.name} = "_v"."k${i}"`);
-  return [...keys, `"${alias}".${rows.version.name} = "_v"."v"`].join(' and ');
 }
 
 function allMatch(rows: BatchRows): string {
-  return `(select count(*) from "_v" cross join ${rows.table} as "_c" where ${match(rows, '_c')}) = ${rows.version.values.length}`;
+  return `(select count(*) from "_v" cross join ${rows.table} as "_c" where ${sameVersion(rows, '_c', '_v')}) = ${rows.version.values.length}`;
 }
