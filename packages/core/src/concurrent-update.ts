@@ -29,8 +29,8 @@ export interface Conflict {
   readonly actual: number | null;
 }
 
-/** @internal A conflict whose entity is reachable, but neither printed nor serialised. */
-export class StaleRow implements Conflict {
+/** A conflict whose entity is reachable, but neither printed nor serialised. */
+class StaleRow implements Conflict {
   readonly #entity: object;
   readonly entityName: string;
   readonly primaryKey: unknown;
@@ -75,7 +75,7 @@ export class ConcurrentUpdate extends OptimisticLockError {
   constructor(conflicts: readonly Conflict[], cause?: unknown) {
     super(conflicts.length > 0 ? describe(conflicts) : describeAbort(cause), conflicts[0]?.entity);
     this.name = 'ConcurrentUpdate';
-    this.conflicts = conflicts;
+    this.conflicts = conflicts.map((conflict) => new StaleRow(conflict));
     if (cause !== undefined) {
       this.cause = cause;
     }

@@ -1,22 +1,21 @@
 /** What a person, a log and an API get to see of a lost race. */
 import { inspect } from 'node:util';
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
-import { ConcurrentUpdate, type Conflict, InvalidVersion, StaleRow, VersionNotLoaded } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Conflict, InvalidVersion, VersionNotLoaded } from '@mikro-ool/core';
 import { expect, test } from 'vitest';
 
 const article: Record<string, unknown> = { id: 1, title: 'a secret title' };
 article.self = article;
 
-const stale = (more: Partial<Conflict> = {}) =>
-  new StaleRow({
-    entity: article,
-    entityName: 'Article',
-    primaryKey: 1,
-    operation: 'update',
-    expected: 3,
-    actual: 4,
-    ...more,
-  });
+const stale = (more: Partial<Conflict> = {}): Conflict => ({
+  entity: article,
+  entityName: 'Article',
+  primaryKey: 1,
+  operation: 'update',
+  expected: 3,
+  actual: 4,
+  ...more,
+});
 
 test('an existing catch block for OptimisticLockError keeps working', () => {
   const error = new ConcurrentUpdate([stale()]);

@@ -1,7 +1,7 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, InvalidVersion, type Operation, StaleRow, maximumVersion, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, InvalidVersion, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect } from './dialect.ts';
 import { versionTable } from './discovery.ts';
@@ -27,17 +27,14 @@ export async function describeConflict(
     return operation === 'delete' && written > 0 ? now !== null : now !== row.expected + untouched;
   });
   // every row is as expected, and yet they were not written: a trigger or a row policy
-  const conflicts = (stale.length > 0 ? stale : rows).map(
-    (row) =>
-      new StaleRow({
-        entity: row.changeSet.entity,
-        entityName: helper(row.changeSet.entity).__meta.className,
-        primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
-        operation,
-        expected: row.expected,
-        actual: actual(row),
-      }),
-  );
+  const conflicts = (stale.length > 0 ? stale : rows).map((row) => ({
+    entity: row.changeSet.entity,
+    entityName: helper(row.changeSet.entity).__meta.className,
+    primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
+    operation,
+    expected: row.expected,
+    actual: actual(row),
+  }));
   return new ConcurrentUpdate(conflicts);
 }
 
@@ -88,21 +85,24 @@ export async function findRows(
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */
-export function lockFailed(entity: object, meta: EntityMetadata, expected: unknown): Error {
-  const { name } = versionOf(meta)!;
-  const maximum = maximumVersion(versionOf(meta)!);
-  if (!isVersion(expected, maximum)) {
-    return new InvalidVersion(entity, meta.className, name, expected, maximum);
+export function lockFailed(entity: object, meta: EntityMetadata, version: unknown): Error {
+  const invalid = invalidVersion(entity, meta, version);
+  if (invalid) {
+    return invalid;
   }
+  const { className: entityName } = meta;
   const primaryKey = primaryKeyOf(entity, meta);
-  const actual = ((entity as Record<string, unknown>)[name] as number | undefined) ?? null;
-  const conflict = { entity, entityName: meta.className, primaryKey, operation: 'check' as const, expected, actual };
-  return new ConcurrentUpdate([new StaleRow(conflict)]);
+  const expected = version as number;
+  const actual = ((entity as Dictionary)[versionOf(meta)!.name] as number | undefined) ?? null;
+  return new ConcurrentUpdate([{ entity, entityName, primaryKey, operation: 'check', expected, actual }]);
 }
 
-/** Is it an integer that a version column can hold? */
-export function isVersion(value: unknown, maximum: number): value is number {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
+/** The error when a value is no integer that the version column can hold. */
+export function invalidVersion(entity: object, meta: EntityMetadata, value: unknown): InvalidVersion | undefined {
+  const prop = versionOf(meta)!;
+  const maximum = maximumVersion(prop);
+  const isVersion = Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
+  return isVersion ? undefined : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
 }
 
 /** The same error, or a `ConcurrentUpdate` when the database decided a race between transactions by it. */

@@ -13,17 +13,10 @@ import type {
 } from '@mikro-orm/core';
 import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import {
-  InvalidVersion,
-  type Operation,
-  VersionNotLoaded,
-  isTouched,
-  maximumVersion,
-  versionOf,
-} from '@mikro-ool/core';
+import { type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, keyOf, keyValues } from './batch.ts';
 import { cascades } from './cascades.ts';
-import { asLostRace, currentVersions, describeConflict, findRows, isVersion } from './conflicts.ts';
+import { asLostRace, currentVersions, describeConflict, findRows, invalidVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
@@ -375,16 +368,15 @@ export class Flush implements FlushListener {
  */
 function expectedVersion(entity: object, meta: EntityMetadata, operation: Operation): number {
   const prop = versionOf(meta)!;
-  const { className } = helper(entity).__meta;
-  const value = (entity as Record<string, unknown>)[prop.name];
+  const value: unknown = (entity as Dictionary)[prop.name];
   if (value == null) {
-    throw new VersionNotLoaded(entity, className, prop.name, operation);
+    throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation);
   }
-  const maximum = maximumVersion(prop);
-  if (!isVersion(value, maximum)) {
-    throw new InvalidVersion(entity, className, prop.name, value, maximum);
+  const invalid = invalidVersion(entity, meta, value);
+  if (invalid) {
+    throw invalid;
   }
-  return value;
+  return value as number;
 }
 
 /**
