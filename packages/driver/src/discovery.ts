@@ -30,20 +30,16 @@ export function versionTable(meta: EntityMetadata): EntityMetadata {
   return owner.inheritanceType === 'tpt' ? owner : owner.root;
 }
 
-/** Classes with a version that extend this one, which has none: what was loaded as this may be one of theirs. */
+/**
+ * Classes with a version that extend this one, which has none: what was loaded as this may be one of theirs.
+ * The uppermost ones, because a query of a class finds the classes below, too.
+ */
 export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage): EntityMetadata[] {
   if (!meta.root.inheritanceType || versionOf(meta)) {
     return [];
   }
-  const parentOf = (child: EntityMetadata) => child.extends && metadata.find(child.extends);
-  return [...metadata].filter((child) => {
-    // the uppermost ones: a query of a class finds the classes below, too
-    let parent = parentOf(child);
-    while (parent && versionOf(child) && !versionOf(parent) && parent.class !== meta.class) {
-      parent = parentOf(parent);
-    }
-    return parent && versionOf(child) && parent.class === meta.class;
-  });
+  const children = [...metadata].filter((child) => child.extends && metadata.find(child.extends)?.class === meta.class);
+  return children.flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
 }
 
 /** The version a row starts with when none is given. */
@@ -107,8 +103,10 @@ function adoptVersion(meta: EntityMetadata, platform: Platform): EntityProperty 
   }
   // with single-table inheritance the root has the columns of its child classes too, but its own rows have no version
   const inherited = versions.length === 1 && version.inherited;
-  if (!inherited) {
-    refuseUnusable(meta, versions);
+  const suspect = versions.find((prop) => prop.embedded) ?? version;
+  const flaw = inherited ? undefined : flawOf(meta, suspect, versions);
+  if (flaw) {
+    refuse(meta, suspect, flaw);
   }
   if (version.version) {
     version.version = false;
@@ -134,39 +132,23 @@ function refuse(meta: EntityMetadata, prop: EntityProperty, sentence: string): n
   throw new MetadataError(`${meta.className}.${prop.name} ${sentence}`);
 }
 
-function refuseUnusable(meta: EntityMetadata, props: EntityProperty[]): void {
-  const [prop] = props;
-  const embedded = props.find((p) => p.embedded);
-  if (meta.embeddable || embedded) {
-    refuse(
-      meta,
-      embedded ?? prop!,
-      'is a version inside an embeddable, but a version belongs to a row. Move it to the entity itself.',
-    );
+/** What is wrong with the version of a class, if anything. */
+function flawOf(meta: EntityMetadata, prop: EntityProperty, versions: EntityProperty[]): string | undefined {
+  if (meta.embeddable || prop.embedded) {
+    return 'is a version inside an embeddable, but a version belongs to a row. Move it to the entity itself.';
   }
-  if (props.length > 1) {
-    const names = props.map((p) => p.name).join(' and ');
-    refuse(meta, prop!, `is not the only version: there are ${names}. A row has one version, so keep one of them.`);
+  if (versions.length > 1) {
+    const names = versions.map(({ name }) => name).join(' and ');
+    return `is not the only version: there are ${names}. A row has one version, so keep one of them.`;
   }
-  if (prop!.nullable) {
-    refuse(
-      meta,
-      prop!,
-      'is a nullable version, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.',
-    );
+  if (prop.nullable) {
+    return 'is a nullable version, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.';
   }
-  if (prop!.primary || prop!.persist === false || prop!.formula || prop!.generated) {
-    refuse(
-      meta,
-      prop!,
-      'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.',
-    );
+  if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
+    return 'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.';
   }
-  if (!Number.isInteger(initialVersion(prop!))) {
-    refuse(
-      meta,
-      prop!,
-      `is a version with the default ${String(prop!.default ?? prop!.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`,
-    );
+  if (!Number.isInteger(initialVersion(prop))) {
+    return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;
   }
+  return undefined;
 }
