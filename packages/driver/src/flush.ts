@@ -20,6 +20,7 @@ import { asLostRace, currentVersions, describeConflict, findRows, invalidVersion
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
+  type AnyChangeSet,
   type ChangeSetGroups,
   type FlushListener,
   type PersistOptions,
@@ -29,8 +30,6 @@ import {
 } from './internals.ts';
 import { type TransactionLog, Undo } from './undo.ts';
 
-type AnyChangeSet = ChangeSet<object>;
-
 const WRITES = [
   [ChangeSetType.UPDATE, 'update'],
   [ChangeSetType.UPDATE_EARLY, 'update'],
@@ -38,9 +37,15 @@ const WRITES = [
   [ChangeSetType.DELETE_EARLY, 'delete'],
 ] as const;
 
+/** What a flush needs of the driver. */
+interface FlushDriver extends AbstractSqlDriver {
+  readonly log: TransactionLog;
+  deleteRows(flush: Flush, changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
+}
+
 export class Flush implements FlushListener {
   readonly #em: EntityManager;
-  readonly #driver: AbstractSqlDriver;
+  readonly #driver: FlushDriver;
   /** MikroORM's driver calls carry the payload, by reference. */
   readonly #byPayload = new Map<unknown, AnyChangeSet>();
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
@@ -52,7 +57,6 @@ export class Flush implements FlushListener {
   readonly #deletes = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
   readonly #cascaded = new Set<AnyChangeSet>();
-  readonly #log: TransactionLog;
   readonly #undo: Undo;
   #planned = false;
   #written = false;
@@ -62,10 +66,9 @@ export class Flush implements FlushListener {
   #several = false;
   #versioned = false;
 
-  constructor(em: EntityManager, driver: AbstractSqlDriver, log: TransactionLog) {
+  constructor(em: EntityManager, driver: FlushDriver) {
     this.#em = em;
     this.#driver = driver;
-    this.#log = log;
     this.#undo = new Undo(em);
   }
 
@@ -132,7 +135,7 @@ export class Flush implements FlushListener {
 
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     const run = async (tx?: Transaction) => {
-      this.#log.carries(tx, this.#undo, this.#versioned);
+      this.#driver.log.carries(tx, this.#undo, this.#versioned);
       await this.#checkClasses(tx);
       await this.#checkClaims(tx);
       for (const orphans of this.#orphanedClasses()) {
@@ -197,6 +200,10 @@ export class Flush implements FlushListener {
     changeSets.forEach((changeSet) => this.#deletes.delete(changeSet));
   }
 
+  async delete(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
+    await this.#driver.deleteRows(this, changeSets, options);
+  }
+
   /** Was it found as expected before an earlier DELETE, whose cascade may have taken it along? */
   mayBeGone({ changeSet }: VersionedRow): boolean {
     return this.#cascaded.has(changeSet);
@@ -224,7 +231,7 @@ export class Flush implements FlushListener {
     }
     const lost = this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
     if (lost !== error && this.#around) {
-      this.#log.aborted(this.#around, lost);
+      this.#driver.log.aborted(this.#around, lost);
     }
     // several rows: the log of transactions tells whether they stay; without a transaction, some of them do
     return { error: lost, undo: this.#several || this.#written ? undefined : this.#undo };

@@ -23,7 +23,42 @@ import {
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 
-type AnyChangeSet = ChangeSet<object>;
+export type AnyChangeSet = ChangeSet<object>;
+
+/**
+ * The metadata of an entity's class in this ORM. What stands on the entity itself is that of whichever ORM started last,
+ * when several in one process share the class.
+ */
+export function metaOf(em: EntityManager, entity: object): EntityMetadata {
+  return em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
+}
+
+/** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */
+export function snapshotOf(entity: object): unknown {
+  return helper(entity).__originalEntityData;
+}
+
+/** @see snapshotOf */
+export function restoreSnapshot(entity: object, snapshot: unknown): void {
+  helper(entity).__originalEntityData = snapshot as never;
+}
+
+/** Makes a collection compare its items with an older state again, until it takes its next snapshot. */
+export function forgetSnapshot(collection: Collection<object>, older: object[] | undefined): void {
+  // the snapshot itself is a private field
+  Object.defineProperty(collection, 'getSnapshot', { value: () => older, configurable: true, enumerable: false });
+  Object.defineProperty(collection, 'takeSnapshot', {
+    value: (forcePropagate?: boolean) => {
+      delete (collection as Partial<typeof collection>).getSnapshot;
+      delete (collection as Partial<typeof collection>).takeSnapshot;
+      collection.takeSnapshot(forcePropagate as true);
+    },
+    configurable: true,
+    enumerable: false,
+  });
+}
+
+// --- discovery ---
 
 /** Is the function that takes snapshots a precompiled one from before this property was compared? */
 export function isCompiledWithout(prop: EntityProperty, meta: EntityMetadata, config: Configuration): boolean {
@@ -40,6 +75,8 @@ export function hookLaterDiscovery(storage: MetadataStorage, discovered: (meta: 
     return set.call(storage, entityName, meta);
   };
 }
+
+// --- flushes ---
 
 /** Change sets of one flush by type, then by the class that they are written with. */
 export type ChangeSetGroups = Record<AnyChangeSet['type'], Map<number, AnyChangeSet[]>>;
@@ -68,6 +105,8 @@ export interface FlushListener {
   updating(changeSets: AnyChangeSet[]): AnyChangeSet[];
   /** Rows are about to be deleted: those of one class. */
   deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
+  /** Delete the rows with a version, which are of one table. */
+  delete(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void;
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
@@ -94,23 +133,6 @@ interface PersisterMethods {
   prepareOptions(meta: AnyChangeSet['meta'], options?: PersistOptions): PersistOptions;
 }
 
-/**
- * The metadata of an entity's class in this ORM. What stands on the entity itself is that of whichever ORM started last,
- * when several in one process share the class.
- */
-export function metaOf(em: EntityManager, entity: object): EntityMetadata {
-  return em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
-}
-
-/** The same for change sets: those of removed and of inherited classes take what stands on the entity. */
-function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void {
-  for (const changeSet of sets) {
-    changeSet.meta = em.getMetadata().get(changeSet.meta.class);
-    changeSet.rootMeta = changeSet.meta.root;
-    withOwnMetadata(em, changeSet.tptChangeSets ?? []);
-  }
-}
-
 /** Rides on the persister's options down to the driver, and so tells a flush from a user's own call. */
 const FLUSH = Symbol('mikro-ool flush');
 
@@ -118,21 +140,6 @@ const FLUSH = Symbol('mikro-ool flush');
 export function flushOf<Flush>(options: object): Flush | undefined {
   return (options as { [FLUSH]?: Flush })[FLUSH];
 }
-
-/** What is known of a unit of work beyond MikroORM's own state. */
-interface FlushState {
-  /** A flush is running, up to and including MikroORM's tidying up. */
-  flushing: boolean;
-  /** MikroORM empties the unit of work when a flush ends; what is restored before would go with it. */
-  readonly pending: Restorable[];
-  /** How often it was cleared. */
-  generation: number;
-}
-
-const states = new WeakMap<object, FlushState>();
-
-/** The units of work in whose flushes this code runs, one inside another. */
-const insideFlush = new AsyncLocalStorage<readonly object[]>();
 
 /** The flush that writes the collections of which it knows the new items only: set-based, before its own deletes. */
 const syncingCollections = new AsyncLocalStorage<FlushListener>();
@@ -142,8 +149,25 @@ export function syncingFlush<Flush>(): Flush | undefined {
   return syncingCollections.getStore() as Flush | undefined;
 }
 
+/** The units of work in whose flushes this code runs, one inside another. */
+const insideFlush = new AsyncLocalStorage<readonly object[]>();
+
 /** The flush that deleted an entity: EntityManagers around its transaction forget the entity later. */
 const removers = new WeakMap<object, FlushListener>();
+
+/** What is known of a unit of work beyond MikroORM's own state. */
+interface FlushState {
+  /** The flush that is writing, up to its COMMIT or ROLLBACK. */
+  flush?: FlushListener;
+  /** A flush is running, up to and including MikroORM's tidying up. */
+  flushing: boolean;
+  /** MikroORM empties the unit of work when a flush ends; what is restored before would go with it. */
+  readonly pending: Restorable[];
+  /** How often it was cleared. */
+  generation: number;
+}
+
+const states = new WeakMap<object, FlushState>();
 
 /** Changes when everything in the unit of work is forgotten by `em.clear()`. */
 export function generationOf(uow: object): number {
@@ -159,6 +183,152 @@ function restoreWhenIdle(undo: Restorable): void {
     undo.restore();
   }
 }
+
+/**
+ * Hooks the unit of work of an EntityManager. Why not `onFlush` and a catch around `em.flush()`: later `onFlush`
+ * listeners may still recompute change sets, and follow-up updates appear only while the flush runs.
+ *
+ * @param begin called once for every flush
+ */
+export function hookFlushes(em: EntityManager, begin: () => FlushListener): void {
+  const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
+  const state: FlushState = { flushing: false, pending: [], generation: 0 };
+  states.set(uow, state);
+  queueFlushes(uow, state);
+  hookUnitOfWork(em, uow, state, begin);
+  hookPersister(em, uow.getChangeSetPersister(), state, begin);
+}
+
+/**
+ * Flushes of one EntityManager run one after the other. MikroORM's own queue is emptied only when the first one succeeds,
+ * so a second one would never settle; and a flush inside a flush is for MikroORM to refuse.
+ */
+function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
+  const { commit } = uow;
+  let queue: Promise<unknown> = Promise.resolve();
+  uow.commit = async () => {
+    const outer = insideFlush.getStore() ?? [];
+    if (state.flushing && outer.includes(uow)) {
+      return commit.call(uow);
+    }
+    const turn = queue.then(async () => {
+      state.flushing = true;
+      try {
+        await insideFlush.run([...outer, uow], () => commit.call(uow));
+      } finally {
+        state.flushing = false;
+        state.pending.splice(0).forEach((undo) => undo.restore());
+      }
+    });
+    queue = turn.catch(() => {});
+    return turn;
+  };
+}
+
+function hookUnitOfWork(
+  em: EntityManager,
+  uow: UnitOfWorkMethods,
+  state: FlushState,
+  begin: () => FlushListener,
+): void {
+  const { clear, doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  uow.clear = () => {
+    clear.call(uow);
+    state.generation++;
+  };
+  uow.unsetIdentity = (entity) => {
+    (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
+    if (state.flush) {
+      removers.set(entity, state.flush);
+    }
+    unsetIdentity.call(uow, entity);
+  };
+  // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
+  uow.doCommit = async () => {
+    const flush = begin();
+    state.flush = flush;
+    try {
+      await doCommit.call(uow);
+    } catch (error) {
+      const failure = flush.failed(error);
+      if (failure.undo) {
+        restoreWhenIdle(failure.undo);
+      }
+      throw failure.error;
+    } finally {
+      state.flush = undefined;
+    }
+  };
+  // The last step before the transaction starts.
+  uow.getChangeSetGroups = () => {
+    withOwnMetadata(em, em.getUnitOfWork(false).getChangeSets());
+    const groups = getChangeSetGroups.call(uow);
+    state.flush!.plan(groups);
+    return groups;
+  };
+  uow.persistToDatabase = async (groups, ctx) => {
+    await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
+  };
+  uow.commitCollectionUpdates = (ctx) =>
+    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+}
+
+function hookPersister(
+  em: EntityManager,
+  persister: PersisterMethods,
+  state: FlushState,
+  begin: () => FlushListener,
+): void {
+  const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
+  // em.insert() and em.insertMany() with entities come here too, without a flush.
+  persister.executeInserts = async (sets, options, withSchema) => {
+    if (!withSchema) {
+      withOwnMetadata(em, sets);
+      (state.flush ?? begin()).inserting(sets);
+    }
+    return executeInserts.call(persister, sets, options, withSchema);
+  };
+  persister.executeUpdates = async (sets, batched, options, withSchema) => {
+    const before = withSchema ? undefined : state.flush?.updating(sets);
+    if (before && before.length > 0) {
+      await persister.executeUpdates(before, false, options);
+    }
+    return executeUpdates.call(persister, sets, batched, { ...options, [FLUSH]: state.flush }, withSchema);
+  };
+  // The persister passes keys only, and the check needs to know whose they are.
+  persister.executeDeletes = async (sets, options, withSchema) => {
+    const { flush } = state;
+    if (!flush || !withSchema) {
+      await flush?.deleting(sets, options?.ctx);
+      return executeDeletes.call(persister, sets, options, withSchema);
+    }
+    const checked = sets.filter((set) => versionOf(set.meta));
+    const rest = sets.filter((set) => !versionOf(set.meta));
+    if (rest.length > 0) {
+      await executeDeletes.call(persister, rest, options, withSchema);
+    }
+    if (checked.length > 0) {
+      await flush.delete(checked, persister.prepareOptions(checked[0]!.meta, options));
+    }
+  };
+  // The check by SELECT falls away, because the driver checks the rows.
+  persister.checkOptimisticLocks = async (meta, sets, options) => {
+    if (!versionOf(meta)) {
+      await checkOptimisticLocks.call(persister, meta, sets, options);
+    }
+  };
+}
+
+/** @see metaOf; change sets of removed and of inherited classes take what stands on the entity. */
+function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void {
+  for (const changeSet of sets) {
+    changeSet.meta = em.getMetadata().get(changeSet.meta.class);
+    changeSet.rootMeta = changeSet.meta.root;
+    withOwnMetadata(em, changeSet.tptChangeSets ?? []);
+  }
+}
+
+// --- transactions ---
 
 /** What becomes of the flushes of a transaction. */
 export interface TransactionListener {
@@ -206,123 +376,7 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
   };
 }
 
-/** Ways to take part in the flushes of one EntityManager, fixed for its life. */
-export interface FlushHooks<Flush extends FlushListener> {
-  /** Called once for every flush. */
-  begin(em: EntityManager): Flush;
-  /** The driver's checked DELETE of rows of one table. */
-  delete(flush: Flush, changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
-}
-
-/**
- * Hooks the unit of work of an EntityManager. Why not `onFlush` and a catch around `em.flush()`: later `onFlush`
- * listeners may still recompute change sets, and follow-up updates appear only while the flush runs.
- */
-export function hookFlushes<Flush extends FlushListener>(em: EntityManager, hooks: FlushHooks<Flush>): void {
-  const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
-  const persister = uow.getChangeSetPersister();
-  const { clear, commit, doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } =
-    uow;
-  const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
-  let flush: Flush | undefined;
-
-  const state: FlushState = { flushing: false, pending: [], generation: 0 };
-  states.set(uow, state);
-
-  // Flushes of one EntityManager run one after the other. MikroORM's own queue is emptied only when the first one
-  // succeeds, so a second one would never settle; and a flush inside a flush is for MikroORM to refuse.
-  let queue: Promise<unknown> = Promise.resolve();
-  uow.commit = async () => {
-    const outer = insideFlush.getStore() ?? [];
-    if (state.flushing && outer.includes(uow)) {
-      return commit.call(uow);
-    }
-    const turn = queue.then(async () => {
-      state.flushing = true;
-      try {
-        await insideFlush.run([...outer, uow], () => commit.call(uow));
-      } finally {
-        state.flushing = false;
-        state.pending.splice(0).forEach((undo) => undo.restore());
-      }
-    });
-    queue = turn.catch(() => {});
-    return turn;
-  };
-  uow.clear = () => {
-    clear.call(uow);
-    state.generation++;
-  };
-  uow.unsetIdentity = (entity) => {
-    (flush ?? (removers.get(entity) as Flush | undefined))?.removing(uow as unknown as UnitOfWork, entity);
-    if (flush) {
-      removers.set(entity, flush);
-    }
-    unsetIdentity.call(uow, entity);
-  };
-  // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
-  uow.doCommit = async () => {
-    flush = hooks.begin(em);
-    try {
-      await doCommit.call(uow);
-    } catch (error) {
-      const failure = flush.failed(error);
-      if (failure.undo) {
-        restoreWhenIdle(failure.undo);
-      }
-      throw failure.error;
-    } finally {
-      flush = undefined;
-    }
-  };
-  // The last step before the transaction starts.
-  uow.getChangeSetGroups = () => {
-    withOwnMetadata(em, em.getUnitOfWork(false).getChangeSets());
-    const groups = getChangeSetGroups.call(uow);
-    flush!.plan(groups);
-    return groups;
-  };
-  uow.persistToDatabase = async (groups, ctx) => {
-    await flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
-  };
-  uow.commitCollectionUpdates = (ctx) => syncingCollections.run(flush!, () => commitCollectionUpdates.call(uow, ctx));
-  // em.insert() and em.insertMany() with entities come here too, without a flush.
-  persister.executeInserts = async (sets, options, withSchema) => {
-    if (!withSchema) {
-      withOwnMetadata(em, sets);
-      (flush ?? hooks.begin(em)).inserting(sets);
-    }
-    return executeInserts.call(persister, sets, options, withSchema);
-  };
-  persister.executeUpdates = async (sets, batched, options, withSchema) => {
-    const before = withSchema ? undefined : flush?.updating(sets);
-    if (before && before.length > 0) {
-      await persister.executeUpdates(before, false, options);
-    }
-    return executeUpdates.call(persister, sets, batched, { ...options, [FLUSH]: flush }, withSchema);
-  };
-  // The persister passes keys only, and the check needs to know whose they are.
-  persister.executeDeletes = async (sets, options, withSchema) => {
-    if (!flush || !withSchema) {
-      await flush?.deleting(sets, options?.ctx);
-      return executeDeletes.call(persister, sets, options, withSchema);
-    }
-    const checked = sets.filter((set) => versionOf(set.meta));
-    const rest = sets.filter((set) => !versionOf(set.meta));
-    if (rest.length > 0) {
-      await executeDeletes.call(persister, rest, options, withSchema);
-    }
-    if (checked.length > 0) {
-      await hooks.delete(flush, checked, persister.prepareOptions(checked[0]!.meta, options));
-    }
-  };
-  // The check by SELECT falls away, because the driver checks the rows.
-  persister.checkOptimisticLocks = async (meta, sets, options) => {
-    if (!versionOf(meta)) {
-      await checkOptimisticLocks.call(persister, meta, sets, options);
-    }
-  };
-}
+// --- reading ---
 
 type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
@@ -482,29 +536,4 @@ function isDirty(em: EntityManager, entity: object): boolean {
   }
   const comparator = em.getComparator();
   return Utils.hasObjectKeys(comparator.diffEntities(meta.class, snapshot as never, comparator.prepareEntity(entity)));
-}
-
-/** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */
-export function snapshotOf(entity: object): unknown {
-  return helper(entity).__originalEntityData;
-}
-
-/** @see snapshotOf */
-export function restoreSnapshot(entity: object, snapshot: unknown): void {
-  helper(entity).__originalEntityData = snapshot as never;
-}
-
-/** Makes a collection compare its items with an older state again, until it takes its next snapshot. */
-export function forgetSnapshot(collection: Collection<object>, older: object[] | undefined): void {
-  // the snapshot itself is a private field
-  Object.defineProperty(collection, 'getSnapshot', { value: () => older, configurable: true, enumerable: false });
-  Object.defineProperty(collection, 'takeSnapshot', {
-    value: (forcePropagate?: boolean) => {
-      delete (collection as Partial<typeof collection>).getSnapshot;
-      delete (collection as Partial<typeof collection>).takeSnapshot;
-      collection.takeSnapshot(forcePropagate as true);
-    },
-    configurable: true,
-    enumerable: false,
-  });
 }

@@ -288,10 +288,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     return class VersionedEntityManager extends Manager {
       constructor(...args: unknown[]) {
         super(...args);
-        hookFlushes<Flush>(this, {
-          begin: (em) => new Flush(em, driver, driver.log),
-          delete: (flush, changeSets, options) => driver.deleteRows(flush, changeSets, options),
-        });
+        hookFlushes(this, () => new Flush(this, driver));
         hookReads(this, lockFailed);
         hookCopies(this);
       }
