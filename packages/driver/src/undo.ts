@@ -97,6 +97,11 @@ export class Undo implements Restorable {
     if (map.getByEntity(entity as never) === entity) {
       this.#removals.push(() => generation === generationOf(uow) && map.store(entity as never));
     }
+    // an EntityManager around the transaction hands its orphans to the one inside
+    const stacks = [uow.getRemoveStack(), uow.getOrphanRemoveStack()].filter((stack) => stack.has(entity as never));
+    this.#removals.push(
+      () => generation === generationOf(uow) && stacks.forEach((stack) => stack.add(entity as never)),
+    );
     this.#rememberEntity(entity);
     for (const { meta, prop } of helper(entity).__meta.referencingProperties) {
       for (const referrer of map.getStore(meta).values() as Iterable<Dictionary>) {

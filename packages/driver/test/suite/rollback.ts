@@ -376,6 +376,22 @@ export function rollbacks(driver: TestDriver): void {
       expect(await fork().count(Person)).toBe(3);
     });
 
+    test('orphans of outside that a transaction removed are pending outside again', async () => {
+      const { load, state } = await setUp();
+      const { em, ann } = await load();
+      const before = await state();
+      ann.pets.removeAll();
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          await tx.flush();
+          await stop();
+        }),
+      );
+      expect(await state()).toEqual(before);
+      await em.flush();
+      expect((await state()).pets).toMatchObject([{ owner_id: 2 }, { owner_id: 3 }]);
+    });
+
     test('a row that a refresh found gone does not come back', async () => {
       const { load, state, fork } = await setUp();
       const { em, ann, cid } = await load();
