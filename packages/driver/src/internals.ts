@@ -378,7 +378,11 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
 
 // --- reading ---
 
-type MergeData = (meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown) => void;
+interface EntityFactoryMethods {
+  create(entityName: unknown, data: Dictionary, options?: Dictionary): object;
+  findEntity(data: Dictionary, meta: EntityMetadata, options?: Dictionary): object | undefined;
+  mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown): void;
+}
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
 type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
@@ -395,8 +399,24 @@ export function hookReads(
   lockFailed: (entity: object, meta: EntityMetadata, expected: unknown) => Error,
 ): void {
   const uow = em.getUnitOfWork(false);
-  const factory = ownFactory(em) as unknown as { mergeData: MergeData };
-  const mergeData = factory.mergeData;
+  const factory = ownFactory(em) as unknown as EntityFactoryMethods;
+  const { create, findEntity, mergeData } = factory;
+  // where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read
+  factory.create = (entityName, data, options) => {
+    const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
+    const isRow = options?.refresh && meta && !meta.virtual && data && !Utils.isEntity(data, true);
+    const known = isRow ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
+    const version = known && versionOf(metaOf(em, known))?.name;
+    if (!known || !version || covers(Object.keys(data), known)) {
+      return create.call(factory, entityName, data, options);
+    }
+    const { current, based } = versionsOf(known, version);
+    const snapshot = snapshotOf(known) as Dictionary;
+    const entity = create.call(factory, entityName, data, options);
+    restoreSnapshot(known, { ...snapshot, ...(snapshotOf(known) as Dictionary), [version]: based });
+    known[version] = current;
+    return entity;
+  };
   factory.mergeData = (meta, entity, data, options) => {
     const version = versionOf(metaOf(em, entity))?.name;
     const left = version ? leftAsItWas(em, entity, version, data) : [];
@@ -426,8 +446,8 @@ export function hookReads(
 export function hookCopies(em: EntityManager): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
-    const { __meta: meta, __loadedProperties: loaded } = helper(entity);
-    const lazy = options.fields ? [] : meta.props.filter((prop) => prop.lazy && loaded.has(prop.name));
+    const { props } = helper(entity).__meta as EntityMetadata;
+    const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
     const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
     const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
     const { fork } = em;
@@ -514,18 +534,29 @@ function leftAsItWas(em: EntityManager, entity: object, version: string, data: D
   const { based, current } = versionsOf(entity, version);
   const known = typeof based === 'number' ? based : current;
   const read = Number(data[version]);
-  if (Number.isNaN(read) || read === known || (covers(Object.keys(data), entity) && !isDirty(em, entity))) {
+  if (Number.isNaN(read) || read === known || (covers(mergedKeys(entity, data), entity) && !isDirty(em, entity))) {
     return [];
   }
   const columns = metaOf(em, entity).comparableProps.filter((prop) => !prop.primary);
   return known != null && read < Number(known) ? columns.map((prop) => prop.name) : [version];
 }
 
+/** MikroORM keeps a value where NULL is read, which is then as old as the version that it was read with. */
+function mergedKeys(entity: object, data: Dictionary): string[] {
+  const snapshot = snapshotOf(entity) as Dictionary | undefined;
+  return Object.keys(data).filter((key) => data[key] != null || snapshot?.[key] == null);
+}
+
 /** Does what was read have every column that the entity has loaded? */
 function covers(read: Iterable<string>, entity: object): boolean {
-  const { __meta: meta, __loadedProperties: loaded } = helper(entity);
   const names = new Set(read);
-  return meta.comparableProps.every((prop) => !loaded.has(prop.name) || names.has(prop.name));
+  return helper(entity).__meta.comparableProps.every((prop) => !isKnown(entity, prop) || names.has(prop.name));
+}
+
+/** Has the entity a value of this column, whether it was loaded, or assigned and flushed? */
+function isKnown(entity: object, { name }: EntityProperty): boolean {
+  const { __loadedProperties: loaded, __originalEntityData: snapshot } = helper(entity);
+  return loaded.has(name) || (snapshot as Dictionary | undefined)?.[name] !== undefined;
 }
 
 function isDirty(em: EntityManager, entity: object): boolean {

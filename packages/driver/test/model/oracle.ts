@@ -176,7 +176,10 @@ export function isVersioned(copy: Copy): boolean {
  */
 export function reread(copy: Copy, row: Fields): void {
   const known = copy.touched ? copy.now['version'] : (copy.base['version'] ?? copy.now['version']);
-  const partial = [...copy.loaded].some((column) => !(column in row));
+  // MikroORM does not replace a value by NULL when it merges, so that one stays old, too
+  const brings = (column: string) => column in row && (row[column] !== null || copy.base[column] == null);
+  const columns = [...new Set([...copy.loaded, ...Object.keys(copy.base)])];
+  const partial = columns.some((column) => copy.base[column] !== undefined && !brings(column));
   const kept = isVersioned(copy) && row['version'] !== known && (isDirty(copy) || partial);
   const incoming = kept && known != null && Number(row['version']) < Number(known) ? {} : { ...row };
   if (kept) {
@@ -189,7 +192,6 @@ export function reread(copy: Copy, row: Fields): void {
   for (const [column, value] of Object.entries(incoming)) {
     const now = copy.now[column];
     const stays = changed.has(column) && (copy.initialized || now !== undefined);
-    // MikroORM does not replace a value by NULL when it merges
     if (differs(now, value) && !stays && !(now != null && value === null)) {
       copy.now[column] = value;
       copy.base[column] = value;

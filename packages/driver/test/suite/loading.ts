@@ -1,5 +1,5 @@
 /** The version comes along with whatever is loaded, and never moves under unsaved changes. */
-import { type Collection, LockMode, type Opt, type Ref, defineEntity, p } from '@mikro-orm/core';
+import { type Collection, LockMode, type Opt, type Ref, defineEntity, p, wrap } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -191,6 +191,12 @@ export function loading(driver: TestDriver): void {
         } as never),
       'populate, joined': (em) =>
         em.find(Author, {}, { populate: ['books'], fields: ['books.title'], strategy: 'joined' }),
+      'em.find with refresh': (em) => em.find(Book, {}, { fields: ['title'], refresh: true }),
+      'a query builder': (em) => em.createQueryBuilder(Book).select(['id', 'title', 'version']).getResult(),
+      'em.map': async (em) => {
+        const rows = await em.getConnection().execute<object[]>('select id, title, version from book');
+        return rows.map((row) => em.map(Book, row as never));
+      },
       'a transaction with a clear fork': (em) =>
         em.transactional((tx) => tx.find(Book, {}, { fields: ['title'] }), { clear: true }),
     };
@@ -222,6 +228,10 @@ export function loading(driver: TestDriver): void {
       await em.find(Author, {});
       author.bio += '!';
       expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 3 }] });
+      for (const again of [() => em.find(Author, {}, { refresh: true }), () => wrap(author).init()]) {
+        await again();
+        expect([author.version, (await thrown(() => em.flush())).name]).toEqual([1, 'ConcurrentUpdate']);
+      }
       await em.refresh(author);
       expect(author.bio).toBe('their bio');
       author.bio += '!';
@@ -231,6 +241,48 @@ export function loading(driver: TestDriver): void {
         version: 4,
       });
     });
+
+    test('a NULL that MikroORM does not take over keeps the version back', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const book = await em.findOneOrFail(Book, 1);
+      const theirs = fork();
+      (await theirs.findOneOrFail(Book, 1)).blurb = null;
+      await theirs.flush();
+      await em.find(Book, {});
+      expect(book.blurb).toBe('blurb');
+      book.blurb += '!';
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+      await em.refresh(book);
+      expect([book.blurb, book.version]).toEqual([null, 2]);
+    });
+
+    test('a column that was assigned and flushed, but never loaded, is as old as that flush', async () => {
+      const { fork, rival } = await setUp();
+      const em = fork();
+      const book = (await em.findOneOrFail(Book, 1, { fields: ['title'] })) as unknown as Book;
+      book.blurb = 'ours';
+      await em.flush();
+      await rival();
+      await em.find(Book, {}, { fields: ['title'] });
+      book.blurb += '!';
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 2, actual: 3 }] });
+    });
+
+    for (const dirty of [true, false]) {
+      test(`em.upsert() reads all of the row, also into an entity that is ${dirty ? 'dirty' : 'clean'}`, async () => {
+        const { fork } = await setUp();
+        const em = fork();
+        const book = await em.findOneOrFail(Book, 1);
+        await fork().nativeUpdate(Book, 1, { blurb: 'theirs' });
+        book.blurb += dirty ? '!' : '';
+        await em.upsert(Book, { id: 1, title: 'upserted', author: 1 });
+        expect([book.blurb, book.version]).toEqual(['theirs', 3]);
+        book.blurb += '!';
+        await em.flush();
+        expect(await fork().findOneOrFail(Book, 1)).toMatchObject({ blurb: 'theirs!', version: 4 });
+      });
+    }
 
     test('an older state, say of a replica that lags, changes nothing under unsaved changes', async () => {
       const { fork, rival } = await setUp();
