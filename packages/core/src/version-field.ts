@@ -84,10 +84,17 @@ export function registerPlatform(platform: Platform): void {
   checkedPlatforms.add(platform);
 }
 
+const maxima = new WeakMap<EntityProperty, number>();
+
 /** @internal The largest version that the column of a property can hold, as far as JavaScript counts exactly. */
 export function maximumVersion(prop: EntityProperty): number {
-  const type = prop.columnTypes[0]!.toLowerCase();
-  const signed = COLUMN_MAXIMUM.find(([pattern]) => pattern.test(type))?.[1] ?? 2_147_483_647;
-  const unsigned = type.includes('unsigned') || (prop.unsigned && prop.customType!.platform!.supportsUnsigned());
-  return unsigned && signed !== Number.MAX_SAFE_INTEGER ? signed * 2 + 1 : signed;
+  let maximum = maxima.get(prop);
+  if (maximum === undefined) {
+    const type = prop.columnTypes[0]!.toLowerCase();
+    const signed = COLUMN_MAXIMUM.find(([pattern]) => pattern.test(type))?.[1] ?? 2_147_483_647;
+    const unsigned = type.includes('unsigned') || (prop.unsigned && prop.customType!.platform!.supportsUnsigned());
+    maximum = unsigned && signed !== Number.MAX_SAFE_INTEGER ? signed * 2 + 1 : signed;
+    maxima.set(prop, maximum);
+  }
+  return maximum;
 }

@@ -23,20 +23,35 @@ export interface VersionedRow {
 type FieldNameMapper = (data: object, props: Record<string, EntityProperty>) => unknown;
 
 /**
- * The dialect that writes all these rows by one statement; `undefined` where they go row by row.
- * Rows of a batch cannot hold expressions, and further concurrency columns are compared one row at a time; so are keys
- * that SQL converts, and those of a type whose schema we do not know.
+ * The dialect that writes these rows; `undefined` where MikroORM writes them one by one.
+ * Expressions do not fit into a list of values, further concurrency columns are compared by MikroORM; and keys that SQL
+ * converts, or that are of a type whose schema we do not know, cannot be compared with a list.
  */
 export function batchDialect(platform: Platform, sets: readonly ChangeSet<object>[]): Dialect | undefined {
-  const fits =
-    sets.length > 1 &&
-    sets.every(
-      ({ meta, payload }) =>
-        meta.getOwnConcurrencyCheckKeys().length === 0 &&
-        meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL && !prop.nativeEnumName) &&
-        !Object.values(payload).some(isRaw),
-    );
-  return fits ? dialectOf(platform) : undefined;
+  let checked: EntityMetadata | undefined;
+  for (const { meta, payload } of sets) {
+    if (meta !== checked && !isComparable(meta)) {
+      return undefined;
+    }
+    checked = meta;
+    for (const key in payload) {
+      if (isExpression((payload as Record<string, unknown>)[key])) {
+        return undefined;
+      }
+    }
+  }
+  return dialectOf(platform);
+}
+
+function isComparable(meta: EntityMetadata): boolean {
+  return (
+    meta.getOwnConcurrencyCheckKeys().length === 0 &&
+    meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL && !prop.nativeEnumName)
+  );
+}
+
+function isExpression(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && isRaw(value);
 }
 
 /** Where the rows are: table, primary key columns and version column. */
@@ -66,21 +81,19 @@ export function locate(
 
 /** The primary key of a row as the database has it, a value per column. */
 export function keyValues(changeSet: ChangeSet<object>): unknown[] {
-  return Utils.flatten(Utils.asArray(keyOf(changeSet)) as unknown[][], true);
+  const key = keyOf(changeSet);
+  return isPrimitive(key) ? [key] : Utils.flatten(Utils.asArray(key) as unknown[][], true);
 }
 
-/** The same by column name. */
-export function keyColumns(changeSet: ChangeSet<object>): Record<string, unknown> {
-  const values = keyValues(changeSet);
-  const fields = changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
-  return Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+function isPrimitive(value: unknown): boolean {
+  return typeof value !== 'object' || value === null;
 }
 
 /** The same, nested as the key's properties are, for a condition on them. */
 export function keyOf(changeSet: ChangeSet<object>): unknown {
   const key: unknown = changeSet.getPrimaryKey();
   // change sets of removed rows have composite keys as an object
-  return Utils.isPlainObject(key) ? Utils.getCompositeKeyValue(key, changeSet.meta) : key;
+  return !isPrimitive(key) && Utils.isPlainObject(key) ? Utils.getCompositeKeyValue(key, changeSet.meta) : key;
 }
 
 /** Everything that one UPDATE of these rows needs. */
@@ -111,16 +124,22 @@ function changedColumns(
 ): Column[] {
   const version = versionOf(meta)!.name;
   const payloads = rows.map(({ changeSet }) => changeSet.payload as Record<string, unknown>);
-  const keys = new Set(payloads.flatMap((payload) => Object.keys(payload)));
-  keys.delete(version);
+  const owners = new Map<string, EntityMetadata>();
+  payloads.forEach((payload, r) => {
+    for (const key in payload) {
+      if (!owners.has(key)) {
+        owners.set(key, rows[r]!.changeSet.meta);
+      }
+    }
+  });
+  owners.delete(version);
   const columns = new Map<string, Column>();
-  for (const key of keys) {
-    const owner = rows.find((_, r) => key in payloads[r]!)!.changeSet.meta;
+  for (const [key, owner] of owners) {
     const prop: EntityProperty = (owner.properties as Record<string, EntityProperty>)[key]!;
-    const changed = payloads.map((payload) => key in payload);
     const values = payloads.map((payload) => columnValues(prop, payload[key], mapFieldNames));
-    const { customType } = prop;
-    prop.fieldNames.forEach((field, i) => {
+    const changed = payloads.every((payload) => key in payload) ? undefined : payloads.map((payload) => key in payload);
+    const { customType, fieldNames } = prop;
+    fieldNames.forEach((field, i) => {
       // composite keys may share a column
       if (columns.has(field) || (prop.ownColumns && !prop.ownColumns.includes(field))) {
         return;
@@ -128,8 +147,8 @@ function changedColumns(
       columns.set(field, {
         name: platform.quoteIdentifier(field),
         type: prop.columnTypes[i]!,
-        values: values.map((value) => plain(value[i])),
-        changed: changed.every(Boolean) ? undefined : changed,
+        values: fieldNames.length > 1 ? values.map((value) => plain((value as unknown[])[i])) : values.map(plain),
+        changed,
         nativeEnum: prop.nativeEnumName !== undefined,
         convert:
           prop.hasConvertToDatabaseValueSQL && !prop.object
@@ -141,25 +160,30 @@ function changedColumns(
   return [...columns.values()];
 }
 
-/** The values of a property, one for each of its columns. */
-function columnValues(prop: EntityProperty, value: unknown, mapFieldNames: FieldNameMapper): unknown[] {
+/** The value of a property; the list of them where it has several columns. */
+function columnValues(prop: EntityProperty, value: unknown, mapFieldNames: FieldNameMapper): unknown {
+  if (isPrimitive(value) && prop.fieldNames.length === 1) {
+    return value;
+  }
   if (value instanceof PolymorphicRef) {
     return value.toTuple();
   }
   if (prop.fieldNames.length > 1) {
     return Utils.flatten(Utils.asArray(value ?? []) as unknown[][], true);
   }
-  if (prop.kind === ReferenceKind.EMBEDDED && prop.object && value) {
+  if (prop.kind === ReferenceKind.EMBEDDED && prop.object) {
     const names = (item: unknown) => mapFieldNames(item as object, prop.embeddedProps);
-    return [JSON.stringify(Array.isArray(value) ? value.map(names) : names(value))];
+    return JSON.stringify(Array.isArray(value) ? value.map(names) : names(value));
   }
-  return [value];
+  return value;
 }
 
 /** A value without MikroORM's wrappers: JSON as its text, missing as null. */
 function plain(value: unknown): unknown {
-  if (Utils.isPlainObject(value) || (value as { [JsonProperty]?: boolean } | null)?.[JsonProperty]) {
-    return JSON.stringify(value);
+  if (isPrimitive(value)) {
+    return value ?? null;
   }
-  return value ?? null;
+  return Utils.isPlainObject(value) || (value as { [JsonProperty]?: boolean })[JsonProperty]
+    ? JSON.stringify(value)
+    : value;
 }

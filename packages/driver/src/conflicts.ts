@@ -8,42 +8,77 @@ import { versionTable } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
 /**
+ * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
+ * looks like one that was written. It is seen when the flush is rolled back.
+ */
+export class StaleRows extends Error {
+  readonly rows: readonly VersionedRow[];
+  readonly operation: Operation;
+  readonly options: PersistOptions;
+
+  constructor(rows: readonly VersionedRow[], operation: Operation, options: PersistOptions) {
+    super('Some rows of a batch are stale.');
+    this.rows = rows;
+    this.operation = operation;
+    this.options = options;
+  }
+}
+
+/** What the database has now, `null` for a row that is gone. */
+type Actual = (row: VersionedRow) => number | null;
+
+/**
  * Reads the versions that the database has now and describes the rows whose version is another one: one SELECT, in the
  * flush's transaction, on the write connection.
- *
- * @param written rows that the failed statement did write all the same; they have moved on by one, or are gone
  */
 export async function describeConflict(
   driver: AbstractSqlDriver,
   rows: readonly VersionedRow[],
   operation: Operation,
   options: PersistOptions,
-  written = 0,
 ): Promise<ConcurrentUpdate> {
   const actual = await currentVersions(driver, rows, options);
-  const untouched = written === 0 ? 0 : 1;
-  const stale = rows.filter((row) => {
-    const now = actual(row);
-    return operation === 'delete' && written > 0 ? now !== null : now !== row.expected + untouched;
-  });
+  const stale = rows.filter((row) => actual(row) !== row.expected);
   // every row is as expected, and yet they were not written: a trigger or a row policy
-  const conflicts = (stale.length > 0 ? stale : rows).map((row) => ({
-    entity: row.changeSet.entity,
-    entityName: helper(row.changeSet.entity).__meta.className,
-    primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
-    operation,
-    expected: row.expected,
-    actual: actual(row),
-  }));
-  return new ConcurrentUpdate(conflicts);
+  return conflictOf(stale.length > 0 ? stale : rows, operation, actual);
 }
 
-/** Reads the version of every row; the result looks one up, `null` for a row that is gone. */
+/** Describes a statement that wrote fewer rows than were meant, and which is about to be rolled back. */
+export async function describeBatch(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  operation: 'update' | 'delete',
+  options: PersistOptions,
+  written: number,
+): Promise<ConcurrentUpdate | StaleRows> {
+  if (written === 0) {
+    return describeConflict(driver, rows, operation, options);
+  }
+  const actual = await currentVersions(driver, rows, options);
+  const left = rows.filter((row) => actual(row) !== (operation === 'update' ? row.expected + 1 : null));
+  const isClear = rows.length - left.length === written;
+  return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
+}
+
+function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {
+  return new ConcurrentUpdate(
+    rows.map((row) => ({
+      entity: row.changeSet.entity,
+      entityName: helper(row.changeSet.entity).__meta.className,
+      primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
+      operation,
+      expected: row.expected,
+      actual: actual(row),
+    })),
+  );
+}
+
+/** Reads the version of every row. */
 export async function currentVersions(
   driver: AbstractSqlDriver,
   rows: readonly VersionedRow[],
   options: PersistOptions,
-): Promise<(row: VersionedRow) => number | null> {
+): Promise<Actual> {
   const { meta } = rows[0]!.changeSet;
   const { name } = versionOf(meta)!;
   const changeSets = rows.map((row) => row.changeSet);

@@ -45,12 +45,12 @@ export interface Statement {
 
 /** All differences between databases. */
 export interface Dialect {
-  /**
-   * One UPDATE for all rows, in primary key order: all of them, or none when one of them is stale. So the rows still
-   * have what the rival wrote when a conflict is looked at, and nothing of a refused statement is in the transaction.
-   */
+  /** One UPDATE for all rows that have the expected version, written or at least locked in primary key order. */
   update(batch: BatchUpdate): Statement;
-  /** One DELETE for all rows: all of them, or none when one of them is stale. */
+  /**
+   * One DELETE for all rows: all of them, or none when one of them is stale. What a cascade takes along may not be
+   * counted, so the count alone could not tell.
+   */
   delete(rows: BatchRows): Statement;
   /** Codes of errors by which the database itself decides a race. */
   readonly lostRaceCodes: readonly string[];

@@ -6,17 +6,16 @@ import type {
   Dictionary,
   EntityManager,
   EntityMetadata,
-  EntityName,
   EntityProperty,
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, helper } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import { type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
-import { type VersionedRow, batchDialect, keyOf, keyValues } from './batch.ts';
+import { type ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
+import { type VersionedRow, batchDialect, keyOf } from './batch.ts';
 import { cascades } from './cascades.ts';
-import { asLostRace, currentVersions, describeConflict, findRows, invalidVersion } from './conflicts.ts';
+import { StaleRows, asLostRace, currentVersions, describeConflict, findRows, invalidVersion } from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
@@ -24,6 +23,7 @@ import {
   type ChangeSetGroups,
   type FlushListener,
   type PersistOptions,
+  type ReturnedRows,
   metaOf,
   restoreSnapshot,
   snapshotOf,
@@ -40,13 +40,14 @@ const WRITES = [
 /** What a flush needs of the driver. */
 interface FlushDriver extends AbstractSqlDriver {
   readonly log: TransactionLog;
+  updateRows(rows: VersionedRow[], options: PersistOptions): Promise<Dictionary[]>;
   deleteRows(flush: Flush, changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
 }
 
 export class Flush implements FlushListener {
   readonly #em: EntityManager;
   readonly #driver: FlushDriver;
-  /** MikroORM's driver calls carry the payload, by reference. */
+  /** Rows that MikroORM updates one by one: its driver calls carry the payload, by reference. */
   readonly #byPayload = new Map<unknown, AnyChangeSet>();
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
@@ -102,16 +103,16 @@ export class Flush implements FlushListener {
 
   /** Returns what is written, in order; a claim without another change is only compared. */
   #planUpdates(sets: AnyChangeSet[], elsewhere: Set<object>): AnyChangeSet[] {
-    const claims = claimsOnly(sets, elsewhere);
-    for (const changeSet of sets.filter((set) => ownVersionOf(set.meta))) {
-      const isClaim = claims.has(changeSet);
-      const row = this.row(changeSet, isClaim ? 'check' : 'update');
-      if (isClaim) {
-        this.#claims.push(row);
+    const claims = new Set(sets.filter((set) => isClaim(set, elsewhere)));
+    for (const changeSet of sets) {
+      if (claims.has(changeSet)) {
+        this.#claims.push(this.row(changeSet, 'check'));
         this.#takeBackStamps(changeSet);
+      } else if (ownVersionOf(changeSet.meta)) {
+        this.#expect(changeSet.entity, changeSet.meta, 'update');
       }
     }
-    return sets.filter((set) => !claims.has(set)).toSorted(byPrimaryKey);
+    return inKeyOrder(claims.size > 0 ? sets.filter((set) => !claims.has(set)) : sets);
   }
 
   #planDeletes(sets: AnyChangeSet[]): AnyChangeSet[] {
@@ -122,12 +123,12 @@ export class Flush implements FlushListener {
       changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
       this.#expect(entity, meta, 'delete');
     }
-    versioned.toSorted(byPrimaryKey).forEach((changeSet) => this.#deletes.add(changeSet));
-    return sets.toSorted(byPrimaryKey);
+    inKeyOrder(versioned).forEach((changeSet) => this.#deletes.add(changeSet));
+    return inKeyOrder(sets);
   }
 
   #noteUnsure(sets: AnyChangeSet[], operation: Operation): void {
-    for (const changeSet of sets) {
+    for (const changeSet of sets[0]!.meta.root.inheritanceType ? sets : []) {
       const classes = classesInDoubt(this.#em, changeSet.entity);
       classes.forEach((below) => this.#unsure.push({ changeSet, below, operation }));
     }
@@ -176,7 +177,6 @@ export class Flush implements FlushListener {
   }
 
   updating(changeSets: AnyChangeSet[]): AnyChangeSet[] {
-    changeSets.forEach((changeSet) => this.#byPayload.set(changeSet.payload, changeSet));
     return changeSets
       .filter(({ entity, meta }) => versionOf(meta) && !ownVersionOf(meta) && !this.#moved.has(entity))
       .map(({ entity, originalEntity, meta }) => {
@@ -184,6 +184,30 @@ export class Flush implements FlushListener {
         changeSet.originalEntity = originalEntity;
         return changeSet;
       });
+  }
+
+  divide(changeSets: AnyChangeSet[]): { ours: AnyChangeSet[]; single: AnyChangeSet[]; plain: AnyChangeSet[] } {
+    const versioned = changeSets.filter((set) => ownVersionOf(set.meta));
+    const plain = versioned.length < changeSets.length ? changeSets.filter((set) => !ownVersionOf(set.meta)) : [];
+    const dialect = batchDialect(this.#driver.getPlatform(), versioned);
+    const ours = dialect ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const single = ours.length < versioned.length ? versioned.filter((set) => !ours.includes(set)) : [];
+    single.forEach((changeSet) => this.#byPayload.set(changeSet.payload, changeSet));
+    return { ours, single, plain };
+  }
+
+  async update(changeSets: AnyChangeSet[], batched: boolean, options: PersistOptions): Promise<ReturnedRows> {
+    const { config } = this.#driver;
+    const platform = this.#driver.getPlatform();
+    const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
+    const size = isBatch ? config.get('batchSize') : 1;
+    const returned = new Map<AnyChangeSet, Dictionary>();
+    for (let i = 0; i < changeSets.length; i += size) {
+      const rows = changeSets.slice(i, i + size).map((changeSet) => this.row(changeSet, 'update'));
+      matchReturned(rows, await this.#driver.updateRows(rows, options), returned);
+      this.written(rows);
+    }
+    return returned;
   }
 
   async deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void> {
@@ -222,13 +246,14 @@ export class Flush implements FlushListener {
     this.#undo.removing(uow, entity);
   }
 
-  failed(error: unknown): { error: unknown; undo?: Undo } {
+  async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
     if (!this.#planned) {
       this.#undo.remember();
     }
     if (!this.#written) {
       this.#undo.done();
     }
+    const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
     const lost = this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
     if (lost !== error && this.#around) {
       this.#driver.log.aborted(this.#around, lost);
@@ -237,15 +262,16 @@ export class Flush implements FlushListener {
     return { error: lost, undo: this.#several || this.#written ? undefined : this.#undo };
   }
 
+  /** What the flush wrote is rolled back by now. */
+  #describe({ rows, operation, options }: StaleRows): Promise<ConcurrentUpdate> {
+    const ctx = this.#em.getTransactionContext<Transaction>();
+    return describeConflict(this.#driver, rows, operation, { ...options, ctx });
+  }
+
   /** The row of an UPDATE, when the driver call's payload is a versioned change set of this flush. */
   rowOf(payload: object): VersionedRow | undefined {
     const changeSet = this.#byPayload.get(payload);
     return changeSet && ownVersionOf(changeSet.meta) && this.row(changeSet, 'update');
-  }
-
-  /** The class of the row: with single-table inheritance a driver call names the first one of its rows only. */
-  classOf(payload: object): EntityName<object> {
-    return this.#byPayload.get(payload)!.meta.class;
   }
 
   /** A row with the version that it must still have, checked again: listeners may have touched it during the flush. */
@@ -264,9 +290,11 @@ export class Flush implements FlushListener {
 
   /** The rows were written: the entities have the new version, until the flush fails after all. */
   written(rows: readonly VersionedRow[]): void {
-    for (const row of rows.filter((r) => !this.hasMoved(r))) {
-      this.#move(row.changeSet.entity, ownVersionOf(row.changeSet.meta)!, row.expected + 1);
+    const moving = this.#moved.size > 0 ? rows.filter((row) => !this.hasMoved(row)) : rows;
+    for (const { changeSet, expected } of moving) {
+      this.#move(changeSet.entity, versionOf(changeSet.meta)!, expected + 1);
     }
+    this.#undo.moved(moving);
   }
 
   #move(entity: object, { name }: EntityProperty, version: number): void {
@@ -402,35 +430,63 @@ function isStamp(prop: EntityProperty | undefined): boolean {
 }
 
 /**
- * Change sets of entities in which nothing but the version was assigned; touched ones are written. What `onUpdate` sets
- * comes along with every change, and is none by itself.
+ * Was nothing but the version assigned to this entity? A touched one is written; and what `onUpdate` sets comes along
+ * with every change, and is none by itself.
  */
-function claimsOnly(sets: readonly AnyChangeSet[], elsewhere: Set<object>): Set<AnyChangeSet> {
-  return new Set(
-    sets.filter(({ entity, meta, payload }) => {
-      const version = ownVersionOf(meta)?.name;
-      const properties = meta.properties as Record<string, EntityProperty>;
-      const isNoChange = (key: string) => key === version || isStamp(properties[key]);
-      const alone = Object.keys(payload).every(isNoChange) && !elsewhere.has(entity);
-      return version && version in payload && alone && !isTouched(snapshotOf(entity), version);
-    }),
-  );
+function isClaim({ entity, meta, payload }: AnyChangeSet, elsewhere: Set<object>): boolean {
+  const version = ownVersionOf(meta)?.name;
+  if (!version || !(version in payload) || elsewhere.has(entity) || isTouched(snapshotOf(entity), version)) {
+    return false;
+  }
+  const properties = meta.properties as Record<string, EntityProperty>;
+  return Object.keys(payload).every((key) => key === version || isStamp(properties[key]));
 }
 
 /** With joined-table inheritance an entity has a change set per table: those changed in one without the version. */
 function changedElsewhere(groups: ChangeSetGroups): Set<object> {
-  const updates = [...groups[ChangeSetType.UPDATE].values(), ...groups[ChangeSetType.UPDATE_EARLY].values()].flat();
-  return new Set(
-    updates.filter(({ meta }) => meta.inheritanceType === 'tpt' && !ownVersionOf(meta)).map((set) => set.entity),
+  const updates = [...groups[ChangeSetType.UPDATE].values(), ...groups[ChangeSetType.UPDATE_EARLY].values()];
+  const isElsewhere = ({ meta }: AnyChangeSet) => meta.inheritanceType === 'tpt' && !ownVersionOf(meta);
+  // a group is of one table
+  return new Set(updates.filter(([set]) => isElsewhere(set!)).flatMap((sets) => sets.map((set) => set.entity)));
+}
+
+/** With single-table inheritance, properties of one name may have a column per class. */
+function shareColumns(sets: readonly AnyChangeSet[]): boolean {
+  const { meta } = sets[0]!;
+  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
+}
+
+/** Finds the change sets of returned rows, which have the columns of the key. */
+function matchReturned(
+  rows: readonly VersionedRow[],
+  found: Dictionary[],
+  returned: Map<AnyChangeSet, Dictionary>,
+): void {
+  if (found.length === 0) {
+    return;
+  }
+  const fields = rows[0]!.changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
+  const byKey = new Map(
+    found.map((row) => [Utils.getPrimaryKeyHash(fields.map((field) => row[field] as string)), row]),
   );
+  for (const { changeSet } of rows) {
+    returned.set(changeSet, byKey.get(helper(changeSet.entity).getSerializedPrimaryKey())!);
+  }
 }
 
 /** Rows are written in one order by everybody, so that flushes wait for each other instead of deadlocking. */
-function byPrimaryKey(a: AnyChangeSet, b: AnyChangeSet): number {
-  const left = keyValues(a);
-  const right = keyValues(b);
-  for (let i = 0; i < left.length; i++) {
-    const order = compare(left[i], right[i]);
+function inKeyOrder(sets: AnyChangeSet[]): AnyChangeSet[] {
+  const keyed = sets.map((changeSet) => ({ changeSet, key: keyOf(changeSet) }));
+  const isSorted = keyed.every(({ key }, i) => i === 0 || compareKeys(keyed[i - 1]!.key, key) <= 0);
+  return isSorted ? sets : keyed.toSorted((a, b) => compareKeys(a.key, b.key)).map(({ changeSet }) => changeSet);
+}
+
+function compareKeys(a: unknown, b: unknown): number {
+  if (!Array.isArray(a) || !Array.isArray(b)) {
+    return compare(a, b);
+  }
+  for (let i = 0; i < a.length; i++) {
+    const order = compareKeys(a[i], b[i]);
     if (order !== 0) {
       return order;
     }

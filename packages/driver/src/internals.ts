@@ -84,6 +84,9 @@ export type ChangeSetGroups = Record<AnyChangeSet['type'], Map<number, AnyChange
 /** Options that the change set persister hands down to the driver. */
 export type PersistOptions = Dictionary & { ctx?: Transaction; schema?: string };
 
+/** What the database computed in the rows of a table, column by column, with the key's columns. */
+export type ReturnedRows = ReadonlyMap<AnyChangeSet, Dictionary>;
+
 /** State in memory that can be taken back. */
 export interface Restorable {
   readonly uow: UnitOfWork;
@@ -103,6 +106,10 @@ export interface FlushListener {
    * Returns what must be updated before.
    */
   updating(changeSets: AnyChangeSet[]): AnyChangeSet[];
+  /** Which of the rows of one table are updated by us, which by MikroORM one by one, and which have no version. */
+  divide(changeSets: AnyChangeSet[]): { ours: AnyChangeSet[]; single: AnyChangeSet[]; plain: AnyChangeSet[] };
+  /** Update the first of them, in as few statements as possible. Returns what the database computed, by column. */
+  update(changeSets: AnyChangeSet[], batched: boolean, options: PersistOptions): Promise<ReturnedRows>;
   /** Rows are about to be deleted: those of one class. */
   deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   /** Delete the rows with a version, which are of one table. */
@@ -110,7 +117,7 @@ export interface FlushListener {
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void;
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
-  failed(error: unknown): { error: unknown; undo?: Restorable };
+  failed(error: unknown): Promise<{ error: unknown; undo?: Restorable }>;
 }
 
 /** The parts of the unit of work and its persister that are overridden; private in MikroORM's types. */
@@ -129,8 +136,9 @@ interface PersisterMethods {
   executeInserts(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void>;
   executeUpdates(sets: AnyChangeSet[], batched: boolean, options?: PersistOptions, withSchema?: boolean): Promise<void>;
   executeDeletes(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void>;
-  checkOptimisticLocks(meta: AnyChangeSet['meta'], sets: AnyChangeSet[], options?: PersistOptions): Promise<void>;
   prepareOptions(meta: AnyChangeSet['meta'], options?: PersistOptions): PersistOptions;
+  processProperties(changeSet: AnyChangeSet): void;
+  mapReturnedValues(entity: object, payload: object, row: Dictionary, meta: AnyChangeSet['meta']): void;
 }
 
 /** Rides on the persister's options down to the driver, and so tells a flush from a user's own call. */
@@ -250,7 +258,7 @@ function hookUnitOfWork(
     try {
       await doCommit.call(uow);
     } catch (error) {
-      const failure = flush.failed(error);
+      const failure = await flush.failed(error);
       if (failure.undo) {
         restoreWhenIdle(failure.undo);
       }
@@ -279,7 +287,7 @@ function hookPersister(
   state: FlushState,
   begin: () => FlushListener,
 ): void {
-  const { executeInserts, executeUpdates, executeDeletes, checkOptimisticLocks } = persister;
+  const { executeInserts, executeUpdates, executeDeletes } = persister;
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
     if (!withSchema) {
@@ -289,11 +297,28 @@ function hookPersister(
     return executeInserts.call(persister, sets, options, withSchema);
   };
   persister.executeUpdates = async (sets, batched, options, withSchema) => {
-    const before = withSchema ? undefined : state.flush?.updating(sets);
-    if (before && before.length > 0) {
-      await persister.executeUpdates(before, false, options);
+    const { flush } = state;
+    if (!flush || !withSchema) {
+      const before = flush?.updating(sets) ?? [];
+      if (before.length > 0) {
+        await persister.executeUpdates(before, false, options);
+      }
+      return executeUpdates.call(persister, sets, batched, options, withSchema);
     }
-    return executeUpdates.call(persister, sets, batched, { ...options, [FLUSH]: state.flush }, withSchema);
+    const { ours, single, plain } = flush.divide(sets);
+    if (plain.length > 0) {
+      await executeUpdates.call(persister, plain, batched, options, true);
+    }
+    if (ours.length > 0) {
+      ours.forEach((set) => persister.processProperties(set));
+      const returned = await flush.update(ours, batched, persister.prepareOptions(ours[0]!.meta, options));
+      returned.forEach((row, { entity, payload, meta }) => persister.mapReturnedValues(entity, payload, row, meta));
+      ours.forEach((set) => (set.persisted = true));
+    }
+    // not batched, so the check by SELECT of batches is never made
+    if (single.length > 0) {
+      await executeUpdates.call(persister, single, false, { ...options, [FLUSH]: flush }, true);
+    }
   };
   // The persister passes keys only, and the check needs to know whose they are.
   persister.executeDeletes = async (sets, options, withSchema) => {
@@ -311,20 +336,17 @@ function hookPersister(
       await flush.delete(checked, persister.prepareOptions(checked[0]!.meta, options));
     }
   };
-  // The check by SELECT falls away, because the driver checks the rows.
-  persister.checkOptimisticLocks = async (meta, sets, options) => {
-    if (!versionOf(meta)) {
-      await checkOptimisticLocks.call(persister, meta, sets, options);
-    }
-  };
 }
 
 /** @see metaOf; change sets of removed and of inherited classes take what stands on the entity. */
 function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void {
+  const metadata = em.getMetadata();
   for (const changeSet of sets) {
-    changeSet.meta = em.getMetadata().get(changeSet.meta.class);
+    changeSet.meta = metadata.get(changeSet.meta.class);
     changeSet.rootMeta = changeSet.meta.root;
-    withOwnMetadata(em, changeSet.tptChangeSets ?? []);
+    if (changeSet.tptChangeSets) {
+      withOwnMetadata(em, changeSet.tptChangeSets);
+    }
   }
 }
 
@@ -403,8 +425,11 @@ export function hookReads(
   const { create, findEntity, mergeData } = factory;
   // where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read
   factory.create = (entityName, data, options) => {
+    if (!options?.refresh) {
+      return create.call(factory, entityName, data, options);
+    }
     const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
-    const isRow = options?.refresh && meta && !meta.virtual && data && !Utils.isEntity(data, true);
+    const isRow = meta && !meta.virtual && data && !Utils.isEntity(data, true);
     const known = isRow ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
     const version = known && versionOf(metaOf(em, known))?.name;
     if (!known || !version || covers(Object.keys(data), known)) {

@@ -11,6 +11,7 @@ import {
   Collection,
   type Dictionary,
   type EntityManager,
+  type EntityMetadata,
   type EntityProperty,
   type IdentityMap,
   ReferenceKind,
@@ -18,7 +19,8 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { VersionField } from '@mikro-ool/core';
+import { VersionField, versionOf } from '@mikro-ool/core';
+import type { VersionedRow } from './batch.ts';
 import { asLostRace } from './conflicts.ts';
 import type { Dialect } from './dialect.ts';
 import {
@@ -28,6 +30,7 @@ import {
   forgetSnapshot,
   generationOf,
   metaOf,
+  restoreSnapshot,
   snapshotOf,
 } from './internals.ts';
 
@@ -53,6 +56,9 @@ export class Undo implements Restorable {
   /** What belongs into each of MikroORM's stacks, which it empties after every flush. */
   readonly #stacks: ReadonlyMap<Set<object>, ReadonlySet<object>>;
   readonly #entities = new Map<object, EntityState>();
+  /** What most flushes consist of, without an object of its own per row: changed rows, and those whose version moved. */
+  readonly #updates: (readonly ChangeSet<object>[])[] = [];
+  readonly #moved: (readonly VersionedRow[])[] = [];
   readonly #collections = new Map<Collection<object>, () => void>();
   readonly #removals: (() => void)[] = [];
   readonly #followUps = new Set<readonly unknown[]>();
@@ -81,13 +87,24 @@ export class Undo implements Restorable {
     const { uow } = this;
     uow.getRemoveStack().forEach((entity) => this.#removed.add(entity));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
-    for (const set of Object.values(groups).flatMap((group) => [...group.values()].flat())) {
-      this.#rememberEntity(set.entity, set);
+    for (const [type, group] of Object.entries(groups)) {
+      for (const sets of group.values()) {
+        const isUpdate = type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
+        if (isUpdate) {
+          this.#updates.push(sets);
+        }
+        sets.filter((set) => !isUpdate || !isSimple(set)).forEach((set) => this.#rememberEntity(set.entity, set));
+      }
     }
     for (const [entity] of uow.getExtraUpdates()) {
       this.#rememberEntity(entity);
     }
     this.#rememberCascades();
+  }
+
+  /** These entities have the next version now. */
+  moved(rows: readonly VersionedRow[]): void {
+    this.#moved.push(rows);
   }
 
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
@@ -135,6 +152,7 @@ export class Undo implements Restorable {
       return;
     }
     this.#restored = true;
+    this.#restoreUpdates();
     this.#entities.forEach((state) => this.#restoreEntity(state));
     this.#removals.toReversed().forEach((undo) => undo());
     this.#collections.forEach((undo) => undo());
@@ -173,6 +191,19 @@ export class Undo implements Restorable {
       created: isNew ? this.#mapsWith(entity) : undefined,
       before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
     });
+  }
+
+  #restoreUpdates(): void {
+    for (const { changeSet, expected } of this.#moved.flat()) {
+      const entity = changeSet.entity as Dictionary;
+      const { name } = versionOf(changeSet.meta)!;
+      if (entity[name] === expected + 1) {
+        entity[name] = expected;
+      }
+    }
+    for (const { entity, originalEntity } of this.#updates.flat()) {
+      restoreSnapshot(entity, originalEntity);
+    }
   }
 
   #restoreEntity({ entity, flags, created, before, after }: EntityState): void {
@@ -227,6 +258,18 @@ function collectionsOf(entity: object): Collection<object>[] {
   const values = helper(entity).__meta.relations.map((prop): unknown => (entity as Dictionary)[prop.name]);
   return values.filter((value) => Utils.isCollection(value)) as Collection<object>[];
 }
+
+/** Does updating this row change nothing in memory but the snapshot and the version? */
+function isSimple({ entity, meta }: ChangeSet<object>): boolean {
+  if (!simpleClasses.has(meta)) {
+    const isLink = ({ kind }: EntityProperty) =>
+      kind === ReferenceKind.ONE_TO_MANY || kind === ReferenceKind.MANY_TO_MANY;
+    simpleClasses.set(meta, !meta.root.props.some((prop) => prop.generated || isLink(prop)));
+  }
+  return simpleClasses.get(meta)! && helper(entity).__initialized;
+}
+
+const simpleClasses = new WeakMap<EntityMetadata, boolean>();
 
 function isFilledByUpdate(prop: EntityProperty): boolean {
   return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated || prop.customType instanceof VersionField);

@@ -10,6 +10,7 @@
 import {
   type ChangeSet,
   type Configuration,
+  type Dictionary,
   type EntityDictionary,
   type EntityManager,
   type EntityMetadata,
@@ -24,10 +25,11 @@ import {
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
-import { type VersionedRow, batchDialect, batchUpdate, keyColumns, keyOf, locate } from './batch.ts';
+import { type VersionedRow, batchDialect, batchUpdate, keyOf, locate } from './batch.ts';
 import { cascades } from './cascades.ts';
-import { describeConflict, lockFailed } from './conflicts.ts';
+import { describeBatch, describeConflict, lockFailed } from './conflicts.ts';
 import { type Dialect, dialectOf } from './dialect.ts';
+import { updateOne } from './dialects/values.ts';
 import { adoptVersions, hookDiscovery, ownVersionOf, versionTable } from './discovery.ts';
 import { Flush } from './flush.ts';
 import {
@@ -145,74 +147,27 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         options,
       );
       if (result.affectedRows !== 1) {
-        throw await describeConflict(this, [row], 'update', options, result.affectedRows);
+        throw await describeConflict(this, [row], 'update', options);
       }
       flush.written([row]);
       return result;
     }
 
-    override async nativeUpdateMany<T extends object>(
-      entityName: EntityName<T>,
-      where: FilterQuery<T>[],
-      data: EntityDictionary<T>[],
-      options: PersistOptions = {},
-      transform?: (sql: string, params: unknown[]) => string,
-    ): Promise<QueryResult<T>> {
-      const flush = flushOf<Flush>(options);
-      const rows = data.map((payload) => flush?.rowOf(payload));
-      if (!flush || !rows.some(Boolean)) {
-        return super.nativeUpdateMany(entityName, where, data, options, transform);
-      }
-      const results: QueryResult<T>[] = [];
-      // single-table inheritance: classes without a version come along with those that have one
-      const plain = data.filter((_, i) => !rows[i]);
-      if (plain.length > 0) {
-        const conditions = where.filter((_, i) => !rows[i]);
-        const name = flush.classOf(plain[0]!) as EntityName<T>;
-        results.push(await super.nativeUpdateMany(name, conditions, plain, options, transform));
-      }
-      const together = rows.filter((row) => row !== undefined && !flush.hasMoved(row)) as VersionedRow[];
-      const dialect = batchDialect(
-        this.platform,
-        together.map((row) => row.changeSet),
-      );
-      if (dialect) {
-        results.push(await this.#updateRows<T>(dialect, flush, together, options));
-      }
-      const done = new Set(dialect ? together : []);
-      for (const [i, row] of rows.entries()) {
-        if (row && !done.has(row)) {
-          const name = row.changeSet.meta.class as EntityName<T>;
-          const result = await this.nativeUpdate(name, where[i]!, data[i]!, options);
-          // MikroORM finds the entity of a returned row by its key, which the statement of one row does not return
-          const returned = result.rows?.map((item) => ({ ...keyColumns(row.changeSet), ...item }));
-          results.push({ ...result, rows: returned } as QueryResult<T>);
-        }
-      }
-      // without `rows` MikroORM maps nothing back: the new versions are known
-      const mapped = results.flatMap((result) => result.rows ?? []);
-      return { affectedRows: data.length, insertId: 0, rows: mapped.length > 0 ? mapped : undefined } as never;
-    }
-
-    /** The UPDATE of a flush: all these rows, which are of one table. */
-    async #updateRows<T extends object>(
-      dialect: Dialect,
-      flush: Flush,
-      versionedRows: VersionedRow[],
-      options: PersistOptions,
-    ): Promise<QueryResult<T>> {
-      const { meta } = versionedRows[0]!.changeSet;
-      const table = this.getTableName(meta, options);
-      const update = batchUpdate(table, meta, versionedRows, this.platform, (item, props) =>
+    /**
+     * The UPDATE of a flush: all these rows, which are of one table.
+     * Returns what the database computed, with the key of each row, by column.
+     */
+    async updateRows(rows: VersionedRow[], options: PersistOptions): Promise<Dictionary[]> {
+      const { meta } = rows[0]!.changeSet;
+      const update = batchUpdate(this.getTableName(meta, options), meta, rows, this.platform, (item, props) =>
         this.mapDataToFieldNames(item, false, props, false),
       );
-      const { sql, params } = dialect.update(update);
-      const result = await this.#run<T>(sql, params, options);
-      if (result.affectedRows !== versionedRows.length) {
-        throw await describeConflict(this, versionedRows, 'update', options, result.affectedRows);
+      const { sql, params } = rows.length > 1 ? dialectOf(this.platform)!.update(update) : updateOne(update);
+      const result = await this.#run(sql, params, options);
+      if (result.affectedRows !== rows.length) {
+        throw await describeBatch(this, rows, 'update', options, result.affectedRows);
       }
-      flush.written(versionedRows);
-      return result;
+      return (result.rows as Dictionary[] | undefined) ?? [];
     }
 
     /** The DELETE of a flush: all these rows, which are of one table. */
@@ -260,7 +215,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const { affectedRows } = await this.#run(sql, params, options);
       // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
       if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this, meta, meta))) {
-        throw await describeConflict(this, left, 'delete', options, affectedRows);
+        throw await describeBatch(this, left, 'delete', options, affectedRows);
       }
     }
 

@@ -5,14 +5,15 @@
  *     select "_v".* from "article" as "_t" join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as "_v" ("k0", "v", "c0")
  *       on "_t"."id" = "_v"."k0" and "_t"."version" = "_v"."v"
  *     where "_t"."id" = any('{1,2}'::int[]) order by "_t"."id" for no key update of "_t")
- *   update "article" as "_t" set "title" = "_l"."c0", "version" = "_l"."v" + 1
- *   from "_l" where "_t"."id" = "_l"."k0" and (select count(*) from "_l") = 2
+ *   update "article" as "_t" set "title" = "_l"."c0", "version" = "_t"."version" + 1
+ *   from "_l" where "_t"."id" = "_l"."k0"
  *
  * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
+import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, Statement } from '../dialect.ts';
-import { assignments, sameKey, sameVersion, valueColumns } from './values.ts';
+import { allFound, assignments, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch) {
@@ -20,8 +21,8 @@ export const postgresql: Dialect = {
     const returning = batch.returning.map((name) => `"_t".${name}`).join(', ');
     return {
       sql:
-        `${locked.sql} update ${batch.table} as "_t" set ${assignments(batch, '_l', assign)} ` +
-        `from "_l" where ${allLocked(batch)}${returning && ` returning ${returning}`}`,
+        `${locked.sql} update ${batch.table} as "_t" set ${assignments(batch, (name) => `"_l"."${name}"`, assign)} ` +
+        `from "_l" where ${sameKey(batch, '_t', '_l')}${returning && ` returning ${returning}`}`,
       params: locked.params,
     };
   },
@@ -29,7 +30,7 @@ export const postgresql: Dialect = {
   delete(rows) {
     const locked = lockRows(rows, [], 'update');
     return {
-      sql: `${locked.sql} delete from ${rows.table} as "_t" using "_l" where ${allLocked(rows)}`,
+      sql: `${locked.sql} delete from ${rows.table} as "_t" using "_l" where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
       params: locked.params,
     };
   },
@@ -50,14 +51,10 @@ function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): St
   return {
     sql:
       `with "_l" as materialized (select "_v".* from ${rows.table} as "_t" ` +
-      `join unnest(${unnested}) as "_v" (${names}) on ${sameVersion(rows, '_t', '_v')} ` +
+      `join unnest(${unnested}) as "_v" (${names}) on ${sameKey(rows, '_t', '_v')} and "_t".${rows.version.name} = "_v"."v" ` +
       `where "_t".${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of "_t")`,
     params: [...arrays, keys].flatMap((array) => array.params),
   };
-}
-
-function allLocked(rows: BatchRows): string {
-  return `${sameKey(rows, '_t', '_l')} and (select count(*) from "_l") = ${rows.version.values.length}`;
 }
 
 /** One literal for the whole column where every value has a plain text form, else MikroORM's literal of each value. */
@@ -80,7 +77,13 @@ function arrayOf(column: Column): Statement {
       return { sql: `array[${values.map(() => '?').join(', ')}]::${type}[]`, params: [...values] };
     }
   }
-  return { sql: `?::${type}[]`, params: [`{${elements.join(',')}}`] };
+  return { sql: `?::${type}[]`, params: [raw(literal(`{${elements.join(',')}}`))] };
+}
+
+/** MikroORM quotes a value character by character, which for these texts costs as much as sending them. */
+function literal(text: string): string {
+  const quoted = `'${text.replaceAll("'", "''")}'`;
+  return quoted.includes('\\') ? `E${quoted.replaceAll('\\', '\\\\')}` : quoted;
 }
 
 /** Conversion by SQL is written around each value: a function may be found by the type of a bare literal. */

@@ -1,5 +1,5 @@
 /** The list of values that a batch statement is joined to, as all dialects name it. */
-import type { BatchRows, BatchUpdate, Column } from '../dialect.ts';
+import type { BatchRows, BatchUpdate, Column, Statement } from '../dialect.ts';
 
 /** Its columns: `k0…` the key, `v` the version, `c0…` the new values, `f0…` whether a row has one. */
 export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): Map<string, Column> {
@@ -14,25 +14,42 @@ export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): 
   return columns;
 }
 
+/** One changed row, as MikroORM writes it, with the version added. */
+export function updateOne({ table, keys, version, columns, returning }: BatchUpdate): Statement {
+  const set = columns.map((column) => `${column.name} = ${column.convert?.('?') ?? '?'}`);
+  const where = [...keys, version];
+  return {
+    sql:
+      `update ${table} set ${[...set, `${version.name} = ${version.name} + 1`].join(', ')} ` +
+      `where ${where.map((column) => `${column.name} = ?`).join(' and ')}` +
+      (returning.length > 0 ? ` returning ${returning.join(', ')}` : ''),
+    params: [...columns, ...where].map((column) => column.values[0]),
+  };
+}
+
 /** A row of the table has the key of a row in the list. */
 export function sameKey(rows: BatchRows, table: string, list: string): string {
   return rows.keys.map((key, i) => `"${table}".${key.name} = "${list}"."k${i}"`).join(' and ');
 }
 
-/** … and the version that is expected. */
-export function sameVersion(rows: BatchRows, table: string, list: string): string {
-  return `${sameKey(rows, table, list)} and "${table}".${rows.version.name} = "${list}"."v"`;
+/** A condition of a DELETE: every row of the list was found with the version that is expected. */
+export function allFound(rows: BatchRows): string {
+  return `(select count(*) from "_l") = ${rows.version.values.length}`;
 }
 
-/** The assignments of an UPDATE of `"_t"`: a row keeps what it has not changed. */
+/**
+ * The assignments of an UPDATE of `"_t"`: a row keeps what it has not changed.
+ *
+ * @param cell where a column of the list is
+ */
 export function assignments(
   { columns, version }: BatchUpdate,
-  list: string,
+  cell: (name: string) => string,
   convert: (column: Column, value: string) => string,
 ): string {
   const set = columns.map((column, i) => {
-    const value = convert(column, `"${list}"."c${i}"`);
-    return `${column.name} = ${column.changed ? `case when "${list}"."f${i}" then ${value} else "_t".${column.name} end` : value}`;
+    const value = convert(column, cell(`c${i}`));
+    return `${column.name} = ${column.changed ? `case when ${cell(`f${i}`)} then ${value} else "_t".${column.name} end` : value}`;
   });
-  return [...set, `${version.name} = "${list}"."v" + 1`].join(', ');
+  return [...set, `${version.name} = "_t".${version.name} + 1`].join(', ');
 }
