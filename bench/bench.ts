@@ -1,0 +1,147 @@
+/**
+ * `npx pnpm bench`: what the lock costs, beside everything else that saves rows, on an embedded PostgreSQL and on SQLite.
+ *
+ * Goal: a flush with mikro-ool is faster than one without any lock.
+ * Fixed: the same rows of the same tables (20,000 rows), one process, contenders in turn, medians.
+ * Varied: the number of rows, what is done with them, the database.
+ *
+ * `--only <words>` runs the jobs whose title and database have these words, and writes no results.
+ */
+import { execFileSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { cpus, totalmem, type, release } from 'node:os';
+import { parseArgs } from 'node:util';
+import { Client } from 'pg';
+import Sqlite from 'better-sqlite3';
+import { startPostgres } from '../tools/postgres.ts';
+import type { Server, Session } from './contender.ts';
+import { createDatabase, createTables, tidyUp } from './database.ts';
+import { guaranteeOf } from './guarantee.ts';
+import { CONTENDERS, JOBS, type Job, planFor } from './jobs.ts';
+import { measure } from './measure.ts';
+import { startProxy } from './proxy.ts';
+import { type Section, chart, guaranteeTable, memoryTable, sectionTable, writeResult } from './report.ts';
+
+const { values } = parseArgs({
+  args: process.argv.slice(2).filter((arg) => arg !== '--'),
+  options: { only: { type: 'string' } },
+});
+
+const NAMES = { postgresql: 'PostgreSQL', sqlite: 'SQLite' };
+
+const steps = (['postgresql', 'sqlite'] as const).flatMap((kind) =>
+  JOBS.filter((job) => job.servers.includes(kind)).flatMap((job) => job.sizes.map((n) => ({ kind, job, n }))),
+);
+const chosen = steps.filter(({ kind, job, n }) => {
+  const text = `${NAMES[kind]} ${job.title} ${n}`.toLowerCase();
+  return (values.only ?? '')
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => text.includes(word));
+});
+
+let done = 0;
+function progress(text: string): void {
+  const line = `${String(Math.round((100 * done) / chosen.length)).padStart(3)} % ${text}`;
+  process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${line}` : `${line}\n`);
+}
+
+/** Sessions of the contenders that speak this database, those of SQLite with the tables in them. */
+async function openAll(job: Job, server: Server): Promise<Map<string, Session>> {
+  const sessions = new Map<string, Session>();
+  for (const contender of job.contenders) {
+    const session = await contender.open(server);
+    if (session) {
+      sessions.set(contender.name, session);
+      if (server.kind === 'sqlite') {
+        await createTables(session);
+      }
+    }
+  }
+  return sessions;
+}
+
+async function run(job: Job, server: Server, sizes: readonly number[]): Promise<Section> {
+  const proxy = job.distant && server.kind === 'postgresql' ? await startProxy(server.url, 1) : undefined;
+  const sessions = await openAll(job, proxy ? { kind: 'postgresql', url: proxy.url } : server);
+  const results: [number, Awaited<ReturnType<typeof measure>>][] = [];
+  for (const n of sizes) {
+    progress(`${NAMES[server.kind]}, ${job.title}, ${n} rows`);
+    const tasks = [...sessions].map(([name, session]) => job.task(name, session, n));
+    results.push([n, await measure(tasks, planFor(n))]);
+    await tidyUp(server);
+    done++;
+  }
+  await Promise.all([...sessions.values()].map((session) => session.close()));
+  await proxy?.stop();
+  return { job, results: new Map(results) };
+}
+
+function memory(): Map<string, number> {
+  const locks = ['mikro-ool', 'version: true', 'unlocked'];
+  const script = new URL('./memory.ts', import.meta.url).pathname;
+  const flags = ['--expose-gc', '--max-semi-space-size=512', '--min-semi-space-size=512'];
+  return new Map(
+    locks.map((lock) => [lock, Number(execFileSync(process.execPath, [...flags, script, lock], { encoding: 'utf8' }))]),
+  );
+}
+
+function machine(database: string): string {
+  const version = (name: string) =>
+    (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version;
+  const packages = ['@mikro-orm/core', 'sequelize', 'typeorm', 'drizzle-orm'].map((name) => `${name} ${version(name)}`);
+  const [cpu] = cpus();
+  return [
+    `${cpus().length} × ${cpu!.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${type()} ${release()}`,
+    `Node ${process.versions.node}, ${database}, ${packages.join(', ')}`,
+    new Date().toISOString().slice(0, 10),
+  ].join('  \n');
+}
+
+const EXPLANATION = `Medians in milliseconds; in brackets, mikro-ool's time divided by this one. Taken in turn, in one run of \`npx pnpm bench\`.`;
+
+async function measureAll(server: Server, database: string): Promise<void> {
+  const sections: Section[] = [];
+  for (const job of JOBS) {
+    const sizes = chosen.filter((step) => step.kind === server.kind && step.job === job).map((step) => step.n);
+    if (sizes.length > 0) {
+      const section = await run(job, server, sizes);
+      sections.push(section);
+      process.stderr.write(process.stderr.isTTY ? '\r\x1b[K' : '');
+      console.log(sectionTable(section));
+    }
+  }
+  if (values.only !== undefined) {
+    return;
+  }
+  const guarantees = [];
+  for (const contender of CONTENDERS) {
+    progress(`${NAMES[server.kind]}, what ${contender.name} guarantees`);
+    const guarantee = await guaranteeOf(contender, server);
+    guarantees.push(...(guarantee ? [guarantee] : []));
+  }
+  const more = [guaranteeTable(guarantees), ...(server.kind === 'sqlite' ? [memoryTable(memory())] : [])];
+  process.stderr.write(process.stderr.isTTY ? '\r\x1b[K' : '');
+  console.log(more.join('\n'));
+  const head = `# ${NAMES[server.kind]}\n\n${machine(database)}\n\n${EXPLANATION}\n`;
+  writeResult(`${server.kind}.md`, [head, ...sections.map(sectionTable), ...more].join('\n'));
+  writeResult(`${server.kind}.svg`, chart(sections[0]!, NAMES[server.kind]));
+}
+
+const needsPostgres = chosen.some((step) => step.kind === 'postgresql');
+if (needsPostgres) {
+  const postgres = await startPostgres();
+  try {
+    const database = await createDatabase(postgres.url);
+    const client = new Client({ connectionString: database.url });
+    await client.connect();
+    const { rows } = await client.query<{ version: string }>('show server_version');
+    await client.end();
+    await measureAll({ kind: 'postgresql', url: database.url }, `PostgreSQL ${Object.values(rows[0]!)[0]!}`);
+    await database.drop();
+  } finally {
+    await postgres.stop();
+  }
+}
+const sqliteVersion = new Sqlite(':memory:').prepare<[], { v: string }>('select sqlite_version() as v').get()!.v;
+await measureAll({ kind: 'sqlite' }, `SQLite ${sqliteVersion}`);

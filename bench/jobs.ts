@@ -1,0 +1,146 @@
+/** What is measured: every job on every contender that can do it. */
+import {
+  type Contender,
+  FIRST_THREE,
+  type Loaded,
+  MIXED,
+  NARROW,
+  type Server,
+  type Session,
+  type Table,
+  WIDE,
+  change,
+} from './contender.ts';
+import { drizzle } from './contenders/drizzle.ts';
+import { mikroOrm } from './contenders/mikro-orm.ts';
+import { sequelize } from './contenders/sequelize.ts';
+import { handWritten } from './contenders/sql.ts';
+import { typeorm } from './contenders/typeorm.ts';
+import { withoutUndo } from './contenders/without-undo.ts';
+import { fill, pick } from './database.ts';
+import type { Plan, Task } from './measure.ts';
+
+export const OURS = 'mikro-ool';
+export const BUILT_IN = 'MikroORM, version: true';
+export const UNLOCKED = 'MikroORM, unlocked';
+export const LIMIT = handWritten.name;
+
+const ours = mikroOrm('mikro-ool', OURS);
+const builtIn = mikroOrm('version: true', BUILT_IN);
+const unlocked = mikroOrm('unlocked', UNLOCKED);
+export const CONTENDERS = [ours, builtIn, unlocked, sequelize, typeorm, drizzle, handWritten];
+
+export interface Job {
+  readonly title: string;
+  readonly sizes: readonly number[];
+  readonly contenders: readonly Contender[];
+  readonly servers: readonly Server['kind'][];
+  /** Through a proxy that adds 1 ms in each direction. */
+  readonly distant?: boolean;
+  task(name: string, session: Session, n: number): Task;
+}
+
+const BOTH = ['postgresql', 'sqlite'] as const;
+
+function update(table: Table, columns: (row: number) => readonly number[]): Job['task'] {
+  return (name, session, n) => ({
+    name,
+    async prepare(round) {
+      const loaded = await session.load(table, pick(n, round));
+      change(loaded.rows, nextSeed(n), columns);
+      return () => loaded.update();
+    },
+  });
+}
+
+let seed = 0;
+function nextSeed(n: number): number {
+  return (seed += n);
+}
+
+const remove: Job['task'] = (name, session, n) => ({
+  name,
+  async prepare(round) {
+    const ids = pick(n, round);
+    await fill(session, NARROW, ids);
+    const loaded = await session.load(NARROW, ids);
+    return () => loaded.remove();
+  },
+});
+
+const load: Job['task'] = (name, session, n) => ({
+  name,
+  prepare: async (round) => () => session.load(NARROW, pick(n, round)),
+});
+
+/** One of the rows is stale; the others must not be written either. */
+const conflict: Job['task'] = (name, session, n) => ({
+  name,
+  async prepare(round) {
+    const ids = pick(n, round);
+    const loaded: Loaded = await session.load(NARROW, ids);
+    change(loaded.rows, nextSeed(n), FIRST_THREE);
+    await session.execute(`update narrow set version = version + 1 where id = ${ids[n >> 1]}`);
+    return () =>
+      loaded.update().then(
+        () => {
+          throw new Error(`${name} overwrote a stale row`);
+        },
+        () => {},
+      );
+  },
+});
+
+export const JOBS: readonly Job[] = [
+  {
+    title: 'update, 3 columns changed',
+    sizes: [1, 10, 100, 300, 1000, 5000],
+    contenders: CONTENDERS,
+    servers: BOTH,
+    task: update(NARROW, FIRST_THREE),
+  },
+  {
+    title: 'update, 3 of 30 columns changed',
+    sizes: [100, 1000],
+    contenders: CONTENDERS,
+    servers: BOTH,
+    task: update(WIDE, FIRST_THREE),
+  },
+  {
+    title: 'update, other columns changed in each row',
+    sizes: [100, 1000],
+    contenders: CONTENDERS.filter((contender) => contender !== handWritten),
+    servers: BOTH,
+    task: update(NARROW, MIXED),
+  },
+  {
+    title: 'update, 3 columns changed, 1 ms away',
+    sizes: [1, 10, 100],
+    contenders: CONTENDERS,
+    servers: ['postgresql'],
+    distant: true,
+    task: update(NARROW, FIRST_THREE),
+  },
+  { title: 'delete', sizes: [10, 100, 1000], contenders: CONTENDERS, servers: BOTH, task: remove },
+  {
+    title: 'conflict, 1 of the rows is stale',
+    sizes: [1, 100, 1000],
+    contenders: [ours, builtIn, handWritten],
+    servers: BOTH,
+    task: conflict,
+  },
+  { title: 'load', sizes: [100, 1000, 5000], contenders: [ours, unlocked], servers: BOTH, task: load },
+  {
+    title: 'what being able to undo costs a flush that succeeds',
+    sizes: [1, 100, 1000],
+    contenders: [ours, withoutUndo(ours)],
+    servers: BOTH,
+    task: update(NARROW, FIRST_THREE),
+  },
+];
+
+/** Rounds for a size, and how long one contender may take for them. */
+export function planFor(n: number): Plan {
+  const most = n <= 10 ? 200 : n <= 100 ? 80 : n <= 300 ? 50 : n <= 1000 ? 30 : 12;
+  return { rounds: [most, 5], budget: 4000 };
+}
