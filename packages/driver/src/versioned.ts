@@ -183,7 +183,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     async #deleteChunk(flush: Flush, changeSets: ChangeSet<object>[], options: PersistOptions): Promise<void> {
       const { meta } = changeSets[0]!;
       const rows = changeSets.map((changeSet) => flush.row(changeSet, 'delete'));
-      const dialect = batchDialect(this.platform, changeSets);
+      const dialect = rows.length > 1 ? batchDialect(this.platform, changeSets) : undefined;
       if (dialect) {
         await this.#deleteTogether(dialect, flush, rows, options);
       } else {

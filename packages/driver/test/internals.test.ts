@@ -113,19 +113,41 @@ test('the persister hands the payload of a change set to the driver by reference
   expect(calls).toEqual(['nativeUpdate', 'nativeUpdateMany']);
 });
 
-test('the check by SELECT is persister.checkOptimisticLocks(), and options are made by prepareOptions()', async () => {
+test('updates are prepared by prepareOptions() and processProperties(), and returned rows mapped by mapReturnedValues()', async () => {
   const em = orm.em.fork();
   const persister = em.getUnitOfWork(false).getChangeSetPersister();
-  spy(persister, 'checkOptimisticLocks');
-  spy(persister, 'prepareOptions');
+  for (const method of ['prepareOptions', 'processProperties', 'mapReturnedValues']) {
+    spy(persister, method);
+  }
   em.create(Article, { id: 1, title: 'a' });
   em.create(Article, { id: 2, title: 'b' });
   await em.flush();
   (await em.find(Article, {})).forEach((article) => (article.title += '!'));
   calls = [];
   await em.flush();
-  expect(calls.filter((call) => call === 'checkOptimisticLocks')).toHaveLength(1);
-  expect(calls).toContain('prepareOptions');
+  for (const method of ['prepareOptions', 'processProperties', 'mapReturnedValues']) {
+    expect(calls, `MikroORM updates rows without ${method}(); see src/internals.ts`).toContain(method);
+  }
+});
+
+test('updates that are not batched are checked by no SELECT', async () => {
+  const em = orm.em.fork();
+  const persister = em.getUnitOfWork(false).getChangeSetPersister() as unknown as {
+    executeUpdates(sets: unknown[], batched: boolean, ...rest: unknown[]): Promise<void>;
+  };
+  spy(persister, 'checkOptimisticLocks');
+  const { executeUpdates } = persister;
+  em.create(Article, { id: 1, title: 'a' });
+  em.create(Article, { id: 2, title: 'b' });
+  await em.flush();
+  const articles = await em.find(Article, {});
+  articles.forEach((article) => (article.title += '!'));
+  await em.flush();
+  expect(calls, 'the check by SELECT has another name').toEqual(['checkOptimisticLocks']);
+  persister.executeUpdates = (sets, _batched, ...rest) => executeUpdates.call(persister, sets, false, ...rest);
+  articles.forEach((article) => (article.title += '!'));
+  await em.flush();
+  expect(calls).toEqual(['checkOptimisticLocks']);
 });
 
 test('the snapshot that changes are computed from is __originalEntityData', async () => {

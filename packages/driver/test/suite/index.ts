@@ -17,6 +17,7 @@ import { schemas } from './schemas.ts';
 import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
+import { statements } from './statements.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
@@ -41,6 +42,7 @@ export function suite(driver: TestDriver): void {
     setBased(driver);
     surroundings(driver);
     transactions(driver);
+    statements(driver);
     undo(driver);
     rollbacks(driver);
     races(driver);

@@ -1,0 +1,94 @@
+/** How many statements a flush sends: the lock costs none, and a conflict at most two. */
+import { type Opt, defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
+import { describe, expect, test } from 'vitest';
+import { type TestDriver, open, thrown } from '../harness.ts';
+
+class Article {
+  id!: number;
+  title!: string;
+  version!: Opt<number>;
+}
+const ArticleSchema = defineEntity({
+  class: Article,
+  properties: { id: p.integer().primary(), title: p.string(), version: p.type(VersionField) },
+});
+
+export function statements(driver: TestDriver): void {
+  describe('statements', () => {
+    const setUp = async (count: number) => {
+      const db = await open(driver, [ArticleSchema]);
+      const seed = db.fork();
+      for (let id = 1; id <= count; id++) {
+        seed.create(Article, { id, title: 'old' });
+      }
+      await seed.flush();
+      const em = db.fork();
+      const articles = await em.find(Article, {}, { orderBy: { id: 'asc' } });
+      /** The kinds of the statements that were sent. */
+      const kinds = async (work: () => Promise<unknown>) => {
+        const log = await db.sent(work);
+        return log.map(
+          (sql) => sql.match(/^(?:with .*?\) )?(begin|commit|rollback|release|savepoint|update|delete|select)/s)![1],
+        );
+      };
+      const conflict = async () => expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+      return { ...db, em, articles, kinds, conflict };
+    };
+    /** Rows of a batch are one statement, up to 300 of them. */
+    const repeat = (kind: string, rows: number) => {
+      const count = driver.batches ? Math.ceil(rows / 300) : rows;
+      return Array.from({ length: count }, () => kind);
+    };
+
+    for (const count of [1, 2, 300, 700]) {
+      test(`${count} changed rows`, async () => {
+        const { em, articles, kinds } = await setUp(count);
+        articles.forEach((article) => (article.title = 'new'));
+        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('update', count), 'commit']);
+        expect(await kinds(() => em.flush())).toEqual([]);
+        articles.forEach((article) => touch(article));
+        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('update', count), 'commit']);
+      });
+
+      test(`${count} removed rows`, async () => {
+        const { em, articles, kinds } = await setUp(count);
+        articles.forEach((article) => em.remove(article));
+        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('delete', count), 'commit']);
+      });
+    }
+
+    test('a conflict of one row: one statement more, which says what is there now', async () => {
+      const { em, articles, kinds, fork, conflict } = await setUp(1);
+      await fork().nativeUpdate(Article, 1, { title: 'theirs' });
+      articles[0]!.title = 'ours';
+      expect(await kinds(conflict)).toEqual(['begin', 'update', 'select', 'rollback']);
+      em.remove(articles[0]!);
+      expect(await kinds(conflict)).toEqual(['begin', 'delete', 'select', 'rollback']);
+    });
+
+    if (driver.batches) {
+      test('a conflict of a batch: two more where a rival has bumped by one, as we do', async () => {
+        const { em, articles, kinds, fork, conflict } = await setUp(100);
+        await fork().nativeUpdate(Article, 50, { title: 'theirs' });
+        articles.forEach((article) => (article.title = 'ours'));
+        expect(await kinds(conflict)).toEqual(['begin', 'update', 'select', 'rollback', 'select']);
+        await fork().nativeUpdate(Article, 50, { title: 'theirs again' });
+        expect(await kinds(conflict)).toEqual(['begin', 'update', 'select', 'rollback']);
+        articles.forEach((article) => em.remove(article));
+        expect(await kinds(conflict)).toEqual(['begin', 'delete', 'select', 'rollback']);
+      });
+    }
+
+    test('in a transaction: a savepoint around a flush of more than one row', async () => {
+      const { em, articles, kinds } = await setUp(100);
+      await em.transactional(async (tx) => {
+        articles[0]!.title = 'new';
+        expect(await kinds(() => tx.flush())).toEqual(['update']);
+        articles.forEach((article) => (article.title = 'newer'));
+        const sent = await kinds(() => tx.flush());
+        expect(sent).toEqual(['savepoint', ...repeat('update', 100), 'release']);
+      });
+    });
+  });
+}
