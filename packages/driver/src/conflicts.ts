@@ -120,7 +120,7 @@ export async function findRows(
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */
-export function lockFailed(entity: object, meta: EntityMetadata, version: unknown): Error {
+export function lockFailed(entity: object, meta: EntityMetadata, version: unknown, actual: number | undefined): Error {
   const invalid = invalidVersion(entity, meta, version);
   if (invalid) {
     return invalid;
@@ -128,8 +128,9 @@ export function lockFailed(entity: object, meta: EntityMetadata, version: unknow
   const { className: entityName } = meta;
   const primaryKey = primaryKeyOf(entity, meta);
   const expected = version as number;
-  const actual = ((entity as Dictionary)[versionOf(meta)!.name] as number | undefined) ?? null;
-  return new ConcurrentUpdate([{ entity, entityName, primaryKey, operation: 'check', expected, actual }]);
+  return new ConcurrentUpdate([
+    { entity, entityName, primaryKey, operation: 'check', expected, actual: actual ?? null },
+  ]);
 }
 
 /** The error when a value is no integer that the version column can hold. */

@@ -60,6 +60,9 @@ export class Flush implements FlushListener {
   readonly #cascaded = new Set<AnyChangeSet>();
   readonly #undo: Undo;
   #planned = false;
+  /** A statement was carried out, … */
+  #sent = false;
+  /** … and all of them were. */
   #written = false;
   /** The transaction around the flush, when no savepoint of its own protects it. */
   #around?: Transaction;
@@ -242,6 +245,10 @@ export class Flush implements FlushListener {
     return rows.filter((row) => !this.mayBeGone(row) || actual(row) !== null);
   }
 
+  sent(): void {
+    this.#sent = true;
+  }
+
   removing(uow: UnitOfWork, entity: object): void {
     this.#undo.removing(uow, entity);
   }
@@ -258,8 +265,8 @@ export class Flush implements FlushListener {
     if (lost !== error && this.#around) {
       this.#driver.log.aborted(this.#around, lost);
     }
-    // several rows: the log of transactions tells whether they stay; without a transaction, some of them do
-    return { error: lost, undo: this.#several || this.#written ? undefined : this.#undo };
+    // the log of transactions tells whether rows stay; a statement that failed has changed none
+    return { error: lost, undo: this.#several || this.#sent ? undefined : this.#undo };
   }
 
   /** What the flush wrote is rolled back by now. */

@@ -114,6 +114,8 @@ export interface FlushListener {
   deleting(changeSets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   /** Delete the rows with a version, which are of one table. */
   delete(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void>;
+  /** A statement was carried out; listeners may still fail. */
+  sent(): void;
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void;
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
@@ -294,7 +296,8 @@ function hookPersister(
       withOwnMetadata(em, sets);
       (state.flush ?? begin()).inserting(sets);
     }
-    return executeInserts.call(persister, sets, options, withSchema);
+    await executeInserts.call(persister, sets, options, withSchema);
+    state.flush?.sent();
   };
   persister.executeUpdates = async (sets, batched, options, withSchema) => {
     const { flush } = state;
@@ -319,6 +322,7 @@ function hookPersister(
     if (single.length > 0) {
       await executeUpdates.call(persister, single, false, { ...options, [FLUSH]: flush }, true);
     }
+    flush.sent();
   };
   // The persister passes keys only, and the check needs to know whose they are.
   persister.executeDeletes = async (sets, options, withSchema) => {
@@ -335,6 +339,7 @@ function hookPersister(
     if (checked.length > 0) {
       await flush.delete(checked, persister.prepareOptions(checked[0]!.meta, options));
     }
+    flush.sent();
   };
 }
 
@@ -418,7 +423,7 @@ type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
  */
 export function hookReads(
   em: EntityManager,
-  lockFailed: (entity: object, meta: EntityMetadata, expected: unknown) => Error,
+  lockFailed: (entity: object, meta: EntityMetadata, expected: unknown, actual: number | undefined) => Error,
 ): void {
   const uow = em.getUnitOfWork(false);
   const factory = ownFactory(em) as unknown as EntityFactoryMethods;
@@ -432,14 +437,20 @@ export function hookReads(
     const isRow = meta && !meta.virtual && data && !Utils.isEntity(data, true);
     const known = isRow ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
     const version = known && versionOf(metaOf(em, known))?.name;
-    if (!known || !version || covers(Object.keys(data), known)) {
+    if (!known || !version) {
       return create.call(factory, entityName, data, options);
     }
     const { current, based } = versionsOf(known, version);
     const snapshot = snapshotOf(known) as Dictionary;
+    const isClaim = !helper(known).__initialized && current != null;
+    const isPart = !covers(Object.keys(data), known);
     const entity = create.call(factory, entityName, data, options);
-    restoreSnapshot(known, { ...snapshot, ...(snapshotOf(known) as Dictionary), [version]: based });
-    known[version] = current;
+    if (isPart && !isClaim) {
+      restoreSnapshot(known, { ...snapshot, ...(snapshotOf(known) as Dictionary), [version]: based });
+    }
+    if (isPart || isClaim) {
+      known[version] = current;
+    }
     return entity;
   };
   factory.mergeData = (meta, entity, data, options) => {
@@ -456,10 +467,18 @@ export function hookReads(
   const locks = uow as unknown as { lockOptimistic: LockOptimistic };
   const lockOptimistic = locks.lockOptimistic;
   locks.lockOptimistic = async (entity, meta, version) => {
+    const isReference = !helper(entity).__initialized;
+    const name = versionOf(meta)?.name;
+    const failed = (actual: unknown) => lockFailed(entity, meta, version, actual as number | undefined);
     try {
       await lockOptimistic.call(uow, entity, meta, version);
     } catch (error) {
-      throw error instanceof OptimisticLockError && versionOf(meta) ? lockFailed(entity, meta, version) : error;
+      throw error instanceof OptimisticLockError && name ? failed((entity as Dictionary)[name]) : error;
+    }
+    // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
+    const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
+    if (loaded !== version) {
+      throw failed(loaded);
     }
   };
 }
@@ -491,14 +510,20 @@ export function hookCopies(em: EntityManager): void {
 
   const transactional = em.transactional as unknown as Transactional;
   em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) => {
-    if (!options.clear) {
-      return transactional.call(em, work, options);
-    }
-    const keepVersions = versionsBefore(em.getContext(false) as EntityManager);
+    const outside = em.getContext(false) as EntityManager;
+    const keepVersions = options.clear ? versionsBefore(outside) : undefined;
     let reader: EntityManager | undefined;
-    const result = await transactional.call(em, (tx) => work((reader = tx)), options);
-    keepVersions(reader);
-    return result;
+    try {
+      const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+      keepVersions?.(reader);
+      return result;
+    } catch (error) {
+      // transactions inside have handed entities of outside to the fork of this one, which is gone
+      for (const entity of outside.getUnitOfWork(false).getIdentityMap()) {
+        helper(entity).__em = outside;
+      }
+      throw error;
+    }
   }) as never;
 }
 

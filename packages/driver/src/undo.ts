@@ -96,8 +96,12 @@ export class Undo implements Restorable {
         sets.filter((set) => !isUpdate || !isSimple(set)).forEach((set) => this.#rememberEntity(set.entity, set));
       }
     }
-    for (const [entity] of uow.getExtraUpdates()) {
+    for (const [entity, , values] of uow.getExtraUpdates()) {
       this.#rememberEntity(entity);
+      // a new entity among its own items: MikroORM takes the collection off the entity meanwhile
+      if (Utils.isCollection(values)) {
+        this.#rememberCollection(values as never);
+      }
     }
     this.#rememberCascades();
   }

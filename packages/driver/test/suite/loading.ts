@@ -107,6 +107,11 @@ export function loading(driver: TestDriver): void {
 
     test('what is serialised does not change', async () => {
       const { fork } = await setUp();
+      for (const [name, load] of Object.entries(ways)) {
+        for (const loaded of await load(fork())) {
+          expect(Object.keys(JSON.parse(JSON.stringify(loaded)) as object), name).not.toContain('version');
+        }
+      }
       const [book] = await fork().find(Book, { id: 1 }, { fields: ['title'] });
       expect(JSON.parse(JSON.stringify(book))).toEqual({ id: 1, title: 'book 1' });
       const [other] = await fork().find(Book, { id: 1 }, { exclude: ['version'] });
@@ -171,6 +176,39 @@ export function loading(driver: TestDriver): void {
         }
       });
     }
+
+    test('a reference with a claimed version keeps the claim when it is loaded', async () => {
+      const { fork, rival } = await setUp();
+      await rival();
+      const loads: Record<string, (em: ReturnType<typeof fork>, book: Book) => Promise<unknown>> = {
+        'wrap().init()': (_, book) => wrap(book).init(),
+        'Reference.load()': (em) => em.getReference(Book, 1, { wrapped: true }).load(),
+        'em.find': (em) => em.find(Book, {}),
+        'em.find with refresh': (em) => em.find(Book, {}, { refresh: true }),
+      };
+      for (const [name, load] of Object.entries(loads)) {
+        for (const [claim, title] of [
+          [1, 'ours'],
+          [1, undefined],
+          [2, 'ours'],
+        ] as const) {
+          const em = fork();
+          const book = em.getReference(Book, 1);
+          book.version = claim;
+          await load(em, book);
+          expect([book.version, book.blurb], name).toEqual([claim, 'blurb']);
+          book.title = title ?? book.title;
+          if (claim === 1) {
+            expect(await thrown(() => em.flush()), name).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+            await em.refresh(book);
+            expect(book.version).toBe(2);
+          } else {
+            await em.flush();
+            await fork().nativeUpdate(Book, 1, { version: 2 });
+          }
+        }
+      }
+    });
 
     test('a clean entity takes the new version', async () => {
       const { fork, rival } = await setUp();
@@ -354,6 +392,12 @@ export function loading(driver: TestDriver): void {
         ConcurrentUpdate,
       );
       const partial = await em.findOneOrFail(Book, 3, { fields: ['title'] });
+      const other = fork();
+      const claimed = other.getReference(Book, 3);
+      claimed.version = 5;
+      expect(await thrown(() => other.lock(claimed, LockMode.OPTIMISTIC, 5))).toMatchObject({
+        conflicts: [{ operation: 'check', expected: 5, actual: 1 }],
+      });
       await em.lock(partial as object, LockMode.OPTIMISTIC, 1);
       expect(await thrown(() => em.lock(partial as object, LockMode.OPTIMISTIC, 2))).toBeInstanceOf(ConcurrentUpdate);
     });

@@ -321,6 +321,81 @@ export function rollbacks(driver: TestDriver): void {
       }
     });
 
+    for (const event of ['afterCreate', 'afterUpdate', 'afterDelete'] as const) {
+      for (const around of ['begin', 'implicitTransactions: false'] as const) {
+        test(`a listener that fails after the one row was written (${event}, ${around}): memory says what the database says`, async () => {
+          const options = around === 'begin' ? {} : { implicitTransactions: false };
+          const db = await open(driver, entities as never, options);
+          const seed = db.fork();
+          seed.create(Person, { id: 1, name: 'Ann' } as never);
+          await seed.flush();
+          const em = db.orm.em.fork({ freshEventManager: true });
+          const ann = await em.findOneOrFail(Person, 1);
+          let failing = true;
+          em.getEventManager().registerSubscriber({
+            [event]: async () => {
+              if (failing) {
+                failing = false;
+                await stop();
+              }
+            },
+          });
+          if (around === 'begin') {
+            await em.begin();
+          }
+          if (event === 'afterCreate') {
+            em.create(Person, { id: 2, name: 'Bob' } as never);
+          } else if (event === 'afterUpdate') {
+            ann.name = 'Anna';
+          } else {
+            em.remove(ann);
+          }
+          expect((await thrown(() => em.flush())).message).toBe('changed my mind');
+          await (around === 'begin' ? em.commit() : em.flush());
+          const people = await db.fork().find(Person, {}, { orderBy: { id: 'asc' } });
+          const expected = {
+            afterCreate: [
+              ['Ann', 1],
+              ['Bob', 1],
+            ],
+            afterUpdate: [['Anna', 2]],
+            afterDelete: [],
+          };
+          expect(people.map(({ name, version }) => [name, version])).toEqual(expected[event]);
+        });
+      }
+    }
+
+    test('a new entity that is among the items of its own collection', async () => {
+      const { load, state } = await setUp();
+      const { em, ann } = await load();
+      const dan = em.create(Person, { id: 4, name: 'new' } as never);
+      dan.friends.add(ann, dan);
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          await tx.flush();
+          await stop();
+        }),
+      );
+      expect((await state()).friends).toEqual([]);
+      await em.flush();
+      expect((await state()).friends).toHaveLength(2);
+    });
+
+    test('entities stay those of the EntityManager outside, whatever transactions inside roll back', async () => {
+      const { load, state } = await setUp();
+      const { em, ann } = await load();
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          await tx.transactional(async () => {});
+          await stop();
+        }),
+      );
+      ann.pets.removeAll();
+      await em.flush();
+      expect((await state()).pets).toMatchObject([{ owner_id: 2 }, { owner_id: 3 }]);
+    });
+
     // one connection cannot have two transactions
     if (driver.concurrent) {
       test('a transaction of its own (REQUIRES_NEW) is undone without the one around it, and the other way round', async () => {
