@@ -65,15 +65,18 @@ async function run(job: Job, server: Server, sizes: readonly number[]): Promise<
   const proxy = job.distant && server.kind === 'postgresql' ? await startProxy(server.url, 1) : undefined;
   const sessions = await openAll(job, proxy ? { kind: 'postgresql', url: proxy.url } : server);
   const results: [number, Awaited<ReturnType<typeof measure>>][] = [];
-  for (const n of sizes) {
-    progress(`${NAMES[server.kind]}, ${job.title}, ${n} rows`);
-    const tasks = [...sessions].map(([name, session]) => job.task(name, session, n));
-    results.push([n, await measure(tasks, planFor(n))]);
-    await tidyUp(server);
-    done++;
+  try {
+    for (const n of sizes) {
+      progress(`${NAMES[server.kind]}, ${job.title}, ${n} rows`);
+      const tasks = [...sessions].map(([name, session]) => job.task(name, session, n));
+      results.push([n, await measure(tasks, planFor(n))]);
+      await tidyUp(server);
+      done++;
+    }
+  } finally {
+    await Promise.all([...sessions.values()].map((session) => session.close()));
+    await proxy?.stop();
   }
-  await Promise.all([...sessions.values()].map((session) => session.close()));
-  await proxy?.stop();
   return { job, results: new Map(results) };
 }
 

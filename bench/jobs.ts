@@ -53,7 +53,8 @@ function update(table: Table, columns: (row: number) => readonly number[]): Job[
   });
 }
 
-let seed = 0;
+// above all ids, which the tables were filled with
+let seed = 1_000_000;
 function nextSeed(n: number): number {
   return (seed += n);
 }
