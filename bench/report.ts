@@ -15,7 +15,7 @@ export interface Section {
 const DIRECTORY = new URL('./results/', import.meta.url);
 
 function ms(value: number): string {
-  return value.toPrecision(value < 10 ? 2 : 3).replace(/e\+.*/, '');
+  return value < 100 ? value.toPrecision(value < 10 ? 2 : 3) : String(Math.round(value));
 }
 
 /** A line for each contender, a column for each number of rows: milliseconds, and what share of them ours are. */
