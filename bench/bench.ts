@@ -8,7 +8,7 @@
  * `--only <words>` runs the jobs whose title and database have these words, and writes no results.
  */
 import { execFileSync } from 'node:child_process';
-import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
 import { cpus, totalmem, type, release } from 'node:os';
 import { parseArgs } from 'node:util';
 import { Client } from 'pg';
@@ -90,8 +90,10 @@ function memory(): Map<string, number> {
 }
 
 function machine(database: string): string {
-  const version = (name: string) =>
-    (createRequire(import.meta.url)(`${name}/package.json`) as { version: string }).version;
+  const version = (name: string) => {
+    const manifest = readFileSync(new URL(`./node_modules/${name}/package.json`, import.meta.url), 'utf8');
+    return (JSON.parse(manifest) as { version: string }).version;
+  };
   const packages = ['@mikro-orm/core', 'sequelize', 'typeorm', 'drizzle-orm'].map((name) => `${name} ${version(name)}`);
   const [cpu] = cpus();
   return [

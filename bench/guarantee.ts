@@ -81,10 +81,11 @@ async function race(contender: Contender, server: Server): Promise<{ saved: numb
       for (let i = 0; i < SAVES; i++) {
         const loaded = await session.load(NARROW, IDS);
         loaded.rows.forEach((row) => (row['c1'] = Number(row['c1']) + 1));
-        saved += await loaded.update().then(
-          () => 1,
-          () => 0,
+        const isSaved = await loaded.update().then(
+          () => true,
+          () => false,
         );
+        saved += isSaved ? 1 : 0;
       }
     }),
   );

@@ -153,5 +153,5 @@ export const JOBS: readonly Job[] = [
 /** Rounds for a size, and how long one contender may take for them. */
 export function planFor(n: number): Plan {
   const most = n === 1 ? 1500 : n <= 10 ? 800 : n <= 100 ? 200 : n <= 300 ? 60 : n <= 1000 ? 30 : 12;
-  return { rounds: [most, 5], budget: 4000 };
+  return { rounds: [most, 5], budget: 2500 };
 }

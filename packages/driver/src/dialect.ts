@@ -52,6 +52,8 @@ export interface Dialect {
    * counted, so the count alone could not tell.
    */
   delete(rows: BatchRows): Statement;
+  /** A statement outside of a transaction always is one by itself; some servers can be told otherwise. */
+  readonly autocommits: boolean;
   /** Codes of errors by which the database itself decides a race. */
   readonly lostRaceCodes: readonly string[];
 }

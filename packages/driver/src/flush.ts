@@ -10,7 +10,7 @@ import type {
   Transaction,
   UnitOfWork,
 } from '@mikro-orm/core';
-import { ChangeSet, ChangeSetType, JsonType, ReferenceKind, Utils, helper } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, EventType, JsonType, ReferenceKind, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { type ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, keyOf } from './batch.ts';
@@ -36,6 +36,10 @@ const WRITES = [
   [ChangeSetType.DELETE, 'delete'],
   [ChangeSetType.DELETE_EARLY, 'delete'],
 ] as const;
+
+const UPDATE_EVENTS = [EventType.beforeUpdate, EventType.afterUpdate];
+const DELETE_EVENTS = [EventType.beforeDelete, EventType.afterDelete];
+const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
 
 /** What a flush needs of the driver. */
 interface FlushDriver extends AbstractSqlDriver {
@@ -69,6 +73,8 @@ export class Flush implements FlushListener {
   /** More than one row is written, so that part of them could stay. */
   #several = false;
   #versioned = false;
+  /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
+  #isOneStatement = false;
 
   constructor(em: EntityManager, driver: FlushDriver) {
     this.#em = em;
@@ -80,6 +86,7 @@ export class Flush implements FlushListener {
     this.#undo.remember(groups);
     this.#planned = true;
     let statements = 0;
+    let last: AnyChangeSet | undefined;
     for (const sets of groups[ChangeSetType.CREATE].values()) {
       statements += sets.length;
       sets.forEach((changeSet) => this.#checkInitial(changeSet));
@@ -93,6 +100,7 @@ export class Flush implements FlushListener {
         // joined-table inheritance: one DELETE for the table with the version, and one for the rest
         const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
         statements += split ? 2 * written.length : written.length;
+        last = written.at(-1) ?? last;
       }
     }
     const uow = this.#em.getUnitOfWork(false);
@@ -102,6 +110,26 @@ export class Flush implements FlushListener {
     }
     statements += uow.getCollectionUpdates().length;
     this.#several = statements > 1;
+    this.#isOneStatement = statements === 1 && last !== undefined && this.#isAlone(last);
+  }
+
+  isOneStatement(): boolean {
+    return this.#isOneStatement;
+  }
+
+  /** Nothing is read in the same transaction, nothing can fail after the only row was written, and nobody watches. */
+  #isAlone({ meta, type }: AnyChangeSet): boolean {
+    const events = this.#em.getEventManager();
+    const watched = type.startsWith('update') ? UPDATE_EVENTS : DELETE_EVENTS;
+    return (
+      dialectOf(this.#driver.getPlatform())?.autocommits === true &&
+      ownVersionOf(meta) !== undefined &&
+      meta.inheritanceType !== 'tpt' &&
+      this.#claims.length + this.#unsure.length === 0 &&
+      this.#em.getTransactionSessionContext() === undefined &&
+      !watched.some((event) => events.hasListeners(event, meta)) &&
+      ![...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
+    );
   }
 
   /** Returns what is written, in order; a claim without another change is only compared. */

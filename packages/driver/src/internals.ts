@@ -97,6 +97,8 @@ export interface Restorable {
 export interface FlushListener {
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups): void;
+  /** Is it a single statement that needs no transaction around it? */
+  isOneStatement(): boolean;
   /** Write everything: `write` sends the statements in the transaction it is given. */
   persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void>;
   /** New rows are about to be inserted. */
@@ -368,9 +370,19 @@ export interface TransactionListener {
   commitFailed(transaction: object, error: unknown): unknown;
 }
 
-/** Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. */
+/**
+ * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
+ * its transaction here, too, and nothing else tells it not to.
+ */
 export function hookTransactions(connection: AbstractSqlConnection, listener: TransactionListener): void {
-  const { begin, commit, rollback } = connection;
+  const { begin, commit, rollback, transactional } = connection;
+  connection.transactional = (work, options = {}) => {
+    const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
+    const flush = em && states.get(em.getUnitOfWork(false))?.flush;
+    return flush?.isOneStatement()
+      ? work(undefined as never)
+      : (transactional.call(connection, work, options) as never);
+  };
   connection.begin = async (options) => {
     const transaction = (await begin.call(connection, options)) as Transaction<object>;
     listener.began(transaction, options?.ctx as object | undefined);

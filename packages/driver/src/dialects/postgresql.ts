@@ -35,6 +35,8 @@ export const postgresql: Dialect = {
     };
   },
 
+  autocommits: true,
+
   // serialization_failure, deadlock_detected
   lostRaceCodes: ['40001', '40P01'],
 };

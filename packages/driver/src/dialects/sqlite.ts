@@ -34,6 +34,8 @@ export const sqlite: Dialect = {
     };
   },
 
+  autocommits: true,
+
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
 };
 

@@ -87,7 +87,7 @@ export function claims(driver: TestDriver): void {
       const em = fork();
       em.remove(em.assign(em.getReference(Article, 1), { version: 3 }));
       const log = await sent(() => em.flush());
-      expect(log.map((sql) => sql.match(/begin|delete|commit/)?.[0])).toEqual(['begin', 'delete', 'commit']);
+      expect(log.filter((sql) => !/^(?:begin|commit)/.test(sql))).toEqual([expect.stringMatching(/^delete/)]);
       expect(await row()).toBeUndefined();
     });
 

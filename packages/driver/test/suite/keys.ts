@@ -90,7 +90,8 @@ export function keys(driver: TestDriver): void {
           rows.forEach((row, i) => (row.title = `changed ${i}`));
           const log = await sent(() => em.flush());
           if (driver.batches) {
-            expect(log.map((sql) => sql.match(/begin|update|commit/)?.[0])).toEqual(['begin', 'update', 'commit']);
+            const writes = log.filter((sql) => !/^(?:begin|commit)/.test(sql));
+            expect(writes.map((sql) => sql.match(/update/)?.[0])).toEqual(['update']);
           }
           const stored = (await fork().find(entity, {})) as typeof rows;
           expect(stored.map((row) => row.title).toSorted()).toEqual(rows.map((row) => row.title).toSorted());

@@ -40,21 +40,24 @@ export function statements(driver: TestDriver): void {
       const count = driver.batches ? Math.ceil(rows / 300) : rows;
       return Array.from({ length: count }, () => kind);
     };
+    /** A single row needs no transaction around its statement. */
+    const inTransaction = (rows: number, ...kinds: string[]) =>
+      rows === 1 && driver.batches ? kinds : ['begin', ...kinds, 'commit'];
 
     for (const count of [1, 2, 300, 700]) {
       test(`${count} changed rows`, async () => {
         const { em, articles, kinds } = await setUp(count);
         articles.forEach((article) => (article.title = 'new'));
-        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('update', count), 'commit']);
+        expect(await kinds(() => em.flush())).toEqual(inTransaction(count, ...repeat('update', count)));
         expect(await kinds(() => em.flush())).toEqual([]);
         articles.forEach((article) => touch(article));
-        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('update', count), 'commit']);
+        expect(await kinds(() => em.flush())).toEqual(inTransaction(count, ...repeat('update', count)));
       });
 
       test(`${count} removed rows`, async () => {
         const { em, articles, kinds } = await setUp(count);
         articles.forEach((article) => em.remove(article));
-        expect(await kinds(() => em.flush())).toEqual(['begin', ...repeat('delete', count), 'commit']);
+        expect(await kinds(() => em.flush())).toEqual(inTransaction(count, ...repeat('delete', count)));
       });
     }
 
@@ -62,9 +65,10 @@ export function statements(driver: TestDriver): void {
       const { em, articles, kinds, fork, conflict } = await setUp(1);
       await fork().nativeUpdate(Article, 1, { title: 'theirs' });
       articles[0]!.title = 'ours';
-      expect(await kinds(conflict)).toEqual(['begin', 'update', 'select', 'rollback']);
+      const sent = (kind: string) => (driver.batches ? [kind, 'select'] : ['begin', kind, 'select', 'rollback']);
+      expect(await kinds(conflict)).toEqual(sent('update'));
       em.remove(articles[0]!);
-      expect(await kinds(conflict)).toEqual(['begin', 'delete', 'select', 'rollback']);
+      expect(await kinds(conflict)).toEqual(sent('delete'));
     });
 
     if (driver.batches) {
