@@ -147,11 +147,11 @@ export const JOBS: readonly Job[] = [
     task: update(NARROW, FIRST_THREE),
   },
   // last, because it takes rows away
-  { title: 'delete', sizes: [10, 100, 1000], contenders: CONTENDERS, servers: BOTH, task: remove },
+  { title: 'delete', sizes: [10, 100, 500], contenders: CONTENDERS, servers: BOTH, task: remove },
 ];
 
 /** Rounds for a size, and how long one contender may take for them. */
 export function planFor(n: number): Plan {
   const most = n === 1 ? 1500 : n <= 10 ? 800 : n <= 100 ? 200 : n <= 300 ? 60 : n <= 1000 ? 30 : 12;
-  return { rounds: [most, 5], budget: 2500 };
+  return { rounds: [most, 5], budget: 2000 };
 }

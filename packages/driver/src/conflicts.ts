@@ -1,4 +1,5 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
+import diagnostics from 'node:diagnostics_channel';
 import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate, InvalidVersion, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
@@ -22,6 +23,19 @@ export class StaleRows extends Error {
     this.operation = operation;
     this.options = options;
   }
+}
+
+/** Where each `ConcurrentUpdate` that is thrown is published once, as `{ error }`. */
+const channel = diagnostics.channel('mikro-ool:conflict');
+const published = new WeakSet<object>();
+
+/** Tells those who listen, counters and loggers, of a conflict that is about to be thrown. Returns it. */
+export function publish<Failure>(error: Failure): Failure {
+  if (channel.hasSubscribers && error instanceof ConcurrentUpdate && !published.has(error)) {
+    published.add(error);
+    channel.publish({ error });
+  }
+  return error;
 }
 
 /** What the database has now, `null` for a row that is gone. */
@@ -128,9 +142,8 @@ export function lockFailed(entity: object, meta: EntityMetadata, version: unknow
   const { className: entityName } = meta;
   const primaryKey = primaryKeyOf(entity, meta);
   const expected = version as number;
-  return new ConcurrentUpdate([
-    { entity, entityName, primaryKey, operation: 'check', expected, actual: actual ?? null },
-  ]);
+  const conflict = { entity, entityName, primaryKey, operation: 'check', expected, actual: actual ?? null } as const;
+  return publish(new ConcurrentUpdate([conflict]));
 }
 
 /** The error when a value is no integer that the version column can hold. */

@@ -15,7 +15,15 @@ import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { type ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, keyOf } from './batch.ts';
 import { cascades } from './cascades.ts';
-import { StaleRows, asLostRace, currentVersions, describeConflict, findRows, invalidVersion } from './conflicts.ts';
+import {
+  StaleRows,
+  asLostRace,
+  currentVersions,
+  describeConflict,
+  findRows,
+  invalidVersion,
+  publish,
+} from './conflicts.ts';
 import { dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
@@ -294,7 +302,7 @@ export class Flush implements FlushListener {
       this.#driver.log.aborted(this.#around, lost);
     }
     // the log of transactions tells whether rows stay; a statement that failed has changed none
-    return { error: lost, undo: this.#several || this.#sent ? undefined : this.#undo };
+    return { error: publish(lost), undo: this.#several || this.#sent ? undefined : this.#undo };
   }
 
   /** What the flush wrote is rolled back by now. */

@@ -21,7 +21,7 @@ import {
 } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
 import type { VersionedRow } from './batch.ts';
-import { asLostRace } from './conflicts.ts';
+import { asLostRace, publish } from './conflicts.ts';
 import type { Dialect } from './dialect.ts';
 import {
   type ChangeSetGroups,
@@ -358,7 +358,7 @@ export class TransactionLog implements TransactionListener {
   /** COMMIT may lose a race too. */
   commitFailed(transaction: object, error: unknown): unknown {
     const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
-    return wroteVersions ? asLostRace(error, this.#dialect) : error;
+    return publish(wroteVersions ? asLostRace(error, this.#dialect) : error);
   }
 
   #carriedBy(transaction: object): Undo[] {

@@ -242,6 +242,17 @@ test('a transaction ends by connection.commit() or rollback(), and knows that it
   ]);
 });
 
+test('a flush opens its transaction by connection.transactional(), and says whose it is by the event broadcaster', async () => {
+  const em = orm.em.fork();
+  spy(em.getConnection('write'), 'transactional', ([, options]) => {
+    const { eventBroadcaster } = options as { eventBroadcaster: { em: unknown } };
+    return eventBroadcaster.em === em ? 'its own' : 'of another';
+  });
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  expect(calls, 'src/internals.ts no longer finds the flush that a transaction is opened for').toEqual(['its own']);
+});
+
 test('a value that is written in a second statement is taken off the entity, and kept in uow.getExtraUpdates()', async () => {
   const Node = defineEntity({
     name: 'Node',

@@ -443,3 +443,19 @@ describe('an error that is no race stays what it is', () => {
     });
   }
 });
+
+test('a session context needs a transaction, so a flush of one row has one', async () => {
+  const db = await open(postgresql, [Counter], { sessionContext: 'transaction' });
+  const em = db.fork();
+  em.setSessionContext({ variables: { 'app.user': 'ann' } });
+  em.create(Counter, { id: 1 });
+  await em.flush();
+  (await em.findOneOrFail(Counter, 1)).n = 1;
+  const log = await db.sent(() => em.flush());
+  expect(log.map((sql) => sql.match(/begin|set_config|update|commit/)?.[0])).toEqual([
+    'begin',
+    'set_config',
+    'update',
+    'commit',
+  ]);
+});

@@ -18,6 +18,7 @@ import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
 import { statements } from './statements.ts';
+import { telemetry } from './telemetry.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
@@ -43,6 +44,7 @@ export function suite(driver: TestDriver): void {
     surroundings(driver);
     transactions(driver);
     statements(driver);
+    telemetry(driver);
     undo(driver);
     rollbacks(driver);
     races(driver);

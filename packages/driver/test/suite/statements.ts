@@ -29,7 +29,8 @@ export function statements(driver: TestDriver): void {
       const kinds = async (work: () => Promise<unknown>) => {
         const log = await db.sent(work);
         return log.map(
-          (sql) => sql.match(/^(?:with .*?\) )?(begin|commit|rollback|release|savepoint|update|delete|select)/s)![1],
+          (sql) =>
+            sql.match(/^(?:with .*?\) )?(begin|commit|rollback|release|savepoint|insert|update|delete|select)/s)![1],
         );
       };
       const conflict = async () => expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
@@ -69,6 +70,40 @@ export function statements(driver: TestDriver): void {
       expect(await kinds(conflict)).toEqual(sent('update'));
       em.remove(articles[0]!);
       expect(await kinds(conflict)).toEqual(sent('delete'));
+    });
+
+    for (const event of ['beforeUpdate', 'afterUpdate', 'beforeTransactionCommit'] as const) {
+      test(`a listener for ${event}: one row has a transaction, which is rolled back when it fails`, async () => {
+        const db = await setUp(1);
+        const em = db.orm.em.fork({ freshEventManager: true });
+        const article = await em.findOneOrFail(Article, 1);
+        let failing = true;
+        em.getEventManager().registerSubscriber({
+          [event]: async () => {
+            if (failing) {
+              throw new Error('changed my mind');
+            }
+          },
+        });
+        article.title = 'new';
+        expect((await thrown(() => em.flush())).message).toBe('changed my mind');
+        expect(await db.fork().findOneOrFail(Article, 1)).toMatchObject({ title: 'old', version: 1 });
+        failing = false;
+        expect(await db.kinds(() => em.flush())).toEqual(['begin', 'update', 'commit']);
+        em.remove(article);
+        const isWatched = event === 'beforeTransactionCommit' || !driver.batches;
+        expect(await db.kinds(() => em.flush())).toEqual(isWatched ? ['begin', 'delete', 'commit'] : ['delete']);
+      });
+    }
+
+    test('a new row, and one with a claim beside it: in a transaction, as ever', async () => {
+      const { em, kinds } = await setUp(2);
+      em.create(Article, { id: 3, title: 'new' });
+      expect(await kinds(() => em.flush())).toEqual(['begin', 'insert', 'commit']);
+      em.clear();
+      em.assign(em.getReference(Article, 1), { version: 1 });
+      (await em.findOneOrFail(Article, 2)).title = 'new';
+      expect(await kinds(() => em.flush())).toEqual(['begin', 'select', 'update', 'commit']);
     });
 
     if (driver.batches) {
