@@ -59,13 +59,20 @@ export function describeRow(entity: object): TaggedRow {
     throw new ValidationError(`${meta.className} has no ETag, because it has no VersionField. Add one.`, entity);
   }
   // a reference may be of the base class of what is loaded elsewhere; keys are those of the root
-  const schema = meta.schema && meta.schema !== '*' ? undefined : wrapped.__schema;
-  const parts = [...(schema ? [schema] : []), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
+  const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
   return {
     className: meta.className,
     prefix: parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join(''),
     version: (entity as Record<string, unknown>)[property.name],
   };
+}
+
+/** The schema of a row, where its class has several: a reference does not name the default one, a loaded row does. */
+function schemaOf(entity: object, meta: EntityMetadata): string[] {
+  const { __schema: schema, __config: config, __platform: platform } = helper(entity);
+  const isOne = meta.schema && meta.schema !== '*';
+  const usual = config.get('schema') ?? platform.getDefaultSchemaName();
+  return !schema || isOne || schema === usual ? [] : [schema];
 }
 
 /** The primary key as it is in the database; of foreign keys, the keys that they point to. */

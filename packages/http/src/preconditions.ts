@@ -90,19 +90,27 @@ export function ifMatch(header: HeaderValue, entity: object): number {
 }
 
 /**
- * Lets a write pass only where there is no such state, for instance `PUT` with `If-None-Match: *`, which creates only.
+ * Lets a write pass only where there is nothing yet, for instance `PUT` with `If-None-Match: *`, which creates only.
  *
- * @param header the value of `If-None-Match`; without it every write passes
+ * A row that is there is never written by this condition, also not by one that lists other tags: it does not say which
+ * state the write is based on.
+ *
+ * @param header the value of `If-None-Match`
  * @param entity what is there now, if anything
- * @throws {PreconditionError} 412 when it matches, 400 when it cannot be parsed
+ * @throws {PreconditionError} when something is there: 412 when the header matches it, else 428; 400 when the header
+ *   cannot be parsed
  * @throws {ValidationError} when the entity has no ETag
  * @see RFC 9110, section 13.1.2
  */
 export function ifNoneMatch(header: HeaderValue, entity: object | null | undefined): void {
   const tags = parse('If-None-Match', header);
-  if (entity && tags && matches(tags, entity)) {
+  if (!entity) {
+    return;
+  }
+  if (tags && matches(tags, entity)) {
     throw new PreconditionError(412, 'It exists already, in a state that If-None-Match excludes. Nothing was written.');
   }
+  throw new PreconditionError(428, 'It exists already. Send its ETag as If-Match to change it.');
 }
 
 /**
