@@ -26,6 +26,13 @@ export default defineConfig({
           exclude: [`${driver}/sqlite*.test.ts`, `${driver}/postgresql*.test.ts`, `${driver}/unknown-dialect.test.ts`],
         },
       },
+      {
+        test: {
+          name: 'http',
+          include: ['packages/http/test/*.test.ts'],
+          globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
+        },
+      },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
       {
         // Vitest's own transform leaves standard decorators as they are, and Node does not run them
@@ -44,7 +51,7 @@ export default defineConfig({
       },
       {
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
-        test: { name: 'decorators-legacy', include: [`${driver}/legacy/*.test.ts`] },
+        test: { name: 'decorators-legacy', include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'] },
       },
     ],
   },

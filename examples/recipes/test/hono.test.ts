@@ -1,0 +1,16 @@
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { serve } from '@hono/node-server';
+import { createApp } from '../hono.ts';
+import { suite } from './suite.ts';
+
+suite(async (orm) => {
+  const server = serve({ fetch: createApp(orm).fetch, hostname: '127.0.0.1', port: 0 }) as Server;
+  await once(server, 'listening');
+  const close = async () => {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  };
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
+});

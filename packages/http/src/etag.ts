@@ -1,0 +1,94 @@
+/**
+ * The entity tag of a row: class, primary key and version, for instance `"Article/1/3"`. The tag of another row or of
+ * another class is never the same, and the version can be read back from it without a query.
+ */
+import {
+  type EntityClass,
+  type EntityMetadata,
+  type Platform,
+  Reference,
+  Utils,
+  ValidationError,
+  helper,
+} from '@mikro-orm/core';
+import { versionOf } from '@mikro-ool/core';
+
+/** @internal What a tag says about a row. */
+export interface TaggedRow {
+  /** For a sentence: the name of the class. */
+  readonly className: string;
+  /** All of the opaque tag but the version. */
+  readonly prefix: string;
+  /** What the version property holds; nothing when the row was not read. */
+  readonly version: unknown;
+}
+
+/**
+ * The strong entity tag of an entity, for the `ETag` header.
+ *
+ * It changes with the version, so it stands for what is made from this row alone; `touch()` the entity when a part of
+ * it changes that is a row of its own.
+ *
+ * @param entity loaded or flushed; one with unsaved changes has the tag of what they are based on
+ * @returns the tag with its quotes
+ * @throws {ValidationError} when its class has no `VersionField`, or its version is not known
+ * @see RFC 9110, section 8.8.3
+ */
+export function etag(entity: object): string {
+  const { className, prefix, version } = describeRow(entity);
+  if (version == null) {
+    throw new ValidationError(
+      `This ${className} has no ETag, because its version is not known. Load it, or flush it when it is new.`,
+      entity,
+    );
+  }
+  return `"${prefix}${version as number}"`;
+}
+
+/** @internal */
+export function describeRow(entity: object): TaggedRow {
+  const wrapped = Utils.isEntity(entity) ? helper(entity) : undefined;
+  if (!wrapped) {
+    throw new ValidationError('Only an entity has an ETag. Pass one that an EntityManager made.');
+  }
+  // what stands on the entity may be the metadata of another ORM in this process
+  const found = wrapped.__em?.getMetadata().get(entity.constructor as EntityClass<object>) ?? wrapped.__meta;
+  const meta = found as unknown as EntityMetadata;
+  const property = versionOf(meta);
+  if (!property) {
+    throw new ValidationError(`${meta.className} has no ETag, because it has no VersionField. Add one.`, entity);
+  }
+  // a reference may be of the base class of what is loaded elsewhere; keys are those of the root
+  const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
+  return {
+    className: meta.className,
+    prefix: parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join(''),
+    version: (entity as Record<string, unknown>)[property.name],
+  };
+}
+
+/** The schema of a row, where its class has several: a reference does not name the default one, a loaded row does. */
+function schemaOf(entity: object, meta: EntityMetadata): string[] {
+  const { __schema: schema, __config: config, __platform: platform } = helper(entity);
+  const isOne = meta.schema && meta.schema !== '*';
+  const usual = config.get('schema') ?? platform.getDefaultSchemaName();
+  return !schema || isOne || schema === usual ? [] : [schema];
+}
+
+/** The primary key as it is in the database; of foreign keys, the keys that they point to. */
+function keyParts(entity: object, meta: EntityMetadata, platform: Platform): string[] {
+  return meta.getPrimaryProps().flatMap(({ name, customType }) => {
+    const value: unknown = Reference.unwrapReference((entity as Record<string, object>)[name] as never);
+    if (Utils.isEntity(value)) {
+      return keyParts(value, helper(value).__meta as unknown as EntityMetadata, platform);
+    }
+    return text(customType ? customType.convertToDatabaseValue(value, platform) : value);
+  });
+}
+
+function text(value: unknown): string {
+  if (value instanceof Uint8Array) {
+    return Buffer.from(value).toString('hex');
+  }
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}

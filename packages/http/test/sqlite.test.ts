@@ -1,0 +1,4 @@
+import { sqliteMemory } from '../../driver/test/drivers/sqlite.ts';
+import { suite } from './suite.ts';
+
+suite(sqliteMemory);

@@ -1,0 +1,279 @@
+/** Rows, tags and answers on a real database; run on each of them. */
+import { defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
+import { PreconditionError, claimedVersion, etag, ifMatch, problem } from '@mikro-ool/http';
+import { describe, expect, test } from 'vitest';
+import { type TestDriver, open, thrown } from '../../driver/test/harness.ts';
+import { Article, Note, type Request, handle } from './service.ts';
+
+const Animal = defineEntity({
+  name: 'Animal',
+  abstract: true,
+  discriminatorColumn: 'kind',
+  properties: { id: p.integer().primary(), kind: p.string(), name: p.string(), version: p.type(VersionField) },
+});
+const Dog = defineEntity({ name: 'Dog', extends: Animal, discriminatorValue: 'dog', properties: {} });
+const Line = defineEntity({
+  name: 'Line',
+  properties: {
+    note: () => p.manyToOne(Note).primary(),
+    code: p.string().primary(),
+    text: p.string(),
+    version: p.type(VersionField),
+  },
+});
+const Wide = defineEntity({
+  name: 'Wide',
+  properties: { id: p.bigint().primary(), text: p.string(), version: p.type(VersionField) },
+});
+const Token = defineEntity({
+  name: 'Token',
+  properties: { id: p.uuid().primary(), text: p.string(), version: p.type(VersionField) },
+});
+const Plain = defineEntity({ name: 'Plain', properties: { id: p.integer().primary() } });
+
+export function suite(driver: TestDriver): void {
+  /** Articles 1 and 2 and note 1, all at version 3. */
+  const setUp = async () => {
+    const db = await open(driver, [Article, Note, Animal, Dog, Line, Wide, Token, Plain]);
+    const em = db.fork();
+    em.create(Article, { id: 1, title: 'one', secret: 'SECRET', version: 3 });
+    em.create(Article, { id: 2, title: 'two', secret: 'SECRET', version: 3 });
+    em.create(Note, { id: 1, text: 'note', secret: 'SECRET', version: 3 });
+    await em.flush();
+    const ask = (method: string, headers: Request['headers'], body?: object) =>
+      handle(db.orm, { method, path: '/articles/1', headers, body: body && JSON.stringify(body) });
+    const row = async () => db.fork().findOne(Article, 1);
+    return { ...db, ask, row };
+  };
+
+  describe(`${driver.name}: handlers`, () => {
+    test('a client reads, writes, and is too late the second time', async () => {
+      const { ask } = await setUp();
+      const read = await ask('GET', {});
+      expect(read).toMatchObject({ status: 200, headers: { etag: '"Article/1/3"' } });
+      expect(await ask('GET', { 'if-none-match': read.headers.etag })).toEqual({
+        status: 304,
+        headers: { etag: '"Article/1/3"' },
+      });
+      const written = await ask('PUT', { 'if-match': read.headers.etag }, { title: 'mine' });
+      expect(written).toMatchObject({ status: 200, headers: { etag: '"Article/1/4"' } });
+      const late = await ask('PUT', { 'if-match': read.headers.etag }, { title: 'late' });
+      expect(late).toEqual({
+        status: 412,
+        headers: { 'content-type': 'application/problem+json', 'cache-control': 'no-store' },
+        body: {
+          title: 'Precondition Failed',
+          status: 412,
+          detail: 'This Article is not in the state that If-Match names. Nothing was written. Read it again.',
+        },
+      });
+      expect((await ask('GET', { 'if-none-match': read.headers.etag })).status).toBe(200);
+      expect((await ask('PUT', {}, { title: 'blind' })).status).toBe(428);
+      expect((await ask('PUT', { 'if-match': 'junk' }, { title: 'junk' })).status).toBe(400);
+      expect((await ask('PUT', { 'if-match': '*' }, { title: 'whatever' })).status).toBe(200);
+      expect((await ask('GET', {})).headers.etag).toBe('"Article/1/5"');
+    });
+
+    test('DELETE with If-Match is exactly one statement; a stale one is a 412 and deletes nothing', async () => {
+      const { ask, row, sent } = await setUp();
+      expect(await ask('DELETE', { 'if-match': '"Article/1/2"' })).toMatchObject({
+        status: 412,
+        body: { conflicts: [{ entityName: 'Article', primaryKey: 1, operation: 'delete', expected: 2, actual: 3 }] },
+      });
+      expect((await ask('DELETE', {})).status).toBe(428);
+      expect((await ask('DELETE', { 'if-match': '*' })).status).toBe(428);
+      expect(await row()).not.toBeNull();
+      const log = await sent(async () =>
+        expect((await ask('DELETE', { 'if-match': '"Article/1/3"' })).status).toBe(204),
+      );
+      expect(log).toEqual([expect.stringMatching(/^delete from .article. where .id. = 1 and .version. = 3$/)]);
+      expect(await row()).toBeNull();
+      expect(await ask('DELETE', { 'if-match': '"Article/1/3"' })).toMatchObject({
+        status: 412,
+        body: { conflicts: [{ actual: null }] },
+      });
+    });
+
+    test('an update through a reference is exactly one statement, and its new tag needs no read', async () => {
+      const { ask, row, sent } = await setUp();
+      expect((await ask('POST', { 'if-match': '"Article/1/2"' }, { title: 'late' })).status).toBe(412);
+      let tag: string | undefined;
+      const log = await sent(async () => {
+        tag = (await ask('POST', { 'if-match': '"Article/1/3"' }, { title: 'mine' })).headers.etag;
+      });
+      expect(log).toEqual([expect.stringMatching(/^update .article. set .+ and .version. = 3$/)]);
+      expect(tag).toBe('"Article/1/4"');
+      expect(await row()).toMatchObject({ title: 'mine', version: 4, secret: 'SECRET' });
+    });
+
+    test('a version in the body is a claim: stale 409, missing 428, nonsense 400', async () => {
+      const { ask, row } = await setUp();
+      expect(await ask('PATCH', {}, { title: 'late', version: 2 })).toMatchObject({
+        status: 409,
+        headers: { 'content-type': 'application/problem+json' },
+        body: { title: 'Conflict', status: 409, conflicts: [{ expected: 2, actual: 3 }] },
+      });
+      for (const version of [undefined, null]) {
+        expect((await ask('PATCH', {}, { title: 'blind', version })).status).toBe(428);
+      }
+      for (const version of ['3', -1, 1.5, 2 ** 53, 2 ** 40, {}, [3], true]) {
+        expect((await ask('PATCH', {}, { title: 'junk', version })).status).toBe(400);
+      }
+      expect(await row()).toMatchObject({ title: 'one', version: 3 });
+      expect((await ask('PATCH', {}, { title: 'mine', version: 3 })).status).toBe(200);
+    });
+
+    test('a race between the check and the write is a 409', async () => {
+      const { fork, row } = await setUp();
+      const [mine, hers] = [fork(), fork()];
+      for (const em of [mine, hers]) {
+        const article = await em.findOneOrFail(Article, 1);
+        article.version = ifMatch('"Article/1/3"', article);
+        article.title = em === mine ? 'mine' : 'hers';
+      }
+      await hers.flush();
+      expect(problem(await thrown(() => mine.flush()))).toMatchObject({ status: 409 });
+      expect(await row()).toMatchObject({ title: 'hers', version: 4 });
+    });
+
+    test('PUT with If-None-Match: * creates once', async () => {
+      const { orm, ask } = await setUp();
+      expect((await ask('PUT', { 'if-none-match': '*' }, { title: 'again' })).status).toBe(412);
+      const create = () =>
+        handle(orm, { method: 'PUT', path: '/articles/9', headers: { 'if-none-match': '*' }, body: '{"title":"new"}' });
+      const answers = await Promise.all([create(), create(), create()]);
+      expect(answers.filter(({ status }) => status === 201)).toEqual([
+        expect.objectContaining({ headers: { etag: '"Article/9/1"' } }),
+      ]);
+      expect(answers.every(({ status }) => [201, 409, 412].includes(status))).toBe(true);
+      expect((await create()).status).toBe(412);
+    });
+
+    test('the tag of another row, class or version opens nothing', async () => {
+      const { ask, row } = await setUp();
+      for (const tag of [
+        '"Article/2/3"',
+        '"Note/1/3"',
+        '"Article/1/4"',
+        '"Article/11/3"',
+        '"article/1/3"',
+        '"1/3"',
+        '"3"',
+      ]) {
+        expect((await ask('PUT', { 'if-match': tag }, { title: 'x' })).status).toBe(412);
+        expect((await ask('DELETE', { 'if-match': tag })).status).toBe(412);
+      }
+      expect(await row()).toMatchObject({ title: 'one', version: 3 });
+    });
+  });
+
+  describe(`${driver.name}: tags`, () => {
+    test('a reference has the tag of what is loaded: composite, bigint, uuid and inherited keys', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const id = '0193a5b0-7e5c-7000-8000-00000000abcd';
+      em.create(Line, { note: em.getReference(Note, 1), code: 'a/b "c", ü', text: 'a', version: 3 });
+      em.create(Wide, { id: 900719925474099n, text: 'a', version: 3 });
+      em.create(Token, { id, text: 'a', version: 3 });
+      em.create(Dog, { id: 1, name: 'a', version: 3 });
+      await em.flush();
+      const read = fork();
+      const tags = {
+        line: etag(await read.findOneOrFail(Line, { code: 'a/b "c", ü' })),
+        wide: etag(await read.findOneOrFail(Wide, 900719925474099n)),
+        token: etag(await read.findOneOrFail(Token, id)),
+        dog: etag(await read.findOneOrFail(Animal, 1)),
+      };
+      expect(tags).toEqual({
+        line: '"Line/1/a%2Fb%20%22c%22%2C%20%C3%BC/3"',
+        wide: '"Wide/900719925474099/3"',
+        token: `"Token/${id}/3"`,
+        dog: '"Animal/1/3"',
+      });
+      const blind = fork();
+      const references = {
+        line: blind.getReference(Line, [1, 'a/b "c", ü'] as never) as object,
+        wide: blind.getReference(Wide, 900719925474099n),
+        token: blind.getReference(Token, id),
+        dog: blind.getReference(Animal, 1),
+      };
+      for (const [name, entity] of Object.entries(references)) {
+        const version = ifMatch(tags[name as keyof typeof tags], entity);
+        expect(version).toBe(3);
+        blind.remove(Object.assign(entity, { version }));
+      }
+      await blind.flush();
+      expect(await fork().count(Line)).toBe(0);
+    });
+
+    test('a schema is a part of the tag, where there are several', async () => {
+      const { fork } = await setUp();
+      const [a, b] = [fork(), fork()].map((em, i) => em.getReference(Article, 1, { schema: `tenant${i}` }));
+      const tag = etag(Object.assign(a!, { version: 3 }));
+      expect(() => ifMatch(tag, b!)).toThrow(PreconditionError);
+      expect(() => ifMatch(tag, fork().getReference(Article, 1))).toThrow(PreconditionError);
+    });
+
+    test('what has no tag says why', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      expect(() => etag(em.getReference(Article, 1))).toThrow(
+        'This Article has no ETag, because its version is not known',
+      );
+      expect(() => etag(em.getReference(Plain, 1))).toThrow('Plain has no ETag, because it has no VersionField');
+      expect(() => ifMatch('"a"', em.getReference(Plain, 1))).toThrow('no VersionField');
+      for (const nothing of [{}, null, undefined, 1, 'a']) {
+        expect(() => etag(nothing as object)).toThrow('Only an entity has an ETag');
+      }
+    });
+  });
+
+  describe(`${driver.name}: problems`, () => {
+    test('errors that are none of ours are left alone, and so is a programming error', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      em.getReference(Article, 1).title = 'blind';
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(VersionNotLoaded);
+      for (const other of [
+        error,
+        new Error('x'),
+        null,
+        undefined,
+        'text',
+        { status: 412 },
+        await em.findOneOrFail(Article, 99).catch((e: unknown) => e),
+      ]) {
+        expect(problem(other)).toBeUndefined();
+      }
+    });
+
+    test('a race that the database decided repeats nothing that the database said', () => {
+      const answer = problem(
+        new ConcurrentUpdate([], new Error(`update "article" set "secret" = 'SECRET' - deadlock`)),
+      );
+      expect(answer!.status).toBe(409);
+      expect(JSON.stringify(answer)).not.toContain('SECRET');
+    });
+
+    test('a problem repeats no value that the client sent, and is plain JSON', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const article = await em.findOneOrFail(Article, 1);
+      article.version = 'SECRET'.repeat(1000) as never;
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(InvalidVersion);
+      expect(problem(error)).toMatchObject({ status: 400 });
+      expect(JSON.stringify(problem(error))).not.toContain('SECRET');
+      const conflict = { entity: article, entityName: 'Wide', primaryKey: 1n, operation: 'check' as const };
+      const answer = problem(new ConcurrentUpdate([{ ...conflict, expected: 1, actual: 2 }]))!;
+      expect(answer.body.conflicts).toEqual([
+        { entityName: 'Wide', primaryKey: '1', operation: 'check', expected: 1, actual: 2 },
+      ]);
+      expect(() => claimedVersion('SECRET')).toThrow(
+        expect.objectContaining({ status: 400, message: expect.not.stringContaining('SECRET') as string }),
+      );
+    });
+  });
+}
