@@ -17,6 +17,7 @@ import {
   type EntityMetadata,
   type EntityProperty,
   FlushMode,
+  Reference,
   ReferenceKind,
   ScalarReference,
   Utils,
@@ -149,8 +150,9 @@ class Merge {
     const [removals, orphans] = [uow.getRemoveStack(), new Set(uow.getOrphanRemoveStack())];
     const isRemoved = removals.has(entity) || orphans.has(entity as never);
     const now = { filters: false, connectionType: 'write', flushMode: FlushMode.COMMIT } as const;
-    if (!wrapped.__initialized && (await wrapped.init(now as never)) === null) {
-      return this.#gone(isRemoved, result);
+    if (!wrapped.__initialized) {
+      // merges the row into what was assigned, where init() would replace it
+      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...now, schema: wrapped.__schema });
     }
     const snapshot = wrapped.__originalEntityData as Dictionary;
     const comparator = em.getComparator();
@@ -158,12 +160,15 @@ class Merge {
 
     // both are entities of their own, since values are not what is compared but what users see
     const reader = em.fork({ keepTransactionContext: true });
-    const base = em.fork().getEntityFactory().create(meta.class, { ...snapshot }, {
-      merge: true,
-      refresh: true,
-      convertCustomTypes: true,
-      schema: wrapped.__schema,
-    } as never) as Dictionary;
+    const base = em
+      .fork()
+      .getEntityFactory()
+      .create(meta.class, { ...snapshot, [this.#version]: undefined }, {
+        merge: true,
+        refresh: true,
+        convertCustomTypes: true,
+        schema: wrapped.__schema,
+      } as never) as Dictionary;
     const lazy = meta.props.filter((prop) => prop.lazy && (prop.name in snapshot || prop.name in mineData));
     const theirs = (await reader.findOne(meta.class, helper(base).getPrimaryKey() as never, {
       ...now,
@@ -255,7 +260,9 @@ class Merge {
   /** Embeddables are merged property by property, except where one side has none, and lists as a whole. */
   #units(theirs: Dictionary): Unit[] {
     const leaves = (prop: EntityProperty): string[] =>
-      prop.kind === ReferenceKind.EMBEDDED && !prop.object ? Object.values(prop.embeddedProps).flatMap(leaves) : [prop.name];
+      prop.kind === ReferenceKind.EMBEDDED && !prop.object
+        ? Object.values(prop.embeddedProps).flatMap(leaves)
+        : [prop.name];
     const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] => {
       const isWhole = prop.array || prop.targetMeta?.polymorphs || !at(this.#entity, path) || !at(theirs, path);
       return prop.kind !== ReferenceKind.EMBEDDED || isWhole
@@ -299,9 +306,9 @@ class Merge {
 
   /** Entities of another fork become those of ours. */
   #own(prop: EntityProperty, value: unknown): unknown {
-    const target = value && Utils.isEntity(value, true) ? helper(value) : undefined;
-    if (target) {
-      const entity = target.entity as Dictionary;
+    if (value && Utils.isEntity(value, true)) {
+      const entity = Reference.unwrapReference(value as object) as Dictionary;
+      const target = helper(entity);
       const key = prop.targetKey ? entity[prop.targetKey] : target.getPrimaryKey();
       const options = { wrapped: Boolean(prop.ref), schema: target.__schema, key: prop.targetKey };
       return this.#em.getReference(entity.constructor as never, key as never, options as never);
@@ -322,7 +329,9 @@ class Merge {
   #collections(): { prop: EntityProperty; collection: Collection<object> }[] {
     return this.#meta.relations
       .map((prop) => ({ prop, collection: this.#entity[prop.name] as Collection<object> }))
-      .filter(({ collection }) => Utils.isCollection(collection) && collection.isInitialized() && collection.getSnapshot());
+      .filter(
+        ({ collection }) => Utils.isCollection(collection) && collection.isInitialized() && collection.getSnapshot(),
+      );
   }
 
   /** What was added and removed stays so, on top of their items. */
