@@ -17,6 +17,7 @@ import {
   type EntityMetadata,
   type EntityProperty,
   FlushMode,
+  JsonType,
   Reference,
   ReferenceKind,
   ScalarReference,
@@ -160,15 +161,7 @@ class Merge {
 
     // both are entities of their own, since values are not what is compared but what users see
     const reader = em.fork({ keepTransactionContext: true });
-    const base = em
-      .fork()
-      .getEntityFactory()
-      .create(meta.class, { ...snapshot, [this.#version]: undefined }, {
-        merge: true,
-        refresh: true,
-        convertCustomTypes: true,
-        schema: wrapped.__schema,
-      } as never) as Dictionary;
+    const base = this.#baseFrom(snapshot);
     const lazy = meta.props.filter((prop) => prop.lazy && (prop.name in snapshot || prop.name in mineData));
     const theirs = (await reader.findOne(meta.class, helper(base).getPrimaryKey() as never, {
       ...now,
@@ -226,6 +219,25 @@ class Merge {
     if (isRemoved) {
       result.removed.push({ entity, keep: () => (em.persist(entity), uow.cancelOrphanRemoval(entity)) });
     }
+  }
+
+  /** The entity that a snapshot was taken of; its version may be the mark of touch(). */
+  #baseFrom(snapshot: Dictionary): Dictionary {
+    const data: Dictionary = { ...snapshot, [this.#version]: undefined };
+    const platform = this.#em.getPlatform();
+    if (platform.convertsJsonAutomatically()) {
+      // it is text in a snapshot all the same
+      for (const { name, customType } of this.#meta.comparableProps) {
+        if (customType instanceof JsonType && data[name] != null) {
+          data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
+        }
+      }
+    }
+    const options = { merge: true, refresh: true, convertCustomTypes: true, schema: helper(this.#entity).__schema };
+    return this.#em
+      .fork()
+      .getEntityFactory()
+      .create(this.#meta.class, data as never, options as never);
   }
 
   /** Removed by both is what both wanted. */
@@ -388,5 +400,7 @@ function at(entity: Dictionary, path: readonly string[]): unknown {
 }
 
 function stored({ customType }: EntityProperty, value: unknown, em: EntityManager): unknown {
-  return customType && value != null ? customType.convertToDatabaseValue(value, em.getPlatform()) : value;
+  return customType && value != null && !(customType instanceof JsonType)
+    ? customType.convertToDatabaseValue(value, em.getPlatform())
+    : value;
 }

@@ -2,7 +2,7 @@
 import { defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { rebase } from '@mikro-ool/resolve';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open } from '../../../driver/test/harness.ts';
 
