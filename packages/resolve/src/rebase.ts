@@ -93,34 +93,13 @@ export async function rebase(em: EntityManager, stale: object): Promise<Rebased>
         'Run the whole transaction again, for instance by retryOnConflict().',
     );
   }
-  const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
   const context = em.getContext();
-  entities.forEach((entity) => check(context, entity));
+  const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
   const result: Rebased = { clashes: [], deleted: [], removed: [] };
-  for (const entity of entities) {
-    await new Merge(context, entity).run(result);
+  for (const merge of [...entities].map((entity) => new Merge(context, entity))) {
+    await merge.run(result);
   }
   return result;
-}
-
-function check(em: EntityManager, entity: object): void {
-  const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
-  const name = wrapped?.__meta.className ?? entity.constructor.name;
-  if (!wrapped?.__managed || wrapped.__em !== em) {
-    throw new ValidationError(
-      `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
-        `after a transaction that was rolled back, run the whole transaction again.`,
-      entity,
-    );
-  }
-  if (!versionOf(metaOf(em, entity))) {
-    throw new ValidationError(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
-  }
-}
-
-/** What stands on the entity may be the metadata of another ORM in this process. */
-function metaOf(em: EntityManager, entity: object): EntityMetadata {
-  return em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
 }
 
 /** What is merged as one: a property, or one inside an embeddable. */
@@ -131,6 +110,9 @@ interface Unit {
   readonly keys?: readonly string[];
 }
 
+/** Whoever reads a stale row wants what is there: not on a replica, not hidden by a filter, without a flush before. */
+const CURRENT = { filters: false, connectionType: 'write', flushMode: FlushMode.COMMIT } as const;
+
 class Merge {
   readonly #em: EntityManager;
   readonly #entity: Dictionary;
@@ -138,68 +120,82 @@ class Merge {
   readonly #version: string;
 
   constructor(em: EntityManager, entity: object) {
+    const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
+    const name = wrapped?.__meta.className ?? entity.constructor.name;
+    if (!wrapped?.__managed || wrapped.__em !== em) {
+      throw new ValidationError(
+        `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
+          `after a transaction that was rolled back, run the whole transaction again.`,
+        entity,
+      );
+    }
+    // what stands on the entity may be the metadata of another ORM in this process
+    this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
+    const version = versionOf(this.#meta);
+    if (!version) {
+      throw new ValidationError(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
+    }
+    this.#version = version.name;
     this.#em = em;
     this.#entity = entity;
-    this.#meta = metaOf(em, entity);
-    this.#version = versionOf(this.#meta)!.name;
   }
 
   async run(result: Rebased): Promise<void> {
-    const [em, entity, meta] = [this.#em, this.#entity, this.#meta];
-    const uow = em.getUnitOfWork(false);
-    const wrapped = helper(entity);
-    const [removals, orphans] = [uow.getRemoveStack(), new Set(uow.getOrphanRemoveStack())];
-    const isRemoved = removals.has(entity) || orphans.has(entity as never);
-    const now = { filters: false, connectionType: 'write', flushMode: FlushMode.COMMIT } as const;
+    const [em, entity, meta, version] = [this.#em, this.#entity, this.#meta, this.#version];
+    const [uow, wrapped, { __schema: schema }] = [em.getUnitOfWork(false), helper(entity), helper(entity)];
+    const orphans = new Set<object>(uow.getOrphanRemoveStack());
+    const isRemoved = uow.getRemoveStack().has(entity) || orphans.has(entity);
     if (!wrapped.__initialized) {
       // merges the row into what was assigned, where init() would replace it
-      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...now, schema: wrapped.__schema });
+      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...CURRENT, schema });
     }
     const snapshot = wrapped.__originalEntityData as Dictionary;
-    const comparator = em.getComparator();
-    const mineData: Dictionary = comparator.prepareEntity(entity);
-
-    // both are entities of their own, since values are not what is compared but what users see
-    const reader = em.fork({ keepTransactionContext: true });
+    // entities of their own, since what is compared are snapshots, and what users see are values
     const base = this.#baseFrom(snapshot);
-    const lazy = meta.props.filter((prop) => prop.lazy && (prop.name in snapshot || prop.name in mineData));
-    const theirs = (await reader.findOne(meta.class, helper(base).getPrimaryKey() as never, {
-      ...now,
-      populate: lazy.map(({ name }) => name) as never,
-      schema: wrapped.__schema,
-    })) as Dictionary | null;
+    const reader = em.fork({ keepTransactionContext: true });
+    const lazy = meta.props.filter(({ name, lazy }) => lazy && (name in snapshot || entity[name] !== undefined));
+    const populate = lazy.map(({ name }) => name) as never;
+    const key = helper(base).getPrimaryKey() as never;
+    const theirs: Dictionary | null = await reader.findOne(meta.class, key, { ...CURRENT, schema, populate });
     if (!theirs) {
-      return this.#gone(isRemoved, result);
+      this.#gone(isRemoved, result);
+      return;
     }
-    const theirData: Dictionary = comparator.prepareEntity(theirs);
+
+    const comparator = em.getComparator();
+    const [mineData, theirData] = [comparator.prepareEntity(entity), comparator.prepareEntity(theirs)] as Dictionary[];
     const diff = (from: Dictionary, to: Dictionary): Dictionary => comparator.diffEntities(meta.class, from, to);
-    const [mineDiff, theirDiff, between] = [
-      diff(snapshot, mineData),
-      diff(snapshot, theirData),
-      diff(mineData, theirData),
-    ];
+    const mineDiff = diff(snapshot, mineData!);
+    const theirDiff = diff(snapshot, theirData!);
+    const between = diff(mineData!, theirData!);
+    const isLoaded = (name: string) => name in snapshot || wrapped.__loadedProperties.has(name);
     // An assigned version says that the changes were made to an older state than the loaded one, and after touch() it can
     // no longer be told: then whatever differs is for somebody to decide.
-    const touched = isTouched(snapshot, this.#version);
-    const isClaim = snapshot[this.#version] !== entity[this.#version];
+    const touched = isTouched(snapshot, version);
+    const isClaim = snapshot[version] !== entity[version];
 
     for (const unit of this.#units(theirs)) {
-      const known = (data: Dictionary) => unit.keys?.some((key) => data[key] !== undefined) ?? true;
+      const { prop, path, keys } = unit;
       const differs = (found: Dictionary, a: Dictionary, b: Dictionary) =>
-        unit.keys ? unit.keys.some((key) => key in found) : !this.#same(unit, a, b);
-      if ((!known(snapshot) && !known(mineData)) || !differs(between, entity, theirs)) {
+        keys ? keys.some((name) => name in found) : !this.#same(unit, a, b);
+      const hasBase = !keys || keys.some(isLoaded);
+      const isKnown = hasBase || keys.some((name) => name in mineData!);
+      if (!isKnown || !differs(between, entity, theirs)) {
         continue;
       }
-      const isMine = differs(mineDiff, base, entity) && !unit.prop.onUpdate;
-      if (!isMine) {
-        this.#assign(unit, theirs);
-      } else if (isClaim || !known(snapshot) || differs(theirDiff, base, theirs)) {
-        const from = isClaim || !known(snapshot) ? undefined : this.#valueOf(unit, base);
-        result.clashes.push(
-          new Overlap(entity, unit.path.join('.'), from, this.#valueOf(unit, entity), this.#valueOf(unit, theirs), () =>
-            this.#assign(unit, theirs),
-          ),
-        );
+      // a flush computes what has onUpdate, the failed one too
+      if (prop.onUpdate || !differs(mineDiff, base, entity)) {
+        this.#take(unit, theirs);
+      } else if (isClaim || !hasBase || differs(theirDiff, base, theirs)) {
+        const values = {
+          property: path.join('.'),
+          base: isClaim || !hasBase ? undefined : this.#own(prop, at(base, path)),
+          mine: at(entity, path),
+          theirs: this.#own(prop, at(theirs, path)),
+        };
+        // reachable, but neither printed nor serialised
+        const hidden = { entity: { value: entity }, takeTheirs: { value: () => this.#take(unit, theirs) } };
+        result.clashes.push(Object.defineProperties(values, hidden) as Clash);
       }
     }
     for (const { name } of meta.props.filter((prop) => prop.generated || prop.formula)) {
@@ -207,17 +203,22 @@ class Merge {
         entity[name] = theirs[name];
       }
     }
-    entity[this.#version] = theirs[this.#version];
-    const names = Object.keys(theirData).filter((key) => key in snapshot || key in mineData);
-    wrapped.__originalEntityData = Object.fromEntries(names.map((key) => [key, theirData[key]])) as never;
-    await this.#mergeCollections(reader, theirs, now);
-    // a relation that others have moved on is no orphan of ours
-    uow.getOrphanRemoveStack().forEach((orphan) => orphans.has(orphan) || uow.getOrphanRemoveStack().delete(orphan));
+    entity[version] = theirs[version];
+    const merged = Object.entries(theirData!).filter(([name]) => isLoaded(name) || name in mineData!);
+    wrapped.__originalEntityData = Object.fromEntries(merged) as never;
     if (touched) {
       touch(entity);
     }
+    await this.#mergeCollections(reader, theirs);
+    // a relation that others have moved on leaves no orphan of ours
+    const pending: Set<object> = uow.getOrphanRemoveStack();
+    pending.forEach((orphan) => orphans.has(orphan) || pending.delete(orphan));
     if (isRemoved) {
-      result.removed.push({ entity, keep: () => (em.persist(entity), uow.cancelOrphanRemoval(entity)) });
+      const keep = () => {
+        em.persist(entity);
+        uow.cancelOrphanRemoval(entity);
+      };
+      result.removed.push({ entity, keep });
     }
   }
 
@@ -225,27 +226,24 @@ class Merge {
   #baseFrom(snapshot: Dictionary): Dictionary {
     const data: Dictionary = { ...snapshot, [this.#version]: undefined };
     const platform = this.#em.getPlatform();
-    if (platform.convertsJsonAutomatically()) {
+    for (const { name, customType } of platform.convertsJsonAutomatically() ? this.#meta.comparableProps : []) {
       // it is text in a snapshot all the same
-      for (const { name, customType } of this.#meta.comparableProps) {
-        if (customType instanceof JsonType && data[name] != null) {
-          data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
-        }
+      if (customType instanceof JsonType && data[name] != null) {
+        data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
       }
     }
     const options = { merge: true, refresh: true, convertCustomTypes: true, schema: helper(this.#entity).__schema };
-    return this.#em
-      .fork()
-      .getEntityFactory()
-      .create(this.#meta.class, data as never, options as never);
+    const factory = this.#em.fork().getEntityFactory();
+    return factory.create(this.#meta.class, data as never, options as never);
   }
 
-  /** Removed by both is what both wanted. */
+  /** The row is gone. Removed by both is what both wanted. */
   #gone(isRemoved: boolean, result: Rebased): void {
     const [em, entity] = [this.#em, this.#entity];
     const drop = () => em.getUnitOfWork(false).unsetIdentity(entity);
     if (isRemoved) {
-      return drop();
+      drop();
+      return;
     }
     const recreate = () => {
       const missing = this.#meta.comparableProps.find(({ name, nullable }) => !nullable && entity[name] === undefined);
@@ -256,12 +254,13 @@ class Merge {
           entity,
         );
       }
-      // without a snapshot, it is new
+      // without a snapshot, it is new, and so are its links
       delete helper(entity).__originalEntityData;
       entity[this.#version] += 1;
-      for (const { collection } of this.#collections().filter(({ prop }) => prop.owner)) {
-        const items = collection.getItems(false);
-        collection.hydrate([]);
+      for (const [prop, collection] of this.#collections()) {
+        const items = prop.owner ? collection.getItems(false) : [];
+        items.forEach((item) => collection.removeWithoutPropagation(item));
+        collection.takeSnapshot();
         items.forEach((item) => collection.addWithoutPropagation(item));
       }
       em.persist(entity);
@@ -271,93 +270,87 @@ class Merge {
 
   /** Embeddables are merged property by property, except where one side has none, and lists as a whole. */
   #units(theirs: Dictionary): Unit[] {
-    const leaves = (prop: EntityProperty): string[] =>
+    const columns = (prop: EntityProperty): string[] =>
       prop.kind === ReferenceKind.EMBEDDED && !prop.object
-        ? Object.values(prop.embeddedProps).flatMap(leaves)
+        ? Object.values(prop.embeddedProps).flatMap(columns)
         : [prop.name];
-    const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] => {
-      const isWhole = prop.array || prop.targetMeta?.polymorphs || !at(this.#entity, path) || !at(theirs, path);
-      return prop.kind !== ReferenceKind.EMBEDDED || isWhole
-        ? [{ prop, path, keys: inObject ? undefined : leaves(prop) }]
-        : Object.values(prop.embeddedProps).flatMap((child) =>
+    const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] =>
+      isSplit(prop) && at(this.#entity, path) && at(theirs, path)
+        ? Object.values(prop.embeddedProps).flatMap((child) =>
             split(child, [...path, child.embedded![1]], inObject || Boolean(prop.object)),
-          );
-    };
+          )
+        : [{ prop, path, keys: inObject ? undefined : columns(prop) }];
+    const isSplit = (prop: EntityProperty) =>
+      prop.kind === ReferenceKind.EMBEDDED && !prop.array && !prop.targetMeta!.polymorphs;
     return this.#meta.comparableProps
-      .filter((prop) => !prop.embedded && prop.name !== this.#version && !(prop.getter && !prop.setter))
+      .filter((prop) => !prop.embedded && prop.name !== this.#version && (!prop.getter || prop.setter))
       .flatMap((prop) => split(prop, [prop.name], false));
   }
 
-  /** Inside an object, where MikroORM compares the whole. */
+  /** Inside an object, of which MikroORM compares the whole. */
   #same({ prop, path }: Unit, a: Dictionary, b: Dictionary): boolean {
     const [left, right] = [a, b].map((entity) => {
       const value = at(entity, path);
-      return Utils.isEntity(value, true) ? helper(value as object).getPrimaryKey(true) : stored(prop, value, this.#em);
+      if (Utils.isEntity<object>(value, true)) {
+        return helper(value).getPrimaryKey(true);
+      }
+      const type = prop.customType instanceof JsonType ? undefined : prop.customType;
+      return value == null || !type ? value : type.convertToDatabaseValue(value, this.#em.getPlatform());
     });
     return (left == null && right == null) || Utils.equals(left, right);
   }
 
-  #valueOf({ prop, path }: Unit, entity: Dictionary): unknown {
-    const value = at(entity, path);
-    return entity === this.#entity ? value : this.#own(prop, value);
-  }
-
-  #assign({ prop, path }: Unit, theirs: Dictionary): void {
+  #take({ prop, path }: Unit, theirs: Dictionary): void {
     const holder = at(this.#entity, path.slice(0, -1)) as Dictionary | undefined;
     const name = path.at(-1)!;
     const value = this.#own(prop, at(theirs, path));
-    if (!holder) {
-      return; // mine was set to null meanwhile, by whoever decides
-    }
-    if (prop.kind === ReferenceKind.SCALAR && prop.ref) {
-      (holder[name] ??= new ScalarReference()).set(value);
-    } else {
+    if (holder?.[name] instanceof ScalarReference) {
+      holder[name].set(value);
+    } else if (holder) {
       holder[name] = value;
     }
   }
 
   /** Entities of another fork become those of ours. */
   #own(prop: EntityProperty, value: unknown): unknown {
-    if (value && Utils.isEntity(value, true)) {
-      const entity = Reference.unwrapReference(value as object) as Dictionary;
-      const target = helper(entity);
-      const key = prop.targetKey ? entity[prop.targetKey] : target.getPrimaryKey();
-      const options = { wrapped: Boolean(prop.ref), schema: target.__schema, key: prop.targetKey };
-      return this.#em.getReference(entity.constructor as never, key as never, options as never);
+    if (Utils.isEntity<object>(value, true)) {
+      const target = Reference.unwrapReference(value) as Dictionary;
+      const { __schema: schema } = helper(target);
+      const key: unknown = prop.targetKey ? target[prop.targetKey] : helper(target).getPrimaryKey();
+      const options = { wrapped: Boolean(prop.ref), schema, key: prop.targetKey };
+      return this.#em.getReference(target.constructor as never, key as never, options as never);
     }
-    if (prop.kind === ReferenceKind.EMBEDDED && value) {
-      for (const item of Utils.asArray(value as Dictionary)) {
-        for (const child of Object.values(prop.embeddedProps)) {
-          const name = child.embedded![1];
-          if (item[name] != null) {
-            item[name] = this.#own(child, item[name]);
-          }
+    for (const item of prop.kind === ReferenceKind.EMBEDDED && value ? Utils.asArray(value as Dictionary) : []) {
+      for (const child of Object.values(prop.embeddedProps)) {
+        const name = child.embedded![1];
+        if (item[name] != null) {
+          item[name] = this.#own(child, item[name]);
         }
       }
     }
     return value;
   }
 
-  #collections(): { prop: EntityProperty; collection: Collection<object> }[] {
+  /** Those that are loaded. */
+  #collections(): [EntityProperty, Collection<object>][] {
     return this.#meta.relations
-      .map((prop) => ({ prop, collection: this.#entity[prop.name] as Collection<object> }))
-      .filter(
-        ({ collection }) => Utils.isCollection(collection) && collection.isInitialized() && collection.getSnapshot(),
-      );
+      .map((prop): [EntityProperty, Collection<object>] => [prop, this.#entity[prop.name]])
+      .filter(([, items]) => Utils.isCollection(items) && items.isInitialized() && items.getSnapshot());
   }
 
   /** What was added and removed stays so, on top of their items. */
-  async #mergeCollections(reader: EntityManager, theirs: Dictionary, now: object): Promise<void> {
-    for (const { prop, collection } of this.#collections()) {
-      const base = collection.getSnapshot()!;
-      const mine = collection.getItems(false);
-      await reader.populate(theirs, [`${prop.name}:ref`] as never, { refresh: true, connectionType: 'write' });
+  async #mergeCollections(reader: EntityManager, theirs: Dictionary): Promise<void> {
+    for (const [prop, collection] of this.#collections()) {
+      const { class: Item, primaryKeys } = prop.targetMeta!;
+      const options = { refresh: true, connectionType: 'write' } as const;
+      await reader.populate(theirs, [`${prop.name}:ref`] as never, options);
       const read = (theirs[prop.name] as Collection<object>).getItems(false);
       const items = read.map((item) => this.#own(prop, item) as object);
-      if (items.length > 0) {
-        const keys = items.map((item) => Utils.getPrimaryKeyCond(item, prop.targetMeta!.primaryKeys as never));
-        await this.#em.find(prop.targetMeta!.class, { $or: keys } as never, now as never);
+      const keys = items.map((item) => Utils.getPrimaryKeyCond(item, primaryKeys as never));
+      if (keys.length > 0) {
+        await this.#em.find(Item, { $or: keys } as never, CURRENT as never);
       }
+      const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
       mine.filter((item) => !items.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
       items.forEach((item) => collection.addWithoutPropagation(item));
       collection.takeSnapshot();
@@ -367,40 +360,8 @@ class Merge {
   }
 }
 
-/** Its entity is reachable, but neither printed nor serialised. */
-class Overlap implements PropertyClash<object, string, unknown> {
-  readonly #entity: object;
-  readonly #takeTheirs: () => void;
-  readonly property: string;
-  readonly base: unknown;
-  readonly mine: unknown;
-  readonly theirs: unknown;
-
-  constructor(entity: object, property: string, base: unknown, mine: unknown, theirs: unknown, takeTheirs: () => void) {
-    this.#entity = entity;
-    this.#takeTheirs = takeTheirs;
-    this.property = property;
-    this.base = base;
-    this.mine = mine;
-    this.theirs = theirs;
-  }
-
-  get entity(): object {
-    return this.#entity;
-  }
-
-  takeTheirs(): void {
-    this.#takeTheirs();
-  }
-}
-
+/** The value, or `undefined` where there is no embeddable around it. */
 function at(entity: Dictionary, path: readonly string[]): unknown {
   const value: unknown = path.reduce((holder: Dictionary | undefined, name) => holder?.[name], entity);
   return value instanceof ScalarReference ? value.unwrap() : value;
-}
-
-function stored({ customType }: EntityProperty, value: unknown, em: EntityManager): unknown {
-  return customType && value != null && !(customType instanceof JsonType)
-    ? customType.convertToDatabaseValue(value, em.getPlatform())
-    : value;
 }
