@@ -3,6 +3,7 @@ import { transform } from 'esbuild';
 import { defineConfig } from 'vitest/config';
 
 const driver = 'packages/driver/test';
+const resolve = 'packages/resolve/test';
 
 export default defineConfig({
   test: {
@@ -10,11 +11,16 @@ export default defineConfig({
     hookTimeout: 120_000,
     projects: [
       { test: { name: 'core', include: ['packages/core/test/*.test.ts'] } },
-      { test: { name: 'sqlite', include: [`${driver}/sqlite*.test.ts`, `${driver}/unknown-dialect.test.ts`] } },
+      {
+        test: {
+          name: 'sqlite',
+          include: [`${driver}/sqlite*.test.ts`, `${driver}/unknown-dialect.test.ts`, `${resolve}/sqlite*.test.ts`],
+        },
+      },
       {
         test: {
           name: 'postgresql',
-          include: [`${driver}/postgresql*.test.ts`],
+          include: [`${driver}/postgresql*.test.ts`, `${resolve}/postgresql*.test.ts`],
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
           fileParallelism: false,
         },
@@ -33,6 +39,7 @@ export default defineConfig({
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
         },
       },
+      { test: { name: 'resolve', include: [`${resolve}/docs.test.ts`] } },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
       {
         // Vitest's own transform leaves standard decorators as they are, and Node does not run them

@@ -1,0 +1,367 @@
+/**
+ * After a conflict: puts unsaved changes on top of what is in the database now.
+ *
+ *   const { clashes } = await rebase(em, error);   // a ConcurrentUpdate
+ *   for (const clash of clashes) clash.takeTheirs();   // or ask the user
+ *   await em.flush();
+ *
+ * A three-way merge, property by property: base is what the changes were made to (MikroORM's snapshot), mine is what is in
+ * memory, theirs what is in the database. It compares the way a flush does. Afterwards the snapshot and the version are
+ * theirs, so a flush writes what is mine, and conflicts with whoever comes third.
+ */
+import {
+  type Collection,
+  type Dictionary,
+  type EntityKey,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  FlushMode,
+  JsonType,
+  Reference,
+  ReferenceKind,
+  ScalarReference,
+  Utils,
+  ValidationError,
+  helper,
+} from '@mikro-orm/core';
+import { ConcurrentUpdate, isTouched, touch, versionOf } from '@mikro-ool/core';
+
+/** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
+export interface PropertyClash<Entity, Property, Value> {
+  readonly entity: Entity;
+  /** Its name; inside an embeddable with dots: `address.city`. */
+  readonly property: Property;
+  /** What both started from; `undefined` when that is not known, because the version was assigned and not loaded. */
+  readonly base: Value | undefined;
+  readonly mine: Value;
+  readonly theirs: Value;
+  /** Gives up mine. For anything else, assign to the entity. */
+  takeTheirs(): void;
+}
+
+type Unwrapped<Value> = Value extends ScalarReference<infer Inner> ? Inner : Value;
+
+/** A clash of one of the entity's properties: its name tells the type of the values. */
+export type Clash<Entity extends object = object> = object extends Entity
+  ? PropertyClash<object, string, unknown>
+  : {
+      [Key in EntityKey<Entity>]:
+        | PropertyClash<Entity, Key, Unwrapped<Entity[Key]>>
+        | (NonNullable<Entity[Key]> extends object ? PropertyClash<Entity, `${Key}.${string}`, unknown> : never);
+    }[EntityKey<Entity>];
+
+/** An entity that has unsaved changes, but no row any more. Left as it is, it conflicts again. */
+export interface Deleted<Entity extends object = object> {
+  readonly entity: Entity;
+  /** Forgets the entity and its changes. */
+  drop(): void;
+  /** Lets the next flush insert it again, under the same key and with the next version; 1:m items are rows of their own. */
+  recreate(): void;
+}
+
+/** An entity that is to be removed, though others have changed it since. The next flush removes it. */
+export interface Removed<Entity extends object = object> {
+  readonly entity: Entity;
+  /** Does not remove it after all, nor what the removal cascaded to. */
+  keep(): void;
+}
+
+/** What the caller may decide. Empty lists: everything is merged. */
+export interface Rebased<Entity extends object = object> {
+  readonly clashes: Clash<Entity>[];
+  readonly deleted: Deleted<Entity>[];
+  readonly removed: Removed<Entity>[];
+}
+
+/**
+ * Loads what is in the database and puts unsaved changes on top. Then `em.flush()` works, unless somebody was faster
+ * again. Where both have changed a property, mine stays and the clash is reported; what both changed to the same is none.
+ *
+ * @param em the EntityManager whose flush failed
+ * @param stale the error, for all the rows that it lists, or one entity
+ * @returns what is left to decide
+ * @throws {ValidationError} when the error lists no rows, and for an entity that is not managed or has no version
+ * @see Berenson et al. on lost updates; EF Core's "Resolving concurrency conflicts"; diff3
+ */
+export function rebase(em: EntityManager, stale: ConcurrentUpdate): Promise<Rebased>;
+export function rebase<Entity extends object>(em: EntityManager, stale: Entity): Promise<Rebased<Entity>>;
+export async function rebase(em: EntityManager, stale: object): Promise<Rebased> {
+  if (stale instanceof ConcurrentUpdate && stale.conflicts.length === 0) {
+    throw new ValidationError(
+      'There is nothing to rebase: the database itself aborted the transaction, and no row is known to be stale. ' +
+        'Run the whole transaction again, for instance by retryOnConflict().',
+    );
+  }
+  const context = em.getContext();
+  const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
+  const result: Rebased = { clashes: [], deleted: [], removed: [] };
+  for (const merge of [...entities].map((entity) => new Merge(context, entity))) {
+    await merge.run(result);
+  }
+  return result;
+}
+
+/** What is merged as one: a property, or one inside an embeddable. */
+interface Unit {
+  readonly prop: EntityProperty;
+  readonly path: readonly string[];
+  /** What it is called in a snapshot; absent inside an embeddable that is stored as an object. */
+  readonly keys?: readonly string[];
+}
+
+/** Whoever reads a stale row wants what is there: not on a replica, not hidden by a filter, without a flush before. */
+const CURRENT = { filters: false, connectionType: 'write', flushMode: FlushMode.COMMIT } as const;
+
+class Merge {
+  readonly #em: EntityManager;
+  readonly #entity: Dictionary;
+  readonly #meta: EntityMetadata;
+  readonly #version: string;
+
+  constructor(em: EntityManager, entity: object) {
+    const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
+    const name = wrapped?.__meta.className ?? entity.constructor.name;
+    if (!wrapped?.__managed || wrapped.__em !== em) {
+      throw new ValidationError(
+        `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
+          `after a transaction that was rolled back, run the whole transaction again.`,
+        entity,
+      );
+    }
+    // what stands on the entity may be the metadata of another ORM in this process
+    this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
+    const version = versionOf(this.#meta);
+    if (!version) {
+      throw new ValidationError(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
+    }
+    this.#version = version.name;
+    this.#em = em;
+    this.#entity = entity;
+  }
+
+  async run(result: Rebased): Promise<void> {
+    const [em, entity, meta, version] = [this.#em, this.#entity, this.#meta, this.#version];
+    const [uow, wrapped, { __schema: schema }] = [em.getUnitOfWork(false), helper(entity), helper(entity)];
+    const orphans = new Set<object>(uow.getOrphanRemoveStack());
+    const isRemoved = uow.getRemoveStack().has(entity) || orphans.has(entity);
+    if (!wrapped.__initialized) {
+      // merges the row into what was assigned, where init() would replace it
+      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...CURRENT, schema });
+    }
+    const snapshot = wrapped.__originalEntityData as Dictionary;
+    // entities of their own, since what is compared are snapshots, and what users see are values
+    const base = this.#baseFrom(snapshot);
+    const reader = em.fork({ keepTransactionContext: true });
+    const lazy = meta.props.filter(({ name, lazy }) => lazy && (name in snapshot || entity[name] !== undefined));
+    const populate = lazy.map(({ name }) => name) as never;
+    const key = helper(base).getPrimaryKey() as never;
+    const theirs: Dictionary | null = await reader.findOne(meta.class, key, { ...CURRENT, schema, populate });
+    if (!theirs) {
+      this.#gone(isRemoved, result);
+      return;
+    }
+
+    const comparator = em.getComparator();
+    const [mineData, theirData] = [comparator.prepareEntity(entity), comparator.prepareEntity(theirs)] as Dictionary[];
+    const diff = (from: Dictionary, to: Dictionary): Dictionary => comparator.diffEntities(meta.class, from, to);
+    const mineDiff = diff(snapshot, mineData!);
+    const theirDiff = diff(snapshot, theirData!);
+    const between = diff(mineData!, theirData!);
+    const isLoaded = (name: string) => name in snapshot || wrapped.__loadedProperties.has(name);
+    // An assigned version says that the changes were made to an older state than the loaded one, and after touch() it can
+    // no longer be told: then whatever differs is for somebody to decide.
+    const touched = isTouched(snapshot, version);
+    const isClaim = snapshot[version] !== entity[version];
+
+    for (const unit of this.#units(theirs)) {
+      const { prop, path, keys } = unit;
+      const differs = (found: Dictionary, a: Dictionary, b: Dictionary) =>
+        keys ? keys.some((name) => name in found) : !this.#same(unit, a, b);
+      const hasBase = !keys || keys.some(isLoaded);
+      const isKnown = hasBase || keys.some((name) => name in mineData!);
+      if (!isKnown || !differs(between, entity, theirs)) {
+        continue;
+      }
+      // a flush computes what has onUpdate, the failed one too
+      if (prop.onUpdate || !differs(mineDiff, base, entity)) {
+        this.#take(unit, theirs);
+      } else if (isClaim || !hasBase || differs(theirDiff, base, theirs)) {
+        const values = {
+          property: path.join('.'),
+          base: isClaim || !hasBase ? undefined : this.#own(prop, at(base, path)),
+          mine: at(entity, path),
+          theirs: this.#own(prop, at(theirs, path)),
+        };
+        // reachable, but neither printed nor serialised
+        const hidden = { entity: { value: entity }, takeTheirs: { value: () => this.#take(unit, theirs) } };
+        result.clashes.push(Object.defineProperties(values, hidden) as Clash);
+      }
+    }
+    for (const { name } of meta.props.filter((prop) => prop.generated || prop.formula)) {
+      if (theirs[name] !== undefined && entity[name] !== undefined) {
+        entity[name] = theirs[name];
+      }
+    }
+    entity[version] = theirs[version];
+    const merged = Object.entries(theirData!).filter(([name]) => isLoaded(name) || name in mineData!);
+    wrapped.__originalEntityData = Object.fromEntries(merged) as never;
+    if (touched) {
+      touch(entity);
+    }
+    await this.#mergeCollections(reader, theirs);
+    // a relation that others have moved on leaves no orphan of ours
+    const pending: Set<object> = uow.getOrphanRemoveStack();
+    pending.forEach((orphan) => orphans.has(orphan) || pending.delete(orphan));
+    if (isRemoved) {
+      const keep = () => {
+        em.persist(entity);
+        uow.cancelOrphanRemoval(entity);
+      };
+      result.removed.push({ entity, keep });
+    }
+  }
+
+  /** The entity that a snapshot was taken of; its version may be the mark of touch(). */
+  #baseFrom(snapshot: Dictionary): Dictionary {
+    const data: Dictionary = { ...snapshot, [this.#version]: undefined };
+    const platform = this.#em.getPlatform();
+    for (const { name, customType } of platform.convertsJsonAutomatically() ? this.#meta.comparableProps : []) {
+      // it is text in a snapshot all the same
+      if (customType instanceof JsonType && data[name] != null) {
+        data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
+      }
+    }
+    const options = { merge: true, refresh: true, convertCustomTypes: true, schema: helper(this.#entity).__schema };
+    const factory = this.#em.fork().getEntityFactory();
+    return factory.create(this.#meta.class, data as never, options as never);
+  }
+
+  /** The row is gone. Removed by both is what both wanted. */
+  #gone(isRemoved: boolean, result: Rebased): void {
+    const [em, entity] = [this.#em, this.#entity];
+    const drop = () => em.getUnitOfWork(false).unsetIdentity(entity);
+    if (isRemoved) {
+      drop();
+      return;
+    }
+    const recreate = () => {
+      const missing = this.#meta.comparableProps.find(({ name, nullable }) => !nullable && entity[name] === undefined);
+      if (missing || !helper(entity).__initialized) {
+        throw new ValidationError(
+          `${this.#meta.className} cannot be created again, because it was loaded only in part` +
+            `${missing ? `, without ${missing.name}` : ''}. Assign what is missing, or drop it.`,
+          entity,
+        );
+      }
+      // without a snapshot, it is new, and so are its links
+      delete helper(entity).__originalEntityData;
+      entity[this.#version] += 1;
+      for (const [prop, collection] of this.#collections()) {
+        const items = prop.owner ? collection.getItems(false) : [];
+        items.forEach((item) => collection.removeWithoutPropagation(item));
+        collection.takeSnapshot();
+        items.forEach((item) => collection.addWithoutPropagation(item));
+      }
+      em.persist(entity);
+    };
+    result.deleted.push({ entity, drop, recreate });
+  }
+
+  /** Embeddables are merged property by property, except where one side has none, and lists as a whole. */
+  #units(theirs: Dictionary): Unit[] {
+    const columns = (prop: EntityProperty): string[] =>
+      prop.kind === ReferenceKind.EMBEDDED && !prop.object
+        ? Object.values(prop.embeddedProps).flatMap(columns)
+        : [prop.name];
+    const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] =>
+      isSplit(prop) && at(this.#entity, path) && at(theirs, path)
+        ? Object.values(prop.embeddedProps).flatMap((child) =>
+            split(child, [...path, child.embedded![1]], inObject || Boolean(prop.object)),
+          )
+        : [{ prop, path, keys: inObject ? undefined : columns(prop) }];
+    const isSplit = (prop: EntityProperty) =>
+      prop.kind === ReferenceKind.EMBEDDED && !prop.array && !prop.targetMeta!.polymorphs;
+    return this.#meta.comparableProps
+      .filter((prop) => !prop.embedded && prop.name !== this.#version && (!prop.getter || prop.setter))
+      .flatMap((prop) => split(prop, [prop.name], false));
+  }
+
+  /** Inside an object, of which MikroORM compares the whole. */
+  #same({ prop, path }: Unit, a: Dictionary, b: Dictionary): boolean {
+    const [left, right] = [a, b].map((entity) => {
+      const value = at(entity, path);
+      if (Utils.isEntity<object>(value, true)) {
+        return helper(value).getPrimaryKey(true);
+      }
+      const type = prop.customType instanceof JsonType ? undefined : prop.customType;
+      return value == null || !type ? value : type.convertToDatabaseValue(value, this.#em.getPlatform());
+    });
+    return (left == null && right == null) || Utils.equals(left, right);
+  }
+
+  #take({ prop, path }: Unit, theirs: Dictionary): void {
+    const holder = at(this.#entity, path.slice(0, -1)) as Dictionary | undefined;
+    const name = path.at(-1)!;
+    const value = this.#own(prop, at(theirs, path));
+    if (holder?.[name] instanceof ScalarReference) {
+      holder[name].set(value);
+    } else if (holder) {
+      holder[name] = value;
+    }
+  }
+
+  /** Entities of another fork become those of ours. */
+  #own(prop: EntityProperty, value: unknown): unknown {
+    if (Utils.isEntity<object>(value, true)) {
+      const target = Reference.unwrapReference(value) as Dictionary;
+      const { __schema: schema } = helper(target);
+      const key: unknown = prop.targetKey ? target[prop.targetKey] : helper(target).getPrimaryKey();
+      const options = { wrapped: Boolean(prop.ref), schema, key: prop.targetKey };
+      return this.#em.getReference(target.constructor as never, key as never, options as never);
+    }
+    for (const item of prop.kind === ReferenceKind.EMBEDDED && value ? Utils.asArray(value as Dictionary) : []) {
+      for (const child of Object.values(prop.embeddedProps)) {
+        const name = child.embedded![1];
+        if (item[name] != null) {
+          item[name] = this.#own(child, item[name]);
+        }
+      }
+    }
+    return value;
+  }
+
+  /** Those that are loaded. */
+  #collections(): [EntityProperty, Collection<object>][] {
+    return this.#meta.relations
+      .map((prop): [EntityProperty, Collection<object>] => [prop, this.#entity[prop.name]])
+      .filter(([, items]) => Utils.isCollection(items) && items.isInitialized() && items.getSnapshot());
+  }
+
+  /** What was added and removed stays so, on top of their items. */
+  async #mergeCollections(reader: EntityManager, theirs: Dictionary): Promise<void> {
+    for (const [prop, collection] of this.#collections()) {
+      const { class: Item, primaryKeys } = prop.targetMeta!;
+      const options = { refresh: true, connectionType: 'write' } as const;
+      await reader.populate(theirs, [`${prop.name}:ref`] as never, options);
+      const read = (theirs[prop.name] as Collection<object>).getItems(false);
+      const items = read.map((item) => this.#own(prop, item) as object);
+      const keys = items.map((item) => Utils.getPrimaryKeyCond(item, primaryKeys as never));
+      if (keys.length > 0) {
+        await this.#em.find(Item, { $or: keys } as never, CURRENT as never);
+      }
+      const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
+      mine.filter((item) => !items.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
+      items.forEach((item) => collection.addWithoutPropagation(item));
+      collection.takeSnapshot();
+      mine.filter((item) => !base.includes(item)).forEach((item) => collection.addWithoutPropagation(item));
+      base.filter((item) => !mine.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
+    }
+  }
+}
+
+/** The value, or `undefined` where there is no embeddable around it. */
+function at(entity: Dictionary, path: readonly string[]): unknown {
+  const value: unknown = path.reduce((holder: Dictionary | undefined, name) => holder?.[name], entity);
+  return value instanceof ScalarReference ? value.unwrap() : value;
+}

@@ -1,0 +1,16 @@
+/** Everything that must hold on every database. */
+import { describe } from 'vitest';
+import type { TestDriver } from '../../../driver/test/harness.ts';
+import { merges } from './merge.ts';
+import { oddities } from './oddities.ts';
+import { rebases } from './rebase.ts';
+import { retries } from './retry.ts';
+
+export function suite(driver: TestDriver): void {
+  describe(driver.name, () => {
+    retries(driver);
+    rebases(driver);
+    oddities(driver);
+    merges(driver);
+  });
+}

@@ -1,0 +1,262 @@
+/** Work that is tried again ends in the sum of all of it; everything else is thrown on as it is. */
+import { channel } from 'node:diagnostics_channel';
+import { IsolationLevel, defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { type RetryMessage, retryOnConflict } from '@mikro-ool/resolve';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
+
+const Counter = defineEntity({
+  name: 'Counter',
+  properties: { id: p.integer().primary(), n: p.integer().default(0), version: p.type(VersionField) },
+});
+
+export function retries(driver: TestDriver): void {
+  describe('retryOnConflict', () => {
+    const setUp = async () => {
+      const db = await open(driver, [Counter]);
+      const seed = db.fork();
+      seed.create(Counter, { id: 1 });
+      await seed.flush();
+      const rival = async () => {
+        const em = db.fork();
+        (await em.findOneOrFail(Counter, 1)).n += 100;
+        await em.flush();
+      };
+      /** Loses its race, every time: with a rival that goes on another connection, or by an error of its own. */
+      const losing = async (em: ReturnType<typeof db.fork>) => {
+        const counter = await em.findOneOrFail(Counter, 1);
+        counter.n++;
+        throw new ConcurrentUpdate([
+          { entity: counter, entityName: 'Counter', primaryKey: 1, operation: 'update', expected: 1, actual: 2 },
+        ]);
+      };
+      return { ...db, rival, losing, n: async () => (await db.fork().findOneOrFail(Counter, 1)).n };
+    };
+
+    test('25 tasks increment one counter 5 times each: 125', async () => {
+      const { fork } = await setUp();
+      await Promise.all(
+        Array.from({ length: 25 }, async () => {
+          for (let i = 0; i < 5; i++) {
+            await retryOnConflict(
+              fork(),
+              async (em) => {
+                (await em.findOneOrFail(Counter, 1)).n++;
+              },
+              { attempts: 100 },
+            );
+          }
+        }),
+      );
+      expect(await fork().findOneOrFail(Counter, 1)).toMatchObject({ n: 125, version: 126 });
+    });
+
+    test('runs again on a fresh fork, and returns what the work returned', async () => {
+      const { fork, n, losing } = await setUp();
+      const seen: object[] = [];
+      const em = fork();
+      const result = await retryOnConflict(em, async (own) => {
+        seen.push(own);
+        expect(own.isInTransaction()).toBe(true);
+        if (seen.length < 3) {
+          await losing(own);
+        }
+        const counter = await own.findOneOrFail(Counter, 1);
+        return ++counter.n;
+      });
+      expect(result).toBe(1);
+      expect(await n()).toBe(1);
+      expect(new Set([...seen, em]).size).toBe(4);
+      expect(em.getUnitOfWork().getIdentityMap().keys()).toEqual([]);
+    });
+
+    test('throws the very last ConcurrentUpdate when all attempts are lost, 10 without a bound', async () => {
+      const { fork, losing, n } = await setUp();
+      for (const [attempts, expected] of [
+        [undefined, 10],
+        [1, 1],
+        [3, 3],
+      ]) {
+        const errors: unknown[] = [];
+        const error = await thrown(() =>
+          retryOnConflict(
+            fork(),
+            async (em) => {
+              const lost = await thrown(() => losing(em));
+              errors.push(lost);
+              throw lost;
+            },
+            { attempts },
+          ),
+        );
+        expect(errors).toHaveLength(expected!);
+        expect(error).toBe(errors.at(-1));
+      }
+      expect(await n()).toBe(0);
+    });
+
+    test('any other error is thrown on at once, unchanged', async () => {
+      const { fork, n } = await setUp();
+      const { AbortError } = await import('p-retry');
+      for (const error of [
+        new Error('x'),
+        new TypeError('x'),
+        new TypeError('fetch failed'),
+        new AbortError('x'),
+        'text',
+        null,
+      ]) {
+        let runs = 0;
+        const result = await retryOnConflict(fork(), async (em) => {
+          runs++;
+          (await em.findOneOrFail(Counter, 1)).n++;
+          await em.flush();
+          throw error;
+        }).then(
+          () => 'nothing was thrown',
+          (reason: unknown) => ({ reason }),
+        );
+        expect(result).toEqual({ reason: error });
+        expect((result as { reason: unknown }).reason).toBe(error);
+        expect(runs).toBe(1);
+      }
+      expect(await n()).toBe(0);
+    });
+
+    test('refuses to run inside an open transaction, before the work', async () => {
+      const { orm, fork } = await setUp();
+      let runs = 0;
+      const work = () => void runs++;
+      const sentence = /inside an open transaction.*Put retryOnConflict\(\) around the whole/;
+      const em = fork();
+      await em.begin();
+      await expect(retryOnConflict(em, work)).rejects.toThrow(sentence);
+      await em.rollback();
+      await em.transactional(async (tx) => {
+        await expect(retryOnConflict(tx, work)).rejects.toThrow(sentence);
+        await expect(retryOnConflict(em, work)).rejects.toThrow(sentence);
+        await expect(retryOnConflict(orm.em, work)).rejects.toThrow(sentence);
+      });
+      await expect(retryOnConflict(em, (tx) => retryOnConflict(tx, work))).rejects.toThrow(sentence);
+      expect(runs).toBe(0);
+      await retryOnConflict(orm.em, work);
+      await retryOnConflict(em, work);
+      expect(runs).toBe(2);
+    });
+
+    test('refuses a bound that is none', async () => {
+      const { fork } = await setUp();
+      for (const attempts of [0, -1, 1.5, NaN, Infinity, '3' as never]) {
+        await expect(retryOnConflict(fork(), () => {}, { attempts })).rejects.toThrow(
+          /attempts is .* Give an integer from 1/,
+        );
+      }
+    });
+
+    test('a signal ends the trying with its reason, also during a wait', async () => {
+      const { fork, losing, n } = await setUp();
+      const reason = new Error('gone');
+      let runs = 0;
+      const run = (signal: AbortSignal, work: () => void) =>
+        retryOnConflict(fork(), (em) => (runs++, work(), losing(em)), { signal, attempts: 1000 });
+      await expect(run(AbortSignal.abort(reason), () => {})).rejects.toBe(reason);
+      expect(runs).toBe(0);
+      const during = new AbortController();
+      await expect(run(during.signal, () => during.abort(reason))).rejects.toBe(reason);
+      expect(runs).toBe(1);
+      const waiting = new AbortController();
+      const listen = () => setTimeout(() => waiting.abort(reason));
+      channel('mikro-ool:retry').subscribe(listen);
+      onTestFinished(() => void channel('mikro-ool:retry').unsubscribe(listen));
+      await expect(run(waiting.signal, () => {})).rejects.toBe(reason);
+      expect(runs).toBe(2);
+      expect(await n()).toBe(0);
+    });
+
+    test('what is committed is no failure, even when the signal was aborted meanwhile', async () => {
+      const { fork, n } = await setUp();
+      const controller = new AbortController();
+      const result = await retryOnConflict(
+        fork(),
+        async (em) => {
+          (await em.findOneOrFail(Counter, 1)).n++;
+          controller.abort();
+          return 'saved';
+        },
+        { signal: controller.signal },
+      );
+      expect(result).toBe('saved');
+      expect(await n()).toBe(1);
+    });
+
+    test('tells who listens of every attempt that is repeated, and nobody else', async () => {
+      const { fork, losing } = await setUp();
+      const messages: RetryMessage[] = [];
+      const listen = (message: unknown) => void messages.push(message as RetryMessage);
+      const run = () => thrown(() => retryOnConflict(fork(), losing, { attempts: 3 }));
+      channel('mikro-ool:retry').subscribe(listen);
+      const error = await run();
+      expect(messages.map(({ attempt }) => attempt)).toEqual([1, 2]);
+      for (const [i, message] of messages.entries()) {
+        expect(message.error).toBeInstanceOf(ConcurrentUpdate);
+        expect(message.error).not.toBe(error);
+        expect(message.delay).toBeGreaterThanOrEqual(10 * 2 ** i);
+        expect(message.delay).toBeLessThanOrEqual(20 * 2 ** i);
+      }
+      channel('mikro-ool:retry').unsubscribe(listen);
+      await run();
+      expect(messages).toHaveLength(2);
+    });
+
+    if (driver.concurrent) {
+      test('a real rival between read and write', async () => {
+        const { fork, rival, n } = await setUp();
+        let runs = 0;
+        await retryOnConflict(fork(), async (em) => {
+          const counter = await em.findOneOrFail(Counter, 1);
+          if (++runs < 3) {
+            await rival();
+          }
+          counter.n++;
+        });
+        expect(runs).toBe(3);
+        expect(await n()).toBe(201);
+      });
+
+      test('a serialisation failure at COMMIT is tried again, at the isolation level that was given', async () => {
+        const { fork } = await setUp();
+        const seed = fork();
+        seed.create(Counter, { id: 2 });
+        await seed.flush();
+        let runs = 0;
+        let causes = 0;
+        const listen = (message: unknown) => void (causes += (message as RetryMessage).error.cause ? 1 : 0);
+        channel('mikro-ool:retry').subscribe(listen);
+        onTestFinished(() => void channel('mikro-ool:retry').unsubscribe(listen));
+        // write skew: each reads both counters and writes the other one's
+        const both = Promise.withResolvers<void>();
+        let arrived = 0;
+        const skew = (mine: number) =>
+          retryOnConflict(
+            fork(),
+            async (em) => {
+              runs++;
+              const counters = await em.findAll(Counter, { orderBy: { id: 'asc' } });
+              if (++arrived >= 2) {
+                both.resolve();
+              }
+              await both.promise;
+              counters[mine]!.n = 1 + counters[0]!.n + counters[1]!.n;
+            },
+            { isolationLevel: IsolationLevel.SERIALIZABLE },
+          );
+        await Promise.all([skew(0), skew(1)]);
+        const values = (await fork().findAll(Counter)).map(({ n }) => n).toSorted();
+        expect(values, 'as one after the other').toEqual([1, 2]);
+        expect(runs).toBe(3);
+        expect(causes).toBe(1);
+      });
+    }
+  });
+}
