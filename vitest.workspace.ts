@@ -58,7 +58,10 @@ export default defineConfig({
       },
       {
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
-        test: { name: 'decorators-legacy', include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'] },
+        test: {
+          name: 'decorators-legacy',
+          include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
+        },
       },
     ],
   },

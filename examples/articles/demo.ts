@@ -51,15 +51,16 @@ async function sqlite(): Promise<boolean> {
     debug: ['query', 'query-params'],
     logger: (line) => sql.push(line.replace(/^\[query\] | \[took .*$/gs, '')),
   });
-  const request = async (method: string, path: string, body?: object) => {
+  const request = async (method: string, path: string, tag?: string, body?: object) => {
     sql.length = 0;
     const response = await fetch(service.url + path, {
       method,
-      headers: body ? { 'content-type': 'application/json' } : {},
+      headers: { ...(tag && { 'if-match': tag }), ...(body && { 'content-type': 'application/json' }) },
       body: body && JSON.stringify(body),
     });
     const answer = await response.text();
-    console.log(`${method} ${path}${body ? ` ${JSON.stringify(body)}` : ''}`);
+    const [match, sent] = [tag ? ` If-Match: ${tag}` : '', body ? ` ${JSON.stringify(body)}` : ''];
+    console.log(`${method} ${path}${match}${sent}`);
     sql.forEach((statement) => console.log(`    ${statement}`));
     console.log(
       `  ${response.status}${answer && ` ${JSON.stringify(JSON.parse(answer), null, 1).replace(/\n\s*/g, ' ')}`}\n`,
@@ -71,19 +72,19 @@ async function sqlite(): Promise<boolean> {
     const statuses = [
       await request('GET', '/articles/1'),
       await request('GET', '/articles/1'),
-      await request('PUT', '/articles/1', { title: 'Hers', version: 1 }),
-      await request('PUT', '/articles/1', { title: 'His', version: 1 }),
+      await request('PUT', '/articles/1', '"Article/1/1"', { title: 'Hers' }),
+      await request('PUT', '/articles/1', '"Article/1/1"', { title: 'His' }),
     ];
     console.log('He deletes it instead, but what he has seen is not what is there. Then he looks again.\n');
     statuses.push(
-      await request('DELETE', '/articles/1?version=1'),
+      await request('DELETE', '/articles/1', '"Article/1/1"'),
       await request('GET', '/articles/1'),
-      await request('PUT', '/articles/1', { title: 'Both', version: 2 }),
+      await request('PUT', '/articles/1', '"Article/1/2"', { title: 'Both' }),
     );
     console.log(`${CLIENTS} clients, ${REQUESTS} requests each: read ${ROWS} rows, add 1 to each, save.\n`);
     const result = await hammer(service.url, ROWS, CLIENTS, REQUESTS);
     const lost = await report([{ name: 'mikro-ool, SQLite', service, entity: ArticleSchema, result }]);
-    return statuses.join() === '200,200,200,409,409,200,200' && lost[0] === 0 && result.other.length === 0;
+    return statuses.join() === '200,200,200,412,412,200,200' && lost[0] === 0 && result.other.length === 0;
   } finally {
     await service.stop();
     rmSync(dir, { recursive: true });

@@ -22,14 +22,14 @@ export async function hammer(url: string, rows: number, clients: number, request
         headers: { 'content-type': 'application/json' },
         body: JSON.stringify({ ids }),
       });
-      const answer = (await response.json()) as { message?: string };
+      const answer = (await response.json()) as { detail?: string };
       result.requests++;
       if (response.status === 200) {
         result.saved++;
       } else if (response.status === 409) {
         result.conflicts++;
       } else {
-        result.other.push(`${response.status} ${answer.message}`);
+        result.other.push(`${response.status} ${answer.detail}`);
       }
     }
   };

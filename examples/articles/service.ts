@@ -1,26 +1,28 @@
 /**
- * A small JSON service, to be copied. A client sends the version that it has seen along with what it changes; when
- * somebody else was faster, it gets a 409 that names the rows and their versions, and nothing was written.
+ * A small service, to be copied: a JSON API with entity tags, and pages to edit articles with (pages.ts).
+ *
+ * A client of the API gets the version as an `ETag` and sends it back as `If-Match`. When somebody else was faster, it
+ * gets a 412 or a 409 that names the row and its versions, and nothing was written.
  */
 import { setImmediate } from 'node:timers/promises';
 import { type EntityName, type MikroORM, NotFoundError, OptimisticLockError } from '@mikro-orm/core';
-import { ConcurrentUpdate, InvalidVersion, VersionNotLoaded } from '@mikro-ool/core';
+import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type Article, ArticleSchema } from './article.ts';
+import { addPages } from './pages.ts';
 
 interface ById {
   Params: { id: number };
 }
 
-const integer = { type: 'integer' };
+const integer = { type: 'integer', minimum: 1, maximum: 2 ** 31 - 1 };
 const params = { type: 'object', required: ['id'], properties: { id: integer } };
+const text = { type: 'string', pattern: '^[^\\0]*$', maxLength: 10_000 };
 const changes = {
   type: 'object',
-  required: ['version'],
   additionalProperties: false,
-  properties: { title: { type: 'string' }, body: { type: 'string' }, version: integer },
+  properties: { title: { ...text, maxLength: 255 }, body: text },
 };
-const claim = { type: 'object', required: ['version'], properties: { version: integer } };
 const ids = {
   type: 'object',
   required: ['ids'],
@@ -34,32 +36,33 @@ const ids = {
 export function createService(orm: MikroORM, entity: EntityName<Article> = ArticleSchema): FastifyInstance {
   const app = Fastify();
 
-  app.get<ById>('/articles/:id', { schema: { params } }, ({ params: { id } }) =>
-    orm.em.fork().findOneOrFail(entity, id),
-  );
+  app.get<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
+    const article = await orm.em.fork().findOneOrFail(entity, id);
+    reply.header('etag', etag(article));
+    return notModified(headers['if-none-match'], article) ? reply.code(304).send() : article;
+  });
 
   app.put<ById & { Body: Partial<Article> }>(
     '/articles/:id',
     { schema: { params, body: changes } },
-    async ({ params: { id }, body }) => {
+    async ({ params: { id }, headers, body }, reply) => {
       const em = orm.em.fork();
       const article = await em.findOneOrFail(entity, id);
-      em.assign(article, body); // with the version that the client has seen
+      article.version = ifMatch(headers['if-match'], article); // what the client has seen
+      em.assign(article, body);
       await em.flush();
-      return article;
+      return reply.header('etag', etag(article)).send(article);
     },
   );
 
-  app.delete<ById & { Querystring: { version: number } }>(
-    '/articles/:id',
-    { schema: { params, querystring: claim } },
-    async ({ params: { id }, query: { version } }, reply) => {
-      const em = orm.em.fork();
-      em.remove(em.assign(em.getReference(entity, id), { version })); // no need to read it first
-      await em.flush();
-      return reply.code(204).send();
-    },
-  );
+  app.delete<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
+    const em = orm.em.fork();
+    const article = em.getReference(entity, id); // no need to read it first
+    article.version = ifMatch(headers['if-match'], article);
+    em.remove(article);
+    await em.flush();
+    return reply.code(204).send();
+  });
 
   app.post<{ Body: { ids: number[] } }>('/articles/hits', { schema: { body: ids } }, async ({ body }) => {
     const em = orm.em.fork();
@@ -70,21 +73,21 @@ export function createService(orm: MikroORM, entity: EntityName<Article> = Artic
     return { saved: articles.length };
   });
 
-  app.setErrorHandler((error, _request, reply) => {
-    if (error instanceof ConcurrentUpdate) {
-      return reply.code(409).send({ message: error.message, conflicts: error.conflicts });
-    }
-    if (error instanceof InvalidVersion || error instanceof VersionNotLoaded) {
-      return reply.code(400).send({ message: error.message });
+  app.setErrorHandler((error: Error & { statusCode?: number }, _request, reply) => {
+    const answer = problem(error);
+    if (answer) {
+      return reply.code(answer.status).headers(answer.headers).send(answer.body);
     }
     if (error instanceof NotFoundError) {
-      return reply.code(404).send({ message: error.message });
+      return reply.code(404).send({ detail: 'There is no such article.' });
     }
     if (error instanceof OptimisticLockError) {
-      return reply.code(409).send({ message: error.message }); // MikroORM's own lock, in the comparison of the demo
+      return reply.code(409).send({ detail: error.message }); // MikroORM's own lock, in the comparison of the demo
     }
-    return reply.send(error);
+    // the message of a database error has the statement in it
+    return error.statusCode && error.statusCode < 500 ? reply.send(error) : reply.code(500).send();
   });
 
+  void app.register(addPages, { orm, entity });
   return app;
 }

@@ -2,68 +2,52 @@
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { MikroORM } from '@mikro-orm/core';
-import { SqliteDriver } from '@mikro-orm/sqlite';
-import { versioned } from '@mikro-ool/driver';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { type Article, ArticleSchema } from '../article.ts';
 import { hammer } from '../hammer.ts';
-import { createService } from '../service.ts';
+import { setUp } from './set-up.ts';
 
-const setUp = async () => {
-  const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [ArticleSchema] });
-  await orm.schema.create();
-  const em = orm.em.fork();
-  [1, 2, 3].forEach((id) => em.create(ArticleSchema, { id, title: `Article ${id}` }));
-  await em.flush();
-  const app = createService(orm);
-  const url = await app.listen({ host: '127.0.0.1', port: 0 });
-  onTestFinished(async () => {
-    await app.close();
-    await orm.close();
-  });
-  const request = async (method: string, path: string, body?: object) => {
-    const headers = body ? { 'content-type': 'application/json' } : {};
-    const response = await fetch(url + path, { method, headers, body: body && JSON.stringify(body) });
-    const text = await response.text();
-    return { status: response.status, body: (text ? JSON.parse(text) : undefined) as Record<string, unknown> };
-  };
-  return { orm, url, request };
-};
-
-test('the second editor gets a 409 with the conflict, reads again, and saves', async () => {
+test('the second editor gets a 412 with what to do, reads again, and saves', async () => {
   const { request } = await setUp();
-  expect(await request('GET', '/articles/1')).toMatchObject({ status: 200, body: { title: 'Article 1', version: 1 } });
-  expect(await request('PUT', '/articles/1', { title: 'hers', version: 1 })).toMatchObject({
+  const seen = await request('GET', '/articles/1');
+  expect(seen).toMatchObject({ status: 200, etag: '"Article/1/1"', body: { title: 'Article 1' } });
+  const tag = { 'if-match': seen.etag! };
+  expect(await request('PUT', '/articles/1', { title: 'hers' }, tag)).toMatchObject({
     status: 200,
+    etag: '"Article/1/2"',
     body: { title: 'hers', version: 2 },
   });
-  const late = await request('PUT', '/articles/1', { title: 'his', version: 1 });
-  expect(late.status).toBe(409);
-  expect(late.body.conflicts).toEqual([
-    { entityName: 'Article', primaryKey: 1, operation: 'update', expected: 1, actual: 2 },
-  ]);
-  expect((await request('PUT', '/articles/1', { title: 'his', version: 2 })).status).toBe(200);
+  expect(await request('PUT', '/articles/1', { title: 'his' }, tag)).toMatchObject({
+    status: 412,
+    body: { title: 'Precondition Failed' },
+  });
+  const again = await request('GET', '/articles/1');
+  expect(again.body).toMatchObject({ title: 'hers' });
+  expect((await request('PUT', '/articles/1', { title: 'his' }, { 'if-match': again.etag! })).status).toBe(200);
   expect((await request('GET', '/articles/1')).body).toMatchObject({ title: 'his', version: 3 });
+  expect((await request('GET', '/articles/1', undefined, { 'if-none-match': '"Article/1/3"' })).status).toBe(304);
 });
 
-test('a stale DELETE is a 409 and deletes nothing, a fresh one is a 204, a second one a 409', async () => {
+test('a stale DELETE is a 412 and deletes nothing, a fresh one is a 204, a second one a 412', async () => {
   const { request } = await setUp();
-  expect((await request('DELETE', '/articles/1?version=9')).status).toBe(409);
+  const remove = (tag: string) => request('DELETE', '/articles/1', undefined, { 'if-match': tag });
+  expect((await remove('"Article/1/9"')).status).toBe(412);
   expect((await request('GET', '/articles/1')).status).toBe(200);
-  expect((await request('DELETE', '/articles/1?version=1')).status).toBe(204);
-  const again = await request('DELETE', '/articles/1?version=1');
-  expect(again).toMatchObject({ status: 409, body: { conflicts: [{ actual: null }] } });
+  expect((await remove('"Article/1/1"')).status).toBe(204);
+  expect(await remove('"Article/1/1"')).toMatchObject({ status: 412, body: { conflicts: [{ actual: null }] } });
   expect((await request('GET', '/articles/1')).status).toBe(404);
 });
 
-test('a version that is none is a 400', async () => {
+test('no version is a 428, and nonsense a 400', async () => {
   const { request } = await setUp();
-  for (const version of ['abc', -1, 1.5, 2 ** 40, undefined]) {
-    expect((await request('PUT', '/articles/1', { title: 'x', version })).status).toBe(400);
+  for (const method of ['PUT', 'DELETE']) {
+    const body = method === 'PUT' ? { title: 'x' } : undefined;
+    expect((await request(method, '/articles/1', body)).status).toBe(428);
+    expect((await request(method, '/articles/1', body, { 'if-match': 'abc' })).status).toBe(400);
+    expect((await request(method, '/articles/1', body, { 'if-match': '"Article/2/1"' })).status).toBe(412);
   }
-  expect((await request('DELETE', '/articles/1')).status).toBe(400);
-  expect((await request('GET', '/articles/1')).body).toMatchObject({ title: 'Article 1', version: 1 });
+  expect((await request('PUT', '/articles/1', { title: 1 }, { 'if-match': '*' })).status).toBe(200);
+  expect((await request('GET', '/articles/1')).body).toMatchObject({ title: '1', version: 2 });
 });
 
 test('8 clients on the same rows: saved == counter == version - 1', async () => {
@@ -81,7 +65,7 @@ test('the demo runs by itself, shows the conflict and the SQL, and ends well', a
   const demo = join(import.meta.dirname, '../demo.ts');
   const { stdout } = await promisify(execFile)(process.execPath, [demo]);
   expect(stdout).toContain(
-    '409 { "message": "Article 1 could not be updated: version 1 was expected, but it is 2 now.',
+    '412 { "title": "Precondition Failed", "status": 412, "detail": "This Article is not in the state that If-Match names.',
   );
   expect(stdout).toMatch(/update `article` set .+ where `id` = 1 and `version` = 1/);
   expect(stdout).toContain('Nothing was lost');

@@ -1,0 +1,29 @@
+/**
+ * `npx pnpm start`: the service on http://127.0.0.1:3000, on a SQLite file in this directory;
+ * `DATABASE_URL=postgresql://…` puts it on PostgreSQL. `PORT` chooses another port.
+ */
+import { MikroORM, type Options } from '@mikro-orm/core';
+import { PostgreSqlDriver } from '@mikro-orm/postgresql';
+import { SqliteDriver } from '@mikro-orm/sqlite';
+import { versioned } from '@mikro-ool/driver';
+import { ArticleSchema } from './article.ts';
+import { createService } from './service.ts';
+
+const { DATABASE_URL: clientUrl, PORT = '3000' } = process.env;
+const orm = await MikroORM.init({
+  ...(clientUrl
+    ? { driver: versioned(PostgreSqlDriver), clientUrl }
+    : { driver: versioned(SqliteDriver), dbName: new URL('./articles.db', import.meta.url).pathname }),
+  entities: [ArticleSchema],
+} as Options);
+await orm.schema.update({ safe: true });
+const em = orm.em.fork();
+if ((await em.count(ArticleSchema)) === 0) {
+  em.create(ArticleSchema, { id: 1, title: 'Two editors', body: 'Open this page in two tabs, and save in both.' });
+  await em.flush();
+}
+const app = createService(orm);
+console.log(`Listening on ${await app.listen({ host: '127.0.0.1', port: Number(PORT) })}`);
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => void app.close().then(() => orm.close()));
+}
