@@ -51,7 +51,10 @@ export default defineConfig({
       },
       {
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
-        test: { name: 'decorators-legacy', include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'] },
+        test: {
+          name: 'decorators-legacy',
+          include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
+        },
       },
     ],
   },
