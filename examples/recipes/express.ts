@@ -1,4 +1,5 @@
 /** Express 5: `req.get()` has the header, the last middleware answers. */
+// oxlint-disable oxc/no-async-endpoint-handlers -- Express 5 awaits them
 import { type MikroORM, NotFoundError } from '@mikro-orm/core';
 import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import express, { type ErrorRequestHandler, type Express } from 'express';

@@ -3,7 +3,7 @@
  * the database changes, and no answer shows a column that is not meant for it.
  */
 import { request as httpRequest } from 'node:http';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
 import { type TestDriver, open } from '../../driver/test/harness.ts';
 import { postgresql } from '../../driver/test/drivers/postgresql.ts';

@@ -3,7 +3,7 @@ import { MikroORM } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { type HeaderValue, PreconditionError, etag, ifMatch, ifNoneMatch, notModified } from '@mikro-ool/http';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Article, Note } from './service.ts';
 
