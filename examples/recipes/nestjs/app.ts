@@ -92,6 +92,7 @@ export class ArticleController {
 }
 
 @Module({})
+// oxlint-disable-next-line typescript/no-extraneous-class -- a module is a class
 export class AppModule {
   /** `@mikro-orm/nestjs` provides the ORM in an application. */
   static with(orm: MikroORM): DynamicModule {

@@ -3,7 +3,7 @@
  * the database changes, and no answer shows a column that is not meant for it.
  */
 import { request as httpRequest } from 'node:http';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
 import { type TestDriver, open } from '../../driver/test/harness.ts';
 import { postgresql } from '../../driver/test/drivers/postgresql.ts';
@@ -224,13 +224,13 @@ const run = async (
   expect(await rows()).not.toBe(before);
 };
 
-test('10,000 attacks on SQLite', async () => run(await setUp(sqliteMemory), 10_000), 240_000);
+test('10,000 attacks on SQLite', async () => run(await setUp(sqliteMemory), 10_000), 600_000);
 
-test('1,000 attacks on PostgreSQL', async () => run(await setUp(postgresql), 1000), 240_000);
+test('1,000 attacks on PostgreSQL', async () => run(await setUp(postgresql), 1000), 600_000);
 
 test('1,000 attacks over HTTP', async () => {
   const db = await setUp(sqliteMemory);
   const { port, close } = await listen(db.orm);
   onTestFinished(close);
   await run(db, 1000, overHttp(port));
-}, 240_000);
+}, 600_000);
