@@ -10,12 +10,10 @@ import { ArticleSchema } from './article.ts';
 import { createService } from './service.ts';
 
 const { DATABASE_URL: clientUrl, PORT = '3000' } = process.env;
-const orm = await MikroORM.init({
-  ...(clientUrl
-    ? { driver: versioned(PostgreSqlDriver), clientUrl }
-    : { driver: versioned(SqliteDriver), dbName: new URL('./articles.db', import.meta.url).pathname }),
-  entities: [ArticleSchema],
-} as Options);
+const database: Options = clientUrl
+  ? { driver: versioned(PostgreSqlDriver), clientUrl }
+  : { driver: versioned(SqliteDriver), dbName: new URL('./articles.db', import.meta.url).pathname };
+const orm = await MikroORM.init({ ...database, entities: [ArticleSchema] });
 await orm.schema.update({ safe: true });
 const em = orm.em.fork();
 if ((await em.count(ArticleSchema)) === 0) {
