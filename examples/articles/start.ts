@@ -10,7 +10,7 @@ import { ArticleSchema } from './article.ts';
 import { createService } from './service.ts';
 
 const { DATABASE_URL: clientUrl, PORT = '3000' } = process.env;
-const database: Options = clientUrl
+const database: Partial<Options> = clientUrl
   ? { driver: versioned(PostgreSqlDriver), clientUrl }
   : { driver: versioned(SqliteDriver), dbName: new URL('./articles.db', import.meta.url).pathname };
 const orm = await MikroORM.init({ ...database, entities: [ArticleSchema] });
