@@ -30,7 +30,7 @@ export function oddities(driver: TestDriver): void {
         properties: { id: id(), ...properties, version: version() },
         filters: more.filters ?? {},
       } as never) as any;
-      const { fork, orm } = await open(driver, [...(more.entities ?? []), Item] as never, more.options);
+      const { fork, orm, sent } = await open(driver, [...(more.entities ?? []), Item] as never, more.options);
       const seed = fork();
       for (const [Entity, data] of more.rows ?? []) {
         seed.create(Entity as never, data as never);
@@ -47,7 +47,7 @@ export function oddities(driver: TestDriver): void {
       await rival.flush();
       const error = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;
       expect(error).toBeInstanceOf(ConcurrentUpdate);
-      return { Item, orm, fork, em, item, error, now: () => load(fork()) };
+      return { Item, orm, fork, sent, em, item, error, now: () => load(fork()) };
     };
 
     test('a scalar reference', async () => {
@@ -117,7 +117,11 @@ export function oddities(driver: TestDriver): void {
       const { em, item, error, now } = await setUp(
         { a: p.string().nullable(), b: p.string().nullable(), c: p.string().nullable() },
         { b: 'b' },
-        (item) => (item.c = 'mine'),
+        async (item, em) => {
+          item.c = 'saved';
+          await em.flush();
+          item.c = 'mine';
+        },
         (item) => ((item.a = 'theirs'), (item.b = undefined)),
         { options: { forceUndefined: true } },
       );
@@ -159,26 +163,35 @@ export function oddities(driver: TestDriver): void {
       expect(await now()).toMatchObject({ n: 2, gone: true, version: 3 });
     });
 
-    test('a 1:1 relation, with bigint keys', async () => {
-      const Part = defineEntity({ name: 'Part', properties: { id: p.bigint().primary(), version: version() } });
-      const { em, error, now, fork } = await setUp(
-        { n: p.integer(), part: () => p.oneToOne(Part).nullable() },
+    test('a 1:1 relation with orphan removal, and bigint keys', async () => {
+      const Part = defineEntity({
+        name: 'Part',
+        properties: {
+          id: p.bigint().primary(),
+          item: () => p.oneToOne('Item' as never).mappedBy('part' as never),
+          version: version(),
+        },
+      } as never) as any;
+      const { em, error, now, fork, sent } = await setUp(
+        {
+          n: p.integer(),
+          part: () =>
+            p
+              .oneToOne(Part)
+              .inversedBy('item' as never)
+              .nullable()
+              .orphanRemoval(),
+        },
         { n: 1, part: 1n },
         (item) => (item.n = 2),
-        (item, em) => (item.part = em.create(Part, { id: 3n })),
-        {
-          entities: [Part],
-          rows: [
-            [Part, { id: 1n }],
-            [Part, { id: 2n }],
-          ],
-          populate: ['part'],
-        },
+        (item, em) => (item.part = em.create(Part, { id: 3n } as never)),
+        { entities: [Part], rows: [1n, 2n].map((id) => [Part, { id }]), populate: ['part'] },
       );
       expect((await rebase(em, error)).clashes).toEqual([]);
-      await em.flush();
+      // theirs removed the orphan, and it is not for us to remove it once more
+      expect((await sent(() => em.flush())).filter((sql) => sql.startsWith('delete'))).toEqual([]);
       expect(await now()).toMatchObject({ n: 2, part: { id: 3n }, version: 3 });
-      expect((await fork().findAll(Part)).map(({ id }) => id).toSorted()).toEqual([1n, 2n, 3n]);
+      expect((await fork().findAll(Part)).map(({ id }: any) => id).toSorted()).toEqual([2n, 3n]);
     });
 
     test('the m:n items from the inverse side', async () => {
