@@ -7,6 +7,7 @@ import { ArticleSchema, changesIn, idIn } from './article.ts';
 
 export function createApp(orm: MikroORM): Express {
   const app = express();
+  app.set('etag', false); // Express tags every answer by itself, also those of errors
   app.use(express.json());
 
   app.get('/articles/:id', async (req, res) => {

@@ -107,7 +107,8 @@ function parseBody(body: string | undefined): { title: string; version?: unknown
 
 /** The same over HTTP. An error that nobody answered is a 500 with its text, so that a leak would be seen. */
 export async function listen(orm: MikroORM): Promise<{ port: number; close: () => Promise<void> }> {
-  const server = createServer(async (request, response) => {
+  // Node refuses long headers itself, by closing the connection while they are being sent
+  const server = createServer({ maxHeaderSize: 2 ** 20 }, async (request, response) => {
     const chunks: Buffer[] = [];
     for await (const chunk of request) {
       chunks.push(chunk as Buffer);

@@ -96,8 +96,15 @@ export async function rebase(em: EntityManager, stale: object): Promise<Rebased>
   const context = em.getContext();
   const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
   const result: Rebased = { clashes: [], deleted: [], removed: [] };
-  for (const merge of [...entities].map((entity) => new Merge(context, entity))) {
-    await merge.run(result);
+  const merges = [...entities].map((entity) => new Merge(context, entity));
+  try {
+    for (const merge of merges) {
+      await merge.run(result);
+    }
+  } catch (error) {
+    // a read has failed, and nobody sees the clashes: the next flush must not overwrite what they are about
+    merges.forEach((merge) => merge.stayStale());
+    throw error;
   }
   return result;
 }
@@ -118,6 +125,7 @@ class Merge {
   readonly #entity: Dictionary;
   readonly #meta: EntityMetadata;
   readonly #version: string;
+  readonly #stale: unknown;
 
   constructor(em: EntityManager, entity: object) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
@@ -138,6 +146,12 @@ class Merge {
     this.#version = version.name;
     this.#em = em;
     this.#entity = entity;
+    this.#stale = this.#entity[this.#version];
+  }
+
+  /** Whatever was merged already: it conflicts again. */
+  stayStale(): void {
+    this.#entity[this.#version] = this.#stale;
   }
 
   async run(result: Rebased): Promise<void> {

@@ -65,7 +65,15 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
   }
   const attempt = async (): Promise<() => Result> => {
     try {
-      const result = await (em.fork() as Em).transactional((tx) => work(tx as Em), { isolationLevel });
+      const result = await (em.fork() as Em).transactional(
+        async (tx) => {
+          const worked = await work(tx as Em);
+          // where transactions are disabled, MikroORM does not flush by itself
+          await tx.flush();
+          return worked;
+        },
+        { isolationLevel },
+      );
       return () => result;
     } catch (error) {
       if (error instanceof ConcurrentUpdate) {

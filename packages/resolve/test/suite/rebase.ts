@@ -238,6 +238,21 @@ export function rebases(driver: TestDriver): void {
       expect(article.version).toBe(2);
     });
 
+    test('a read that fails: the entity stays stale, so that nothing unseen is overwritten', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const article = await em.findOneOrFail(Article, 1, { populate: ['notes'] });
+      article.title = 'mine';
+      await fork().nativeUpdate(Article, 1, { title: 'theirs' });
+      await em.getConnection().execute('alter table note rename to hidden');
+      await thrown(() => rebase(em, article));
+      await em.getConnection().execute('alter table hidden rename to note');
+      expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+      expect(await rebase(em, article)).toMatchObject({
+        clashes: [{ property: 'title', mine: 'mine', theirs: 'theirs' }],
+      });
+    });
+
     test('a third writer conflicts again', async () => {
       const { conflict, fork, load, now } = await setUp();
       const { em, error } = await conflict(

@@ -71,6 +71,15 @@ export function retries(driver: TestDriver): void {
       expect(em.getUnitOfWork().getIdentityMap().keys()).toEqual([]);
     });
 
+    test('where transactions are disabled, what the work changed is saved all the same', async () => {
+      const { orm, n } = await setUp();
+      const em = orm.em.fork({ disableTransactions: true });
+      await retryOnConflict(em, async (own) => {
+        (await own.findOneOrFail(Counter, 1)).n++;
+      });
+      expect(await n()).toBe(1);
+    });
+
     test('throws the very last ConcurrentUpdate when all attempts are lost, 10 without a bound', async () => {
       const { fork, losing, n } = await setUp();
       for (const [attempts, expected] of [
