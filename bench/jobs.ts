@@ -12,6 +12,7 @@ import {
   change,
 } from './contender.ts';
 import { drizzle } from './contenders/drizzle.ts';
+import { listened } from './contenders/listened.ts';
 import { mikroOrm } from './contenders/mikro-orm.ts';
 import { sequelize } from './contenders/sequelize.ts';
 import { handWritten } from './contenders/sql.ts';
@@ -145,6 +146,13 @@ export const JOBS: readonly Job[] = [
     contenders: [ours, withoutUndo(ours)],
     servers: BOTH,
     task: update(NARROW, FIRST_THREE),
+  },
+  {
+    title: 'a conflict that somebody listens to',
+    sizes: [1, 100],
+    contenders: [ours, listened(ours)],
+    servers: BOTH,
+    task: conflict,
   },
   // last, because it takes rows away
   { title: 'delete', sizes: [10, 100, 500], contenders: CONTENDERS, servers: BOTH, task: remove },
