@@ -66,7 +66,9 @@ async function loadAll(session: Session, table: Table, ids: readonly number[]): 
 // above all ids, which the tables were filled with
 let seed = 1_000_000;
 function nextSeed(n: number): number {
-  return (seed += n);
+  const first = seed;
+  seed += n;
+  return first;
 }
 
 const remove: Job['task'] = (name, session, n) => ({
