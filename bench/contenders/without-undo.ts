@@ -1,6 +1,7 @@
 /** mikro-ool that could not take a failed flush back, to see what being able to costs. */
 import { Undo } from '../../packages/driver/src/undo.ts';
 import type { Contender } from '../contender.ts';
+import { around } from './around.ts';
 
 const METHODS = ['remember', 'moved', 'done'] as const;
 
@@ -16,17 +17,5 @@ async function withoutMemory(work: () => Promise<void>): Promise<void> {
 }
 
 export function withoutUndo(contender: Contender): Contender {
-  return {
-    name: `${contender.name}, without undo`,
-    async open(server) {
-      const session = await contender.open(server)!;
-      return {
-        ...session,
-        async load(table, ids) {
-          const loaded = await session.load(table, ids);
-          return { ...loaded, update: () => withoutMemory(loaded.update) };
-        },
-      };
-    },
-  };
+  return around(contender, 'without undo', withoutMemory);
 }

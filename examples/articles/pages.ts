@@ -12,6 +12,7 @@ import { rebase } from '@mikro-ool/resolve';
 import { htmlEscape } from 'escape-goat';
 import type { FastifyInstance } from 'fastify';
 import type { Article } from './article.ts';
+import { type ById, params, text, title } from './requests.ts';
 
 const TEXTS = ['title', 'body'] as const;
 type Text = (typeof TEXTS)[number];
@@ -20,23 +21,11 @@ type Texts = Record<Text, string>;
 /** What the form sends: the texts, those that it began with, and the version that these had. */
 type Form = Texts & { [Key in Text as `base.${Key}`]: string } & { version: string };
 
-const string = { type: 'string', maxLength: 10_000, pattern: '^[^\\0]*$' };
-const title = { ...string, maxLength: 255 };
 const form = {
   type: 'object',
   required: ['title', 'body', 'base.title', 'base.body', 'version'],
-  properties: { title, body: string, 'base.title': title, 'base.body': string, version: string },
+  properties: { title, body: text, 'base.title': title, 'base.body': text, version: text },
 };
-const params = {
-  type: 'object',
-  required: ['id'],
-  properties: { id: { type: 'integer', minimum: 1, maximum: 2 ** 31 - 1 } },
-};
-
-interface ById {
-  Params: { id: number };
-}
-
 export async function addPages(
   app: FastifyInstance,
   { orm, entity }: { orm: MikroORM; entity: EntityName<Article> },
@@ -102,8 +91,8 @@ export async function addPages(
   );
 }
 
-function lines(text: string): string {
-  return text.replaceAll('\r\n', '\n');
+function lines(sent: string): string {
+  return sent.replaceAll('\r\n', '\n');
 }
 
 /** The form, filled with `texts`; its base is what is saved. */

@@ -10,18 +10,12 @@ import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type Article, ArticleSchema } from './article.ts';
 import { addPages } from './pages.ts';
+import { type ById, integer, params, text, title } from './requests.ts';
 
-interface ById {
-  Params: { id: number };
-}
-
-const integer = { type: 'integer', minimum: 1, maximum: 2 ** 31 - 1 };
-const params = { type: 'object', required: ['id'], properties: { id: integer } };
-const text = { type: 'string', pattern: '^[^\\0]*$', maxLength: 10_000 };
 const changes = {
   type: 'object',
   additionalProperties: false,
-  properties: { title: { ...text, maxLength: 255 }, body: text },
+  properties: { title, body: text },
 };
 const ids = {
   type: 'object',

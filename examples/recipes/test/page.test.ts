@@ -1,24 +1,16 @@
 /** What docs/request-handlers.md shows is what happens: its service is started as it stands, its curl lines are sent. */
 import { execFile, spawn } from 'node:child_process';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
+import { freePort } from '../../../tools/postgres.ts';
 
 const page = readFileSync(join(import.meta.dirname, '../../../docs/request-handlers.md'), 'utf8');
 
-const freePort = async () => {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, resolve));
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
-  return String(port);
-};
-
 test('the service of the page answers its curl lines as the page says', async () => {
-  const port = await freePort();
+  const port = String(await freePort());
   const program = page.match(/```ts\n(.*?)```/s)![1]!.replace('3000', port);
   expect(program.trim().split('\n').length).toBeLessThanOrEqual(38);
   const file = join(import.meta.dirname, `page-program-${process.pid}.ts`);

@@ -156,7 +156,8 @@ class Merge {
 
   async run(result: Rebased): Promise<void> {
     const [em, entity, meta, version] = [this.#em, this.#entity, this.#meta, this.#version];
-    const [uow, wrapped, { __schema: schema }] = [em.getUnitOfWork(false), helper(entity), helper(entity)];
+    const [uow, wrapped] = [em.getUnitOfWork(false), helper(entity)];
+    const { __schema: schema } = wrapped;
     const orphans = new Set<object>(uow.getOrphanRemoveStack());
     const isRemoved = uow.getRemoveStack().has(entity) || orphans.has(entity);
     if (!wrapped.__initialized) {

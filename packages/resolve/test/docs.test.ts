@@ -1,18 +1,14 @@
 /** What docs/resolving-conflicts.md shows is what happens: its blocks are one program, with what it prints. */
-import { execFile } from 'node:child_process';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
+import { outputOf } from '../../driver/test/program.ts';
 
 test('docs/resolving-conflicts.md runs as it stands and prints what it says', async () => {
   const page = readFileSync(join(import.meta.dirname, '../../../docs/resolving-conflicts.md'), 'utf8');
   const blocks = (language: string) =>
     [...page.matchAll(/^```(\w*)\n(.*?)^```/gms)].filter((match) => match[1] === language).map((match) => match[2]!);
-  const file = join(import.meta.dirname, `docs-program-${process.pid}.ts`);
-  writeFileSync(file, blocks('ts').join('\n'));
-  onTestFinished(() => rmSync(file));
-  const { stdout } = await promisify(execFile)(process.execPath, [file]);
+  const printed = await outputOf(blocks('ts').join('\n'), import.meta.dirname);
   expect(blocks('').length).toBeGreaterThan(5);
-  expect(stdout).toBe(blocks('').join(''));
+  expect(printed).toBe(blocks('').join(''));
 });
