@@ -75,7 +75,7 @@ export function chart({ results }: Section, database: string): string {
       left: 'center',
     },
     color: COLORS,
-    legend: { bottom: 0, data: SHOWN },
+    legend: { bottom: 0, data: SHOWN, itemGap: 30 },
     grid: { left: 45, right: 20, top: 70, bottom: 65 },
     xAxis: { type: 'category', data: sizes.map((n) => `${n} row${n > 1 ? 's' : ''}`), axisTick: { show: false } },
     yAxis: { type: 'value' },
