@@ -150,3 +150,5 @@ if (needsPostgres) {
 }
 const sqliteVersion = new Sqlite(':memory:').prepare<[], { v: string }>('select sqlite_version() as v').get()!.v;
 await measureAll({ kind: 'sqlite' }, `SQLite ${sqliteVersion}`);
+// contenders leave timers behind that would keep the process alive
+process.exit();
