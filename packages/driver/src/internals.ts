@@ -362,12 +362,46 @@ function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void 
 /** What becomes of the flushes of a transaction. */
 export interface TransactionListener {
   began(transaction: object, parent: object | undefined): void;
-  /** COMMIT is about to be sent. Throws when it must not be. */
-  committing(transaction: object): void;
+  /** COMMIT is about to be sent. Throws when it must not be; `isAlive` asks the database for the transaction. */
+  committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void>;
   committed(transaction: object): void;
   rolledBack(transaction: object): Restorable[];
-  /** COMMIT failed. Returns what to throw. */
-  commitFailed(transaction: object, error: unknown): unknown;
+  rollbackFailed(savepoint: object, error: unknown): void;
+  /** COMMIT failed, or a listener before it was sent. Returns what to throw. */
+  commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown;
+  /** ROLLBACK failed. May the connection go back to its pool? */
+  mayRelease(error: unknown): boolean;
+}
+
+type Client = ReturnType<AbstractSqlConnection['getClient']>;
+type TransactionBuilder = ReturnType<Client['startTransaction']>;
+type ControlledTransaction = Awaited<ReturnType<TransactionBuilder['execute']>>;
+
+/** How to give up the connection of a transaction that cannot be ended. */
+const leases = new WeakMap<object, () => void>();
+
+/**
+ * Kysely keeps a connection for ever when BEGIN or ROLLBACK fails (kysely#1990), until none is left. Here it is borrowed
+ * around the transaction, and goes back to the pool, which drops it when it is dead.
+ */
+function borrowing(client: Client, start = (db: Client): TransactionBuilder => db.startTransaction()) {
+  return {
+    setIsolationLevel: (level: Parameters<TransactionBuilder['setIsolationLevel']>[0]): unknown =>
+      borrowing(client, (db) => start(db).setIsolationLevel(level)),
+    setAccessMode: (mode: Parameters<TransactionBuilder['setAccessMode']>[0]): unknown =>
+      borrowing(client, (db) => start(db).setAccessMode(mode)),
+    execute: () =>
+      new Promise<ControlledTransaction>((resolve, reject) => {
+        const lease = client.connection().execute(async (db) => {
+          const transaction = await start(db).execute();
+          const givenUp = new Promise<void>((end) => leases.set(transaction, end));
+          resolve(transaction);
+          // the connection is provided again as soon as the transaction has ended
+          await Promise.race([givenUp, db.getExecutor().provideConnection(async () => {})]);
+        });
+        lease.catch(reject);
+      }),
+  };
 }
 
 /**
@@ -384,16 +418,25 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       : (transactional.call(connection, work, options) as never);
   };
   connection.begin = async (options) => {
-    const transaction = (await begin.call(connection, options)) as Transaction<object>;
+    await connection.ensureConnection();
+    const getClient = () => borrowing(connection.getClient());
+    const borrower = Object.create(connection, { getClient: { value: getClient } }) as AbstractSqlConnection;
+    const transaction = (await begin.call(options?.ctx ? connection : borrower, options)) as Transaction<object>;
     listener.began(transaction, options?.ctx as object | undefined);
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
-    listener.committing(transaction);
+    await listener.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
+    const { commit: send } = transaction;
+    let wasSent = false;
+    transaction.commit = () => {
+      wasSent = true;
+      return send.call(transaction);
+    };
     try {
       await commit.call(connection, transaction, ...rest);
     } catch (error) {
-      throw listener.commitFailed(transaction, error);
+      throw transaction.isCommitted ? error : listener.commitFailed(transaction, error, wasSent);
     }
     listener.committed(transaction);
   };
@@ -402,17 +445,32 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
-      // what is committed stays; a savepoint that cannot be rolled back to leaves it to the transaction around it
-      const stays = transaction.isCommitted || 'savepointName' in transaction;
-      if (stays) {
-        listener.committed(transaction);
-      } else {
-        undo();
+      if (transaction.isCommitted) {
+        listener.committed(transaction); // what is committed stays
+        throw error;
       }
+      if ('savepointName' in transaction) {
+        listener.rollbackFailed(transaction, error);
+      } else {
+        await giveBack(transaction, listener);
+      }
+      undo();
       throw error;
     }
     undo();
   };
+}
+
+/** A connection goes back to its pool rolled back or dead, and not at all when it is neither. */
+async function giveBack(transaction: ControlledTransaction, listener: TransactionListener): Promise<void> {
+  try {
+    // a second try: the first may have been stopped by a listener, or may have told of the end of a connection
+    await (transaction.isRolledBack ? undefined : transaction.rollback().execute());
+  } catch (error) {
+    if (listener.mayRelease(error)) {
+      leases.get(transaction)!();
+    }
+  }
 }
 
 // --- reading ---

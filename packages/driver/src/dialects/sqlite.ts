@@ -37,6 +37,10 @@ export const sqlite: Dialect = {
   autocommits: true,
 
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
+
+  losesAnswer: () => false,
+
+  mayRelease: () => true,
 };
 
 type Cell = (name: string) => string;
