@@ -2,7 +2,14 @@
 import diagnostics from 'node:diagnostics_channel';
 import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { CommitOutcomeUnknown, ConcurrentUpdate, InvalidVersion, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
+import {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  InvalidVersion,
+  type Operation,
+  maximumVersion,
+  versionOf,
+} from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
 import type { Dialect, DriverError } from './dialect.ts';
 import { versionTable } from './discovery.ts';

@@ -56,6 +56,8 @@ export interface Dialect {
   readonly autocommits: boolean;
   /** Codes of errors by which the database itself decides a race. */
   readonly lostRaceCodes: readonly string[];
+  /** Has the database ended the whole transaction with this error, so that what follows would be outside of it? */
+  endsTransaction?(error: DriverError): boolean;
   /** Does this error leave open whether the statement was carried out? */
   losesAnswer(error: DriverError): boolean;
   /** May the connection go back to its pool after this error of a ROLLBACK? Only when it is dead, or there is no pool. */

@@ -25,7 +25,7 @@ import {
   invalidVersion,
   publish,
 } from './conflicts.ts';
-import { dialectOf } from './dialect.ts';
+import { type DriverError, dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
   type AnyChangeSet,
@@ -194,6 +194,9 @@ export class Flush implements FlushListener {
     };
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
+    if (ctx) {
+      this.#driver.log.going(ctx);
+    }
     this.#around = ownTransaction ? undefined : ctx;
     if (!this.#several || !this.#versioned || ownTransaction) {
       return run(ctx);
@@ -311,7 +314,7 @@ export class Flush implements FlushListener {
     const dialect = dialectOf(this.#driver.getPlatform());
     const cause = this.#autocommits && this.#versioned ? asUnknown(error, dialect) : error;
     const lost = this.#versioned ? asLostRace(cause, dialect) : error;
-    if (this.#around && lost !== error) {
+    if (this.#around && (lost !== error || dialect?.endsTransaction?.(error as DriverError))) {
       this.#driver.log.aborted(this.#around, lost);
     } else if (this.#around && this.#versioned) {
       this.#driver.log.suspect(this.#around, error);

@@ -362,6 +362,8 @@ function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void 
 /** What becomes of the flushes of a transaction. */
 export interface TransactionListener {
   began(transaction: object, parent: object | undefined): void;
+  /** A savepoint is about to be sent. Throws when it must not be. */
+  going(transaction: object): void;
   /** COMMIT is about to be sent. Throws when it must not be; `isAlive` asks the database for the transaction. */
   committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void>;
   committed(transaction: object): void;
@@ -417,10 +419,18 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       ? work(undefined as never)
       : (transactional.call(connection, work, options) as never);
   };
+  // the connection itself, but for the one call by which it opens a transaction
+  const getClient = () => ({ startTransaction: () => borrowing(connection.getClient()) });
+  const borrower = new Proxy(connection, {
+    get(target, key) {
+      const value: unknown = key === 'getClient' ? getClient : Reflect.get(target, key);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
   connection.begin = async (options) => {
-    await connection.ensureConnection();
-    const getClient = () => borrowing(connection.getClient());
-    const borrower = Object.create(connection, { getClient: { value: getClient } }) as AbstractSqlConnection;
+    if (options?.ctx) {
+      listener.going(options.ctx);
+    }
     const transaction = (await begin.call(options?.ctx ? connection : borrower, options)) as Transaction<object>;
     listener.began(transaction, options?.ctx as object | undefined);
     return transaction as never;

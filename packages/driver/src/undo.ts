@@ -340,11 +340,16 @@ export class TransactionLog implements TransactionListener {
     this.#suspects.set(transaction, error);
   }
 
-  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
-  async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
+  /** Throws when the transaction is aborted: there are databases where what is sent now would be outside of it. */
+  going(transaction: object): void {
     if (this.#aborted.has(transaction)) {
       throw this.#aborted.get(transaction);
     }
+  }
+
+  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
+  async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
+    this.going(transaction);
     if (this.#suspects.has(transaction)) {
       await isAlive().catch(() => {
         throw this.#suspects.get(transaction);

@@ -38,6 +38,9 @@ export const sqlite: Dialect = {
 
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
 
+  // https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"
+  endsTransaction: ({ code }) => /^SQLITE_(?:FULL|IOERR|NOMEM|INTERRUPT)/.test(String(code)),
+
   losesAnswer: () => false,
 
   mayRelease: () => true,
