@@ -386,24 +386,43 @@ const leases = new WeakMap<object, () => void>();
  * Kysely keeps a connection for ever when BEGIN or ROLLBACK fails (kysely#1990), until none is left. Here it is borrowed
  * around the transaction, and goes back to the pool, which drops it when it is dead.
  */
-function borrowing(client: Client, start = (db: Client): TransactionBuilder => db.startTransaction()) {
+function borrowing(
+  connection: AbstractSqlConnection,
+  listener: TransactionListener,
+  start = (db: Client): TransactionBuilder => db.startTransaction(),
+) {
+  const and = (set: (builder: TransactionBuilder) => TransactionBuilder): unknown =>
+    borrowing(connection, listener, (db) => set(start(db)));
   return {
-    setIsolationLevel: (level: Parameters<TransactionBuilder['setIsolationLevel']>[0]): unknown =>
-      borrowing(client, (db) => start(db).setIsolationLevel(level)),
-    setAccessMode: (mode: Parameters<TransactionBuilder['setAccessMode']>[0]): unknown =>
-      borrowing(client, (db) => start(db).setAccessMode(mode)),
+    setIsolationLevel: (level: never) => and((builder) => builder.setIsolationLevel(level)),
+    setAccessMode: (mode: never) => and((builder) => builder.setAccessMode(mode)),
     execute: () =>
       new Promise<ControlledTransaction>((resolve, reject) => {
-        const lease = client.connection().execute(async (db) => {
-          const transaction = await start(db).execute();
-          const givenUp = new Promise<void>((end) => leases.set(transaction, end));
-          resolve(transaction);
-          // the connection is provided again as soon as the transaction has ended
-          await Promise.race([givenUp, db.getExecutor().provideConnection(async () => {})]);
+        const lease = connection.getClient().connection();
+        const over = lease.execute(async (outer) => {
+          try {
+            const begin = async (db: Client) => [db, await start(db).execute()] as const;
+            const [db, transaction] = await outer.connection().execute(begin);
+            const givenUp = new Promise<void>((end) => leases.set(transaction, end));
+            resolve(transaction);
+            // the connection is provided again as soon as the transaction has ended
+            await Promise.race([givenUp, db.getExecutor().provideConnection(async () => {})]);
+          } catch (error) {
+            // it may have begun all the same
+            const isFree = await rollsBack(() => connection.execute('rollback', [], 'run', outer as never), listener);
+            reject(error);
+            await (isFree || new Promise(() => {}));
+          }
         });
-        lease.catch(reject);
+        over.catch(reject);
       }),
   };
+}
+
+/** Rolls back, twice at most. Returns whether the connection may go back to its pool: it is rolled back, or dead. */
+async function rollsBack(rollback: () => Promise<unknown>, { mayRelease }: TransactionListener): Promise<boolean> {
+  const again = (error: unknown) => mayRelease(error) || rollback().then(() => true, mayRelease);
+  return rollback().then(() => true, again);
 }
 
 /**
@@ -420,7 +439,7 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       : (transactional.call(connection, work, options) as never);
   };
   // the connection itself, but for the one call by which it opens a transaction
-  const getClient = () => ({ startTransaction: () => borrowing(connection.getClient()) });
+  const getClient = () => ({ startTransaction: () => borrowing(connection, listener) });
   const borrower = new Proxy(connection, {
     get(target, key) {
       const value: unknown = key === 'getClient' ? getClient : Reflect.get(target, key);
@@ -461,26 +480,17 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       }
       if ('savepointName' in transaction) {
         listener.rollbackFailed(transaction, error);
-      } else {
-        await giveBack(transaction, listener);
+      } else if (!transaction.isRolledBack) {
+        // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
+        if (await rollsBack(() => transaction.rollback().execute(), listener)) {
+          leases.get(transaction)!();
+        }
       }
       undo();
       throw error;
     }
     undo();
   };
-}
-
-/** A connection goes back to its pool rolled back or dead, and not at all when it is neither. */
-async function giveBack(transaction: ControlledTransaction, listener: TransactionListener): Promise<void> {
-  try {
-    // a second try: the first may have been stopped by a listener, or may have told of the end of a connection
-    await (transaction.isRolledBack ? undefined : transaction.rollback().execute());
-  } catch (error) {
-    if (listener.mayRelease(error)) {
-      leases.get(transaction)!();
-    }
-  }
 }
 
 // --- reading ---

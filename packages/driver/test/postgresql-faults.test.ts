@@ -43,15 +43,11 @@ const cutOff = (error: object): Fault => ({
 const kinds: Fault[] = [
   raised('40001', { isLostRace: true }),
   thrown('40001', { isLostRace: true }),
-  raised('40P01', { isLostRace: true }),
   raised('40003', { losesAnswer: 'unknown' }),
   thrown('40003', { losesAnswer: 'unknown' }),
-  raised('0A000'),
   thrown('0A000'),
   raised('23505'),
   cutOff({ message: 'Connection terminated unexpectedly' }),
-  cutOff({ message: 'read ECONNRESET', code: 'ECONNRESET' }),
-  cutOff({ message: 'server conn crashed?', code: '08P01' }),
   {
     name: 'a server that shuts down',
     strike: async (send) => void (await send('select pg_terminate_backend(pg_backend_pid())')),

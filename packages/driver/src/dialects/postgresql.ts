@@ -44,7 +44,7 @@ export const postgresql: Dialect = {
   losesAnswer: (error) => error.code === '40003' || isCutOff(error) || error.message === 'Query read timeout',
 
   // a dead client refuses statements without sending them
-  mayRelease: (error) => isCutOff(error) || /is not queryable$/.test(error.message ?? ''),
+  mayRelease: (error) => isCutOff(error) || error.message?.endsWith('is not queryable') === true,
 };
 
 /** The connection ended under a statement: connection exceptions, admin_shutdown, crash_shutdown, and what node-postgres says. */

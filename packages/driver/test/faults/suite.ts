@@ -110,125 +110,153 @@ export function faults(driver: TestDriver, kinds: readonly Fault[]): void {
     const load = async () => {
       await execute('delete from item');
       await execute('insert into item (id, n, version) values (1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1), (5, 0, 1)');
-      const em: EntityManager = db.fork();
-      return { em, items: await em.find(Item, [1, 2, 3, 5], { orderBy: { id: 'asc' } }) };
+      return find(db.fork());
     };
-    /** All points where a fault may strike, for the statements that are sent when it does not. */
-    const points = async (run: () => Promise<unknown>) => {
-      connection.arm();
-      await run();
+    /** Nothing fails any more. */
+    const calm = async () => {
       connection.disarm();
-      const all = [...connection.sent];
-      return (fault: Fault) =>
-        all.flatMap((sql, at) => {
-          const commits = sql === 'commit' || all.length === 1;
-          const point = { at, commits, label: `${fault.name} at ${at} of ${all.join('; ')}` };
-          return [
-            { ...point, when: 'before' as const },
-            // an answer that is lost: to any statement but a COMMIT it makes no difference
-            ...(commits && fault.losesAnswer ? [{ ...point, when: 'after' as const }] : []),
-          ];
-        });
+      // pg hands out a connection until it has noticed that the server ended it
+      for (let i = 0; i < 2; i++) {
+        await execute('select 1').catch(() => {});
+      }
     };
-    return { ...db, connection, state, load, points };
+    /** All points where a fault may strike, from the statements that are sent when it does not. */
+    const points = async (fault: Fault, name: string, run: (loaded: Loaded) => Promise<unknown>) => {
+      const loaded = await load();
+      connection.arm();
+      await run(loaded);
+      connection.disarm();
+      const all = connection.sent;
+      return all.flatMap((sql, at) => {
+        const commits = sql === 'commit' || all.length === 1;
+        // an answer that is lost: to any statement but a COMMIT it makes no difference
+        const whens = commits && fault.losesAnswer ? (['before', 'after'] as const) : (['before'] as const);
+        return whens.map((when) => ({ at, when, commits, label: `${name}: ${when} ${at} of ${all.join('; ')}` }));
+      });
+    };
+    return { ...db, connection, state, load, calm, points };
   };
+  type Loaded = Awaited<ReturnType<typeof find>>;
+  const find = async (em: EntityManager) => ({
+    em,
+    items: await em.find(Item, [1, 2, 3, 5], { orderBy: { id: 'asc' } }),
+  });
+  const versions = (items: Items) => items.map((item) => item.version);
 
-  const checkError = (
-    error: unknown,
-    fault: Fault,
-    { commits, inFlush, label }: Record<'commits' | 'inFlush', boolean> & { label: string },
-  ) => {
-    const isUnknown = commits && fault.losesAnswer === 'unknown';
-    const isLostRace = inFlush && fault.isLostRace === true;
-    expect([error instanceof CommitOutcomeUnknown, error instanceof ConcurrentUpdate], label).toEqual([
-      isUnknown,
-      isLostRace,
-    ]);
-    if (isUnknown || isLostRace) {
-      expect((error as Error).cause, label).toBeInstanceOf(Error);
-    }
-  };
-
-  describe.each(kinds.flatMap((fault) => [{ fault }, { fault, rollbackFault: fault }]))(
-    '$fault.name, and at ROLLBACK: $rollbackFault.name',
-    ({ fault, rollbackFault }) => {
+  describe.each<{ fault: Fault; rollbackFault?: Fault }>(
+    kinds.flatMap((fault) => [{ fault }, { fault, rollbackFault: fault }]),
+  )('$fault.name, at any statement, and at the ROLLBACK: $rollbackFault.name', ({ fault, rollbackFault }) => {
+    test('memory and database stay in step, the error says what is known, trying again writes once', async () => {
+      const { connection, state, load, calm, points, sent, fork } = await setUp();
       for (const change of changes) {
         for (const shape of shapes) {
-          test(`${shape.name}, ${change.name}`, async () => {
-            const { connection, state, load, points, sent, fork } = await setUp();
-            const first = await load();
-            const find = await points(() => shape.run(first.em, (em) => change.apply(em, first.items)));
-            expect(await state()).toEqual(change.after);
-            for (const point of find(fault)) {
-              const { label, when } = point;
-              const { em, items } = await load();
-              connection.arm({ ...point, fault }, rollbackFault);
-              const error = await thrown(() => shape.run(em, (tx) => change.apply(tx, items)));
-              connection.disarm();
-              checkError(error, fault, { ...point, inFlush: point.at >= shape.opening });
-              expect(await state(), label).toEqual(when === 'after' ? change.after : BEFORE);
-              expect(
-                items.map((item) => item.version),
-                label,
-              ).toEqual([1, 1, 1, 1]);
-              if (when === 'after') {
-                // it is in the database already, so trying again fails closed
-                expect(await thrown(() => em.flush()), label).not.toBeInstanceOf(CommitOutcomeUnknown);
-              } else if (shape.resumes) {
-                await em.flush();
-                expect(await sent(() => em.flush()), label).toEqual([]);
-                expect(items[0]!.version, label).toBe(2);
-              } else {
-                const again: EntityManager = fork();
-                const read = await again.find(Item, [1, 2, 3, 5], { orderBy: { id: 'asc' } });
-                await shape.run(again, (tx) => change.apply(tx, read));
-              }
-              expect(await state(), label).toEqual(change.after);
-            }
-          });
-        }
+          const run = ({ em, items }: Loaded) => shape.run(em, (tx) => change.apply(tx, items));
+          for (const point of await points(fault, `${shape.name}, ${change.name}`, run)) {
+            const { label } = point;
+            const loaded = await load();
+            const { em, items } = loaded;
+            connection.arm({ ...point, fault }, rollbackFault);
+            const error = await thrown(() => run(loaded));
+            await calm();
 
-        for (const goesOn of ['flushes again', 'clears']) {
-          test(`${change.name}, in a transaction that catches the error and ${goesOn}`, async () => {
-            const { connection, state, load, points } = await setUp();
-            /** Writes item 5, and then the others. */
-            const run = ({ em, items }: Awaited<ReturnType<typeof load>>) =>
-              em.transactional(async (tx) => {
-                items[3]!.n++;
-                await tx.flush();
-                change.apply(tx, items);
-                await tx.flush().catch(() => goesOn === 'clears' && tx.clear());
-              });
-            const dry = await load();
-            const find = await points(() => run(dry));
-            const after = { ...change.after, 5: 'n1 v2' };
-            expect(await state()).toEqual(after);
-            for (const point of find(fault)) {
-              const loaded = await load();
-              connection.arm({ ...point, fault }, rollbackFault);
-              const [result] = await Promise.allSettled([run(loaded)]);
-              connection.disarm();
-              const now = await state();
-              if (result!.status === 'fulfilled') {
-                // the one flush has stayed, and the other in whole or not at all
-                expect(
-                  [after, ...(goesOn === 'clears' ? [{ ...BEFORE, 5: 'n1 v2' }] : [])],
-                  point.label,
-                ).toContainEqual(now);
-              } else {
-                expect(now, point.label).toEqual(point.when === 'after' ? after : BEFORE);
-                expect(
-                  loaded.items.map((item) => item.version),
-                  point.label,
-                ).toEqual([1, 1, 1, 1]);
-              }
-              for (const { id, version } of result!.status === 'fulfilled' ? loaded.items : []) {
-                expect(now[id]?.endsWith(`v${version}`) ?? true, `${id} of ${point.label}`).toBe(true);
-              }
+            const isUnknown = point.commits && fault.losesAnswer === 'unknown';
+            const isLostRace = point.at >= shape.opening && fault.isLostRace === true;
+            expect([error instanceof CommitOutcomeUnknown, error instanceof ConcurrentUpdate], label).toEqual([
+              isUnknown,
+              isLostRace,
+            ]);
+            expect(error.cause instanceof Error, label).toBe(isUnknown || isLostRace);
+            expect(await state(), label).toEqual(point.when === 'after' ? change.after : BEFORE);
+            expect(versions(items), label).toEqual([1, 1, 1, 1]);
+
+            if (point.when === 'after') {
+              // it is in the database already, so trying again fails closed
+              expect(await thrown(() => em.flush()), label).not.toBeInstanceOf(CommitOutcomeUnknown);
+            } else if (shape.resumes) {
+              await em.flush();
+              expect(await sent(() => em.flush()), label).toEqual([]);
+              expect(items[0]!.version, label).toBe(2);
+            } else {
+              await run(await find(fork()));
             }
-          });
+            expect(await state(), label).toEqual(change.after);
+          }
         }
       }
-    },
-  );
+    });
+
+    test('caught in a transaction that goes on: its COMMIT stands for all that is not reported as failed', async () => {
+      const { connection, state, load, calm, points } = await setUp();
+      for (const change of changes) {
+        for (const goesOn of ['flushes again', 'clears']) {
+          /** Writes item 5, and then the others. */
+          const run = ({ em, items }: Loaded) =>
+            em.transactional(async (tx) => {
+              items[3]!.n++;
+              await tx.flush();
+              change.apply(tx, items);
+              await tx.flush().catch(() => goesOn === 'clears' && tx.clear());
+            });
+          const after = { ...change.after, 5: 'n1 v2' };
+          for (const point of await points(fault, `${change.name}, ${goesOn}`, run)) {
+            const { label } = point;
+            const loaded = await load();
+            connection.arm({ ...point, fault }, rollbackFault);
+            const [result] = await Promise.allSettled([run(loaded)]);
+            await calm();
+            const now = await state();
+            if (result.status === 'rejected') {
+              expect(now, label).toEqual(point.when === 'after' ? after : BEFORE);
+              expect(versions(loaded.items), label).toEqual([1, 1, 1, 1]);
+            } else {
+              // the first flush has stayed, and the second one in whole or, when it was cleared, not at all
+              const part = { ...BEFORE, 5: 'n1 v2' };
+              expect(goesOn === 'clears' ? [after, part] : [after], label).toContainEqual(now);
+              for (const { id, version } of loaded.items.filter((item) => now[item.id])) {
+                expect(now[id], label).toMatch(new RegExp(`v${version}$`));
+              }
+            }
+          }
+        }
+      }
+    });
+  });
+
+  test('increments through faults at random: what was reported as done is in the database, once', async () => {
+    const { connection, state, load, calm, fork } = await setUp();
+    await load();
+    const random = randomness(Number(process.env.FAULT_SEED ?? 1));
+    let done = 0;
+    const outcomes = new Set<string>();
+    for (let i = 0; i < 200; i++) {
+      const { em, items } = await find(fork());
+      const shape = shapes[random(shapes.length)]!;
+      const before = items[0]!.version;
+      connection.arm({ at: random(5), when: random(2) ? 'before' : 'after', fault: kinds[random(kinds.length)]! });
+      const [result] = await Promise.allSettled([shape.run(em, () => items.slice(0, 3).forEach((item) => item.n++))]);
+      await calm();
+      const [{ version }] = (await find(fork())).items as [Items[0]];
+      outcomes.add(result.status === 'fulfilled' ? 'done' : (result.reason as Error).constructor.name);
+      if (result.status === 'fulfilled') {
+        expect(version).toBe(before + 1);
+      } else {
+        expect(versions(items.slice(0, 3))).toEqual([before, before, before]);
+      }
+      done += version - before;
+    }
+    expect(outcomes.size).toBeGreaterThan(2);
+    expect(await state()).toEqual({
+      ...BEFORE,
+      ...Object.fromEntries([1, 2, 3].map((id) => [id, `n${done} v${done + 1}`])),
+    });
+  });
+}
+
+/** Numbers below a bound, the same ones for the same seed. */
+function randomness(seed: number): (bound: number) => number {
+  let state = seed;
+  return (bound) => {
+    state = (state * 48_271) % 2_147_483_647;
+    return state % bound;
+  };
 }
