@@ -12,7 +12,7 @@ import type {
 } from '@mikro-orm/core';
 import { ChangeSet, ChangeSetType, EventType, JsonType, ReferenceKind, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import { type ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, keyOf } from './batch.ts';
 import { cascades } from './cascades.ts';
 import {
@@ -316,7 +316,7 @@ export class Flush implements FlushListener {
     const lost = this.#versioned ? asLostRace(cause, dialect) : error;
     if (this.#around && (lost !== error || dialect?.endsTransaction?.(error as DriverError))) {
       this.#driver.log.aborted(this.#around, lost);
-    } else if (this.#around && this.#versioned) {
+    } else if (this.#around && this.#versioned && !(error instanceof ConcurrentUpdate)) {
       this.#driver.log.suspect(this.#around, error);
     }
     // the log of transactions tells whether rows stay; a statement that failed has changed none
