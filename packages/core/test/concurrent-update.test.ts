@@ -1,7 +1,13 @@
 /** What a person, a log and an API get to see of a lost race. */
 import { inspect } from 'node:util';
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
-import { CommitOutcomeUnknown, ConcurrentUpdate, type Conflict, InvalidVersion, VersionNotLoaded } from '@mikro-ool/core';
+import {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  type Conflict,
+  InvalidVersion,
+  VersionNotLoaded,
+} from '@mikro-ool/core';
 import { expect, test } from 'vitest';
 
 const article: Record<string, unknown> = { id: 1, title: 'a secret title' };
