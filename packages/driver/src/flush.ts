@@ -314,7 +314,7 @@ export class Flush implements FlushListener {
     const dialect = dialectOf(this.#driver.getPlatform());
     const cause = this.#autocommits && this.#versioned ? asUnknown(error, dialect) : error;
     const lost = this.#versioned ? asLostRace(cause, dialect) : error;
-    if (this.#around && (lost !== error || dialect?.endsTransaction?.(error as DriverError))) {
+    if (this.#around && (lost !== error || dialect?.endsTransaction?.((error ?? {}) as DriverError))) {
       this.#driver.log.aborted(this.#around, lost);
     } else if (this.#around && this.#versioned && !(error instanceof ConcurrentUpdate)) {
       this.#driver.log.suspect(this.#around, error);

@@ -483,7 +483,7 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       } else if (!transaction.isRolledBack) {
         // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
         if (await rollsBack(() => transaction.rollback().execute(), listener)) {
-          leases.get(transaction)!();
+          leases.get(transaction)?.();
         }
       }
       undo();

@@ -371,7 +371,7 @@ export class TransactionLog implements TransactionListener {
     this.aborted(this.#parents.get(savepoint)!, asLostRace(error, this.#dialect));
   }
 
-  readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease(error as DriverError) ?? false;
+  readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;
 
   /** The flushes to undo, the last one first. */
   rolledBack(transaction: object): Undo[] {

@@ -1,6 +1,10 @@
+import { defineEntity, p } from '@mikro-orm/core';
+import { CommitOutcomeUnknown, VersionField } from '@mikro-ool/core';
+import { expect, test } from 'vitest';
 import { postgresql } from './drivers/postgresql.ts';
-import type { Fault, Send } from './faults/connection.ts';
+import { type Fault, FaultyConnection, type Send } from './faults/connection.ts';
 import { faults } from './faults/suite.ts';
+import { open, thrown as failure } from './harness.ts';
 
 /** The server itself raises the error, with all that follows for the transaction. */
 const raised = (code: string, more: Partial<Fault> = {}): Fault => ({
@@ -58,3 +62,24 @@ const kinds: Fault[] = [
 ];
 
 faults(postgresql, kinds);
+
+test('a connection that is lost while a conflict is described: nothing was written, and that is known', async () => {
+  const Item = defineEntity({
+    name: 'Item',
+    properties: { id: p.integer().primary(), n: p.integer(), version: p.type(VersionField) },
+  });
+  const connection = new FaultyConnection();
+  const { fork } = await open(postgresql, [Item], connection.options);
+  const em = fork();
+  const item = em.create(Item, { id: 1, n: 0 });
+  await em.flush();
+  await fork().nativeUpdate(Item, 1, { n: 100 });
+  item.n++;
+  const fault = cutOff({ message: 'Connection terminated unexpectedly' });
+  connection.arm({ at: 1, when: 'before', fault });
+  const error = await failure(() => em.flush());
+  connection.disarm();
+  expect(connection.sent.map((sql) => sql.slice(0, 6))).toEqual(['update', 'select']);
+  expect(error).not.toBeInstanceOf(CommitOutcomeUnknown);
+  expect(await failure(() => em.flush())).toMatchObject({ conflicts: [{ expected: 1, actual: 2 }] });
+});
