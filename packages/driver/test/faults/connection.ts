@@ -14,7 +14,7 @@ export interface Fault {
   readonly name: string;
   /** What the database does, and the error that the driver throws then; without one, the statement is sent after all. */
   strike(send: Send, sql: string, cut: () => void): Promise<void>;
-  /** It answers so to a COMMIT that it has not carried out, and the client can know. */
+  /** The database decides a race by it. */
   readonly isLostRace?: boolean;
   /** It leaves open whether the statement was carried out; `unnoticed`: the dialect does not take it for such an error. */
   readonly losesAnswer?: 'unknown' | 'unnoticed';
