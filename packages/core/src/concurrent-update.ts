@@ -7,7 +7,7 @@
  *   }
  *
  * `ConcurrentUpdate` is a lost race. `VersionNotLoaded` and `InvalidVersion` are not: they are a programming error and a
- * client's nonsense, and are never `instanceof OptimisticLockError`.
+ * client's nonsense. Nor is `CommitOutcomeUnknown`. None of the three is `instanceof OptimisticLockError`.
  */
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
 
@@ -86,6 +86,27 @@ export class ConcurrentUpdate extends OptimisticLockError {
   /** What a log or an API may show: no entities, no cycles. */
   toJSON(): object {
     return { name: this.name, message: this.message, conflicts: this.conflicts };
+  }
+}
+
+/**
+ * The connection was lost, or a cluster lost track, after COMMIT was sent (or the one statement of a flush that needs no
+ * COMMIT): the changes may be in the database or not. It is no conflict, so nothing repeats it by itself.
+ *
+ * Entities are as before the flush. Flushing again is safe for updates and deletes: it writes when the COMMIT did not
+ * happen, and throws `ConcurrentUpdate` when it did. A new row with a generated key could be inserted twice: look first.
+ *
+ * @see SQLSTATE 40003, statement_completion_unknown
+ */
+export class CommitOutcomeUnknown extends Error {
+  /** @param cause the driver's exception */
+  constructor(cause: unknown) {
+    const reason = cause instanceof Error ? ` (${cause.message.split('\n')[0]})` : '';
+    super(
+      `The answer to COMMIT was lost${reason}. The changes may be in the database or not: read again before you repeat them.`,
+      { cause },
+    );
+    this.name = 'CommitOutcomeUnknown';
   }
 }
 

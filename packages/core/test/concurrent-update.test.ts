@@ -1,7 +1,13 @@
 /** What a person, a log and an API get to see of a lost race. */
 import { inspect } from 'node:util';
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
-import { ConcurrentUpdate, type Conflict, InvalidVersion, VersionNotLoaded } from '@mikro-ool/core';
+import {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  type Conflict,
+  InvalidVersion,
+  VersionNotLoaded,
+} from '@mikro-ool/core';
 import { expect, test } from 'vitest';
 
 const article: Record<string, unknown> = { id: 1, title: 'a secret title' };
@@ -88,4 +94,15 @@ test('a programming error and nonsense are no conflicts', () => {
       'Assign an integer from 0 to 2147483647, the version that your change is based on.',
   );
   expect(new InvalidVersion(article, 'Article', 'version', Number.NaN, 5).message).toContain('is NaN,');
+});
+
+test('an unknown outcome is no conflict, and says what to do', () => {
+  const cause = new Error('Connection terminated unexpectedly');
+  const error = new CommitOutcomeUnknown(cause);
+  expect(error).not.toBeInstanceOf(OptimisticLockError);
+  expect(error).toMatchObject({ name: 'CommitOutcomeUnknown', cause });
+  expect(error.message).toBe(
+    'The answer to COMMIT was lost (Connection terminated unexpectedly). The changes may be in the database or not: ' +
+      'read again before you repeat them.',
+  );
 });

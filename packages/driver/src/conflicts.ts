@@ -2,9 +2,16 @@
 import diagnostics from 'node:diagnostics_channel';
 import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, InvalidVersion, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
+import {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  InvalidVersion,
+  type Operation,
+  maximumVersion,
+  versionOf,
+} from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
-import type { Dialect } from './dialect.ts';
+import type { Dialect, DriverError } from './dialect.ts';
 import { versionTable } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
@@ -112,7 +119,7 @@ export async function findRows(
   fields: readonly string[],
   options: PersistOptions,
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
-  const found = await driver.find(
+  const reading = driver.find(
     meta.class,
     { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
     {
@@ -123,6 +130,10 @@ export async function findRows(
       logging: options.loggerContext as never,
     },
   );
+  const found = await reading.catch((error) => {
+    readFailures.add(error);
+    throw error;
+  });
   const platform = driver.getPlatform();
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
@@ -158,6 +169,15 @@ export function invalidVersion(entity: object, meta: EntityMetadata, value: unkn
 export function asLostRace(error: unknown, dialect: Dialect | undefined): unknown {
   const { code } = (error ?? {}) as { code?: unknown };
   return typeof code === 'string' && dialect?.lostRaceCodes.includes(code) ? new ConcurrentUpdate([], error) : error;
+}
+
+/** Errors of our own SELECTs, whose answer nothing depends on. */
+const readFailures = new WeakSet<object>();
+
+/** The same error, or `CommitOutcomeUnknown` when a COMMIT, or a statement that is one, may have been carried out. */
+export function asUnknown(error: unknown, dialect: Dialect | undefined): unknown {
+  const isLost = dialect?.losesAnswer((error ?? {}) as DriverError) && !readFailures.has(error as object);
+  return isLost ? new CommitOutcomeUnknown(error) : error;
 }
 
 /** The key of a row as the entity has it; where the flush would change it, the one that is in the database. */

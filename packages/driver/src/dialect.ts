@@ -56,6 +56,18 @@ export interface Dialect {
   readonly autocommits: boolean;
   /** Codes of errors by which the database itself decides a race. */
   readonly lostRaceCodes: readonly string[];
+  /** Has the database ended the whole transaction with this error, so that what follows would be outside of it? */
+  endsTransaction?(error: DriverError): boolean;
+  /** Does this error leave open whether the statement was carried out? */
+  losesAnswer(error: DriverError): boolean;
+  /** May the connection go back to its pool after this error of a ROLLBACK? Only when it is dead, or there is no pool. */
+  mayRelease(error: DriverError): boolean;
+}
+
+/** What is known of an error of a database driver. */
+export interface DriverError {
+  readonly code?: unknown;
+  readonly message?: string;
 }
 
 /** The dialect of a platform; none for a database that we do not know. */

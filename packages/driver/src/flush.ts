@@ -12,19 +12,20 @@ import type {
 } from '@mikro-orm/core';
 import { ChangeSet, ChangeSetType, EventType, JsonType, ReferenceKind, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
-import { type ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Operation, VersionNotLoaded, isTouched, versionOf } from '@mikro-ool/core';
 import { type VersionedRow, batchDialect, keyOf } from './batch.ts';
 import { cascades } from './cascades.ts';
 import {
   StaleRows,
   asLostRace,
+  asUnknown,
   currentVersions,
   describeConflict,
   findRows,
   invalidVersion,
   publish,
 } from './conflicts.ts';
-import { dialectOf } from './dialect.ts';
+import { type DriverError, dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
   type AnyChangeSet,
@@ -72,6 +73,8 @@ export class Flush implements FlushListener {
   readonly #cascaded = new Set<AnyChangeSet>();
   readonly #undo: Undo;
   #planned = false;
+  /** Its transaction or savepoint has begun: from here on the log of transactions knows what to take back. */
+  #begun = false;
   /** A statement was carried out, … */
   #sent = false;
   /** … and all of them were. */
@@ -83,6 +86,8 @@ export class Flush implements FlushListener {
   #versioned = false;
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
   #isOneStatement = false;
+  /** The statement that is sent is a COMMIT as well. */
+  #autocommits = false;
 
   constructor(em: EntityManager, driver: FlushDriver) {
     this.#em = em;
@@ -175,26 +180,35 @@ export class Flush implements FlushListener {
 
   async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     const run = async (tx?: Transaction) => {
+      this.#begun = true;
       this.#driver.log.carries(tx, this.#undo, this.#versioned);
       await this.#checkClasses(tx);
       await this.#checkClaims(tx);
       for (const orphans of this.#orphanedClasses()) {
         await this.#checkCascade((meta) => meta.root === orphans.root || cascades(this.#driver, orphans, meta), tx);
       }
+      this.#autocommits = tx === undefined && !this.#several;
       await write(tx);
       this.#written = true;
       this.#undo.done();
     };
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
+    if (ctx) {
+      this.#driver.log.going(ctx);
+    }
+    this.#around = ownTransaction ? undefined : ctx;
     if (!this.#several || !this.#versioned || ownTransaction) {
-      this.#around = ownTransaction ? undefined : ctx;
       return run(ctx);
     }
     // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
     const sessionContext = this.#em.getTransactionSessionContext();
-    await connection.transactional(run, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
+    const runInside = (tx: Transaction) => {
+      this.#around = undefined;
+      return run(tx);
+    };
+    await connection.transactional(runInside, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
     if (ctx) {
       this.#em.setTransactionContext(ctx);
     }
@@ -297,12 +311,16 @@ export class Flush implements FlushListener {
       this.#undo.done();
     }
     const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
-    const lost = this.#versioned ? asLostRace(error, dialectOf(this.#driver.getPlatform())) : error;
-    if (lost !== error && this.#around) {
+    const dialect = dialectOf(this.#driver.getPlatform());
+    const cause = this.#autocommits && this.#versioned ? asUnknown(error, dialect) : error;
+    const lost = this.#versioned ? asLostRace(cause, dialect) : error;
+    if (this.#around && (lost !== error || dialect?.endsTransaction?.((error ?? {}) as DriverError))) {
       this.#driver.log.aborted(this.#around, lost);
+    } else if (this.#around && this.#versioned && !(error instanceof ConcurrentUpdate)) {
+      this.#driver.log.suspect(this.#around, error);
     }
     // the log of transactions tells whether rows stay; a statement that failed has changed none
-    return { error: publish(lost), undo: this.#several || this.#sent ? undefined : this.#undo };
+    return { error: publish(lost), undo: (this.#several && this.#begun) || this.#sent ? undefined : this.#undo };
   }
 
   /** What the flush wrote is rolled back by now. */

@@ -362,12 +362,67 @@ function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void 
 /** What becomes of the flushes of a transaction. */
 export interface TransactionListener {
   began(transaction: object, parent: object | undefined): void;
-  /** COMMIT is about to be sent. Throws when it must not be. */
-  committing(transaction: object): void;
+  /** A savepoint is about to be sent. Throws when it must not be. */
+  going(transaction: object): void;
+  /** COMMIT is about to be sent. Throws when it must not be; `isAlive` asks the database for the transaction. */
+  committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void>;
   committed(transaction: object): void;
   rolledBack(transaction: object): Restorable[];
-  /** COMMIT failed. Returns what to throw. */
-  commitFailed(transaction: object, error: unknown): unknown;
+  rollbackFailed(savepoint: object, error: unknown): void;
+  /** COMMIT failed, or a listener before it was sent. Returns what to throw. */
+  commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown;
+  /** ROLLBACK failed. May the connection go back to its pool? */
+  mayRelease(error: unknown): boolean;
+}
+
+type Client = ReturnType<AbstractSqlConnection['getClient']>;
+type TransactionBuilder = ReturnType<Client['startTransaction']>;
+type ControlledTransaction = Awaited<ReturnType<TransactionBuilder['execute']>>;
+
+/** How to give up the connection of a transaction that cannot be ended. */
+const leases = new WeakMap<object, () => void>();
+
+/**
+ * Kysely keeps a connection for ever when BEGIN or ROLLBACK fails (kysely#1990), until none is left. Here it is borrowed
+ * around the transaction, and goes back to the pool, which drops it when it is dead.
+ */
+function borrowing(
+  connection: AbstractSqlConnection,
+  listener: TransactionListener,
+  start = (db: Client): TransactionBuilder => db.startTransaction(),
+) {
+  const and = (set: (builder: TransactionBuilder) => TransactionBuilder): unknown =>
+    borrowing(connection, listener, (db) => set(start(db)));
+  return {
+    setIsolationLevel: (level: never) => and((builder) => builder.setIsolationLevel(level)),
+    setAccessMode: (mode: never) => and((builder) => builder.setAccessMode(mode)),
+    execute: () =>
+      new Promise<ControlledTransaction>((resolve, reject) => {
+        const lease = connection.getClient().connection();
+        const over = lease.execute(async (outer) => {
+          try {
+            const begin = async (db: Client) => [db, await start(db).execute()] as const;
+            const [db, transaction] = await outer.connection().execute(begin);
+            const givenUp = new Promise<void>((end) => leases.set(transaction, end));
+            resolve(transaction);
+            // the connection is provided again as soon as the transaction has ended
+            await Promise.race([givenUp, db.getExecutor().provideConnection(async () => {})]);
+          } catch (error) {
+            // it may have begun all the same
+            const isFree = await rollsBack(() => connection.execute('rollback', [], 'run', outer as never), listener);
+            reject(error);
+            await (isFree || new Promise(() => {}));
+          }
+        });
+        over.catch(reject);
+      }),
+  };
+}
+
+/** Rolls back, twice at most. Returns whether the connection may go back to its pool: it is rolled back, or dead. */
+async function rollsBack(rollback: () => Promise<unknown>, { mayRelease }: TransactionListener): Promise<boolean> {
+  const again = (error: unknown) => mayRelease(error) || rollback().then(() => true, mayRelease);
+  return rollback().then(() => true, again);
 }
 
 /**
@@ -383,17 +438,34 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
       ? work(undefined as never)
       : (transactional.call(connection, work, options) as never);
   };
+  // the connection itself, but for the one call by which it opens a transaction
+  const getClient = () => ({ startTransaction: () => borrowing(connection, listener) });
+  const borrower = new Proxy(connection, {
+    get(target, key) {
+      const value: unknown = key === 'getClient' ? getClient : Reflect.get(target, key);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
   connection.begin = async (options) => {
-    const transaction = (await begin.call(connection, options)) as Transaction<object>;
+    if (options?.ctx) {
+      listener.going(options.ctx);
+    }
+    const transaction = (await begin.call(options?.ctx ? connection : borrower, options)) as Transaction<object>;
     listener.began(transaction, options?.ctx as object | undefined);
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
-    listener.committing(transaction);
+    await listener.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
+    const { commit: send } = transaction;
+    let wasSent = false;
+    transaction.commit = () => {
+      wasSent = true;
+      return send.call(transaction);
+    };
     try {
       await commit.call(connection, transaction, ...rest);
     } catch (error) {
-      throw listener.commitFailed(transaction, error);
+      throw transaction.isCommitted ? error : listener.commitFailed(transaction, error, wasSent);
     }
     listener.committed(transaction);
   };
@@ -402,13 +474,19 @@ export function hookTransactions(connection: AbstractSqlConnection, listener: Tr
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
-      // what is committed stays; a savepoint that cannot be rolled back to leaves it to the transaction around it
-      const stays = transaction.isCommitted || 'savepointName' in transaction;
-      if (stays) {
-        listener.committed(transaction);
-      } else {
-        undo();
+      if (transaction.isCommitted) {
+        listener.committed(transaction); // what is committed stays
+        throw error;
       }
+      if ('savepointName' in transaction) {
+        listener.rollbackFailed(transaction, error);
+      } else if (!transaction.isRolledBack) {
+        // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
+        if (await rollsBack(() => transaction.rollback().execute(), listener)) {
+          leases.get(transaction)?.();
+        }
+      }
+      undo();
       throw error;
     }
     undo();

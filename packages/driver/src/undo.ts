@@ -21,8 +21,8 @@ import {
 } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
 import type { VersionedRow } from './batch.ts';
-import { asLostRace, publish } from './conflicts.ts';
-import type { Dialect } from './dialect.ts';
+import { asLostRace, asUnknown, publish } from './conflicts.ts';
+import type { Dialect, DriverError } from './dialect.ts';
 import {
   type ChangeSetGroups,
   type Restorable,
@@ -309,6 +309,7 @@ export class TransactionLog implements TransactionListener {
   readonly #parents = new WeakMap<object, object>();
   readonly #versioned = new WeakSet<Undo>();
   readonly #aborted = new WeakMap<object, unknown>();
+  readonly #suspects = new WeakMap<object, unknown>();
 
   constructor(dialect: Dialect | undefined) {
     this.#dialect = dialect;
@@ -334,10 +335,25 @@ export class TransactionLog implements TransactionListener {
     this.#aborted.set(transaction, error);
   }
 
-  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK. */
-  committing(transaction: object): void {
+  /** A flush failed in the transaction, whose statement may have aborted it. */
+  suspect(transaction: object, error: unknown): void {
+    this.#suspects.set(transaction, error);
+  }
+
+  /** Throws when the transaction is aborted: there are databases where what is sent now would be outside of it. */
+  going(transaction: object): void {
     if (this.#aborted.has(transaction)) {
       throw this.#aborted.get(transaction);
+    }
+  }
+
+  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
+  async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
+    this.going(transaction);
+    if (this.#suspects.has(transaction)) {
+      await isAlive().catch(() => {
+        throw this.#suspects.get(transaction);
+      });
     }
   }
 
@@ -350,15 +366,23 @@ export class TransactionLog implements TransactionListener {
     }
   }
 
+  /** What was to be rolled back to a savepoint is still there, so nothing of the transaction around it may be committed. */
+  rollbackFailed(savepoint: object, error: unknown): void {
+    this.aborted(this.#parents.get(savepoint)!, asLostRace(error, this.#dialect));
+  }
+
+  readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;
+
   /** The flushes to undo, the last one first. */
   rolledBack(transaction: object): Undo[] {
     return this.#take(transaction).toReversed();
   }
 
-  /** COMMIT may lose a race too. */
-  commitFailed(transaction: object, error: unknown): unknown {
+  /** COMMIT may lose a race too, or its answer. */
+  commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown {
     const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
-    return publish(wroteVersions ? asLostRace(error, this.#dialect) : error);
+    const failure = wroteVersions && wasSent ? asUnknown(error, this.#dialect) : error;
+    return publish(wroteVersions ? asLostRace(failure, this.#dialect) : error);
   }
 
   #carriedBy(transaction: object): Undo[] {

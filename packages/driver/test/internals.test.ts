@@ -3,6 +3,7 @@
  * changes it is noticed here, in words, before a lock stops locking.
  */
 import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
+import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 
@@ -240,6 +241,31 @@ test('a transaction ends by connection.commit() or rollback(), and knows that it
     true,
     false,
   ]);
+});
+
+test('begin() opens a transaction by this.getClient().startTransaction(), and commit() ends it by transaction.commit()', async () => {
+  const connection = orm.em.fork().getConnection('write') as AbstractSqlConnection;
+  spy(connection, 'getClient');
+  spy(connection.getClient(), 'startTransaction');
+  calls = [];
+  const transaction = await connection.begin();
+  spy(transaction, 'commit');
+  await connection.commit(transaction);
+  const again = await connection.begin();
+  spy(again, 'rollback');
+  await connection.rollback(again);
+  expect(calls, 'src/internals.ts no longer has the connection of a transaction in its hands').toEqual([
+    ...['getClient', 'startTransaction', 'commit'],
+    ...['getClient', 'startTransaction', 'rollback'],
+  ]);
+});
+
+test('Kysely keeps the connection of a transaction whose BEGIN fails: borrowing() in src/internals.ts is needed', async () => {
+  const connection = orm.em.fork().getConnection('write') as AbstractSqlConnection;
+  await connection.execute('begin');
+  await expect(connection.getClient().startTransaction().execute()).rejects.toThrow('within a transaction');
+  const later = connection.execute('select 1').then(() => 'given back');
+  expect(await Promise.race([later, new Promise((resolve) => setImmediate(resolve, 'kept'))])).toBe('kept');
 });
 
 test('a flush opens its transaction by connection.transactional(), and says whose it is by the event broadcaster', async () => {

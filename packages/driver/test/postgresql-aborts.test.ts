@@ -1,4 +1,5 @@
 /** Races that the server decides by aborting a transaction are lost races like any other. */
+import type { EventEmitter } from 'node:events';
 import { IsolationLevel, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { expect, test } from 'vitest';
@@ -95,4 +96,68 @@ test('rows that a trigger keeps from being written are conflicts, although their
   const error = await thrown(() => em.flush());
   expect(error).toMatchObject({ conflicts: [{ primaryKey: 2, expected: 1, actual: 1 }] });
   expect(error.message).toContain('although it has that version now');
+});
+
+test('any error that aborts the transaction of a flush, and is caught there, is thrown again at its COMMIT', async () => {
+  const { fork } = await setUp();
+  const em = fork();
+  const caught: unknown[] = [];
+  const error = await thrown(() =>
+    em.transactional(async (tx) => {
+      const [first, second] = await tx.find(Article, {}, { orderBy: { id: 'asc' } });
+      first!.title = 'kept?';
+      await tx.flush();
+      second!.title = 'x'.repeat(300);
+      caught.push(await thrown(() => tx.flush()));
+      second!.title = 'saved';
+    }),
+  );
+  expect([error]).toEqual(caught);
+  expect(await fork().find(Article, {})).toMatchObject([{ title: 'saved' }, { title: 'saved' }]);
+});
+
+test('an error that a savepoint has caught does not keep the transaction from its COMMIT', async () => {
+  const { fork } = await setUp();
+  await fork().transactional(async (tx) => {
+    const articles = await tx.find(Article, {}, { orderBy: { id: 'asc' } });
+    articles.forEach((article) => (article.title = 'x'.repeat(300)));
+    await thrown(() => tx.flush());
+    articles.forEach((article) => (article.title = 'kept'));
+  });
+  expect(await fork().find(Article, {})).toMatchObject([{ title: 'kept' }, { title: 'kept' }]);
+});
+
+test('statements are sent by the simple protocol: nothing that a pooler between transactions would have to remember', async () => {
+  const messages: string[] = [];
+  const { orm, fork } = await open(postgresql, [Article], {
+    driverOptions: {
+      onPoolCreated(pool: EventEmitter) {
+        pool.on('connect', ({ connection }: { connection: Record<string, (...args: unknown[]) => unknown> }) => {
+          for (const message of ['query', 'parse', 'bind', 'execute']) {
+            const send = connection[message]!;
+            connection[message] = (...args) => {
+              messages.push(message);
+              return send.apply(connection, args);
+            };
+          }
+        });
+      },
+    },
+  });
+  await fork().transactional(async (tx) => {
+    const created = [3, 4, 5].map((id) => tx.create(Article, { id, title: 'new' }));
+    await tx.flush();
+    created.forEach((article) => (article.title = 'changed'));
+    await tx.flush();
+    created.slice(1).forEach((article) => tx.remove(article));
+  });
+  const em = fork();
+  em.assign(em.getReference(Article, 3), { version: 2 });
+  await em.flush();
+  (await em.findOneOrFail(Article, 3)).title = 'again';
+  await em.flush();
+  expect(messages.length).toBeGreaterThan(8);
+  expect(new Set(messages)).toEqual(new Set(['query']));
+  const [row] = await em.getConnection().execute<{ count: string }[]>('select count(*) from pg_prepared_statements');
+  expect([orm.config.get('pool'), Number(row!.count)]).toEqual([{}, 0]);
 });

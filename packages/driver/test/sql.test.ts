@@ -116,6 +116,31 @@ for (const [name, dialect] of Object.entries(dialects)) {
   test(`${name}: delete`, () => expect(shown(dialect.delete(simple))).toEqual(expected.delete));
 }
 
+test('which errors leave open whether a statement was carried out, and which connections go back to a pool', () => {
+  const errors = [
+    { code: '40003', loses: true, free: false },
+    { code: '40001', loses: false, free: false },
+    { code: '23505', loses: false, free: false },
+    { code: '57014', loses: false, free: false },
+    { message: 'Query read timeout', loses: true, free: false },
+    { message: 'Connection terminated due to connection timeout', loses: false, free: false },
+    { message: 'Client has encountered a connection error and is not queryable', loses: false, free: true },
+    { message: 'Client was closed and is not queryable', loses: false, free: true },
+    { message: 'Connection terminated unexpectedly', loses: true, free: true },
+    { message: 'Connection terminated', loses: true, free: true },
+    ...['08006', '08P01', '57P01', '57P02', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].map((code) => ({
+      code,
+      loses: true,
+      free: true,
+    })),
+    { code: 'ECONNREFUSED', loses: false, free: false },
+  ];
+  for (const { loses, free, ...error } of errors) {
+    expect([error, postgresql.losesAnswer(error), postgresql.mayRelease(error)]).toEqual([error, loses, free]);
+    expect(sqlite.losesAnswer(error)).toBe(false);
+  }
+});
+
 test('sqlite: what JSON cannot carry goes into a list of VALUES', () => {
   for (const value of [Buffer.from([1]), Infinity, '\0', '\ud800']) {
     const columns = [{ ...simple.columns[0]!, values: ['a', value] }];

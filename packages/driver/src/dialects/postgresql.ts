@@ -12,7 +12,7 @@
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
 import { raw } from '@mikro-orm/core';
-import type { BatchRows, Column, Dialect, Statement } from '../dialect.ts';
+import type { BatchRows, Column, Dialect, DriverError, Statement } from '../dialect.ts';
 import { allFound, assignments, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
@@ -39,7 +39,21 @@ export const postgresql: Dialect = {
 
   // serialization_failure, deadlock_detected
   lostRaceCodes: ['40001', '40P01'],
+
+  // statement_completion_unknown
+  losesAnswer: (error) => error.code === '40003' || isCutOff(error) || error.message === 'Query read timeout',
+
+  // a dead client refuses statements without sending them
+  mayRelease: (error) => isCutOff(error) || error.message?.endsWith('is not queryable') === true,
 };
+
+/** The connection ended under a statement: connection exceptions, admin_shutdown, crash_shutdown, and what node-postgres says. */
+function isCutOff({ code, message = '' }: DriverError): boolean {
+  return (
+    /^(?:08\w{3}|57P0[12]|ECONNRESET|EPIPE|ETIMEDOUT)$/.test(String(code)) ||
+    /^Connection terminated(?: unexpectedly)?$/.test(message)
+  );
+}
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {

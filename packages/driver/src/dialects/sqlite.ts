@@ -37,6 +37,13 @@ export const sqlite: Dialect = {
   autocommits: true,
 
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
+
+  // https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"
+  endsTransaction: ({ code }) => /^SQLITE_(?:FULL|IOERR|NOMEM|INTERRUPT)/.test(String(code)),
+
+  losesAnswer: () => false,
+
+  mayRelease: () => true,
 };
 
 type Cell = (name: string) => string;

@@ -1,5 +1,5 @@
 /** How many statements a flush sends: the lock costs none, and a conflict at most two. */
-import { type Opt, defineEntity, p } from '@mikro-orm/core';
+import { type Opt, type Options, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -16,8 +16,8 @@ const ArticleSchema = defineEntity({
 
 export function statements(driver: TestDriver): void {
   describe('statements', () => {
-    const setUp = async (count: number) => {
-      const db = await open(driver, [ArticleSchema]);
+    const setUp = async (count: number, more: Partial<Options> = {}) => {
+      const db = await open(driver, [ArticleSchema], more);
       const seed = db.fork();
       for (let id = 1; id <= count; id++) {
         seed.create(Article, { id, title: 'old' });
@@ -44,6 +44,23 @@ export function statements(driver: TestDriver): void {
     /** A single row needs no transaction around its statement. */
     const inTransaction = (rows: number, ...kinds: string[]) =>
       rows === 1 && driver.batches ? kinds : ['begin', ...kinds, 'commit'];
+
+    test('batchSize: 1 writes row by row, each checked, by plain statements without a list or a lock', async () => {
+      const { em, articles, sent, fork } = await setUp(4, { batchSize: 1 });
+      const [a, b, c, d] = articles;
+      [a!, b!].forEach((article) => (article.title = 'new'));
+      [c!, d!].forEach((article) => em.remove(article));
+      const plain =
+        /^(?:begin|commit|savepoint .*|release .*|(?:update|delete from) \S+ (?:set .* )?where \S+ = \d and \S+ = 1)$/;
+      const log = await sent(() => em.flush());
+      expect(log.filter((sql) => !plain.test(sql))).toEqual([]);
+      expect(log.filter((sql) => /^(update|delete)/.test(sql))).toHaveLength(4);
+      const theirs = fork();
+      (await theirs.find(Article, {})).forEach((article) => (article.title = 'theirs'));
+      await theirs.flush();
+      [a!, b!].forEach((article) => (article.title = 'ours'));
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 2, actual: 3 }] });
+    });
 
     for (const count of [1, 2, 300, 700]) {
       test(`${count} changed rows`, async () => {

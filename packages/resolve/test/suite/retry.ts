@@ -1,7 +1,7 @@
 /** Work that is tried again ends in the sum of all of it; everything else is thrown on as it is. */
 import { channel } from 'node:diagnostics_channel';
 import { IsolationLevel, defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { type RetryMessage, retryOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
@@ -113,6 +113,8 @@ export function retries(driver: TestDriver): void {
         new TypeError('x'),
         new TypeError('fetch failed'),
         new AbortError('x'),
+        // it may have been done already
+        new CommitOutcomeUnknown(new Error('Connection terminated unexpectedly')),
         'text',
         null,
       ]) {
