@@ -1,0 +1,47 @@
+/** What an error says about a transaction: that nothing of it was committed, or nothing at all. */
+import { ConcurrentUpdate } from '@mikro-ool/core';
+import type { Outcome } from './history.ts';
+import type { Lock } from './model.ts';
+
+/**
+ * Does mikro-ool itself tell a COMMIT whose answer was lost from a write that failed before it? Then every other error of
+ * its flushes is a failure, and the checker insists on it.
+ */
+export const COMMIT_OUTCOME_IS_TYPED = false;
+
+/** Does a connection that was lost inside a transaction leave the pool? Then a leak is an error, and so is a worker that starves. */
+export const LEAKS_ARE_ERRORS = false;
+
+/** @param intended all statements but COMMIT were carried out, or COMMIT may have been sent with them */
+export function outcomeOf(error: unknown, intended: boolean, lock: Lock): Outcome {
+  if ((error as Error).name === 'CommitOutcomeUnknown') {
+    return 'unknown';
+  }
+  if (!intended || (COMMIT_OUTCOME_IS_TYPED && lock === 'mikro-ool')) {
+    return 'failure';
+  }
+  return isAnswer(error) ? 'failure' : 'unknown';
+}
+
+/** The server has answered, and goes on: not a connection that broke, and not a server that is shutting down. */
+function isAnswer(error: unknown): boolean {
+  const { code, sqlState, fatal } = error as { code?: string; sqlState?: string; fatal?: boolean };
+  if (error instanceof ConcurrentUpdate || (error as Error).name === 'OptimisticLockError') {
+    return true;
+  }
+  const state = sqlState ?? code ?? '';
+  return fatal !== true && /^[0-9A-Z]{5}$/.test(state) && !/^(08|57|70)/.test(state);
+}
+
+/** In a word or two, for counting. */
+export function labelOf(error: unknown): string {
+  const cause = (error as { cause?: unknown }).cause;
+  const { name, message } = error as Error;
+  const { code } = (cause ?? error) as { code?: unknown };
+  const detail = typeof code === 'string' ? code : name === 'Error' ? message.split('\n')[0]!.slice(0, 60) : '';
+  return [name, detail].filter(Boolean).join(' ');
+}
+
+/** A race that the database has decided, by whichever exception it comes. */
+export const DEADLOCK = /(40P01|ER_LOCK_DEADLOCK)/;
+export const SERIALISATION = /(40001|ER_CHECKREAD)/;
