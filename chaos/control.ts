@@ -10,7 +10,7 @@ export interface Session {
 
 export async function openSession(kind: DatabaseKind, url: string): Promise<Session> {
   if (kind === 'postgresql') {
-    const client = new Client({ connectionString: url, application_name: 'saboteur' });
+    const client = new Client({ connectionString: `${url}/chaos`, application_name: 'saboteur' });
     // its server is going to be killed
     client.on('error', () => {});
     await client.connect();
@@ -19,7 +19,7 @@ export async function openSession(kind: DatabaseKind, url: string): Promise<Sess
       end: () => client.end(),
     };
   }
-  const connection = await createConnection({ uri: url, timezone: 'Z' });
+  const connection = await createConnection(`${url}/chaos`);
   connection.on('error', () => {});
   return {
     query: async <Row>(sql: string) => (await connection.query(sql))[0] as Row[],

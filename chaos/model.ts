@@ -66,7 +66,7 @@ const TRIGGERS = {
 const POOL_OPTIONS = {
   postgresql: (name: string) => ({
     application_name: name,
-    connectionTimeoutMillis: 5000,
+    connectionTimeoutMillis: 2000,
     options: '-c lock_timeout=800',
   }),
   mariadb: () => ({ connectTimeout: 5000 }),

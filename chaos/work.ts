@@ -31,7 +31,7 @@ class Attempt {
   constructor(id: string, recorder: Recorder, before?: Attempt) {
     this.id = id;
     this.#recorder = recorder;
-    this.#read = new Map(before?.#read);
+    this.#read = new Map(before ? before.#read : []);
   }
 
   /** Rows that were just read. Those that this attempt itself has written are not committed, so they are left out. */

@@ -31,8 +31,8 @@ export interface WorkerReport {
 const LANES = 4;
 const CONNECTIONS = 3;
 
-/** No attempt has ended for so long, with whatever result: the pool gives out no more connections. */
-const STARVED = 20_000;
+/** All connections are given out for so long, and nothing is done with them. */
+const STARVED = 5000;
 
 async function checkedOut(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<number> {
   const pool: unknown = await (orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> }).getNativeClient();
@@ -63,12 +63,12 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
     const message: WorkerReport = { state, tally: tally(), checkedOut: await checkedOut(orm, database) };
     await new Promise((sent) => process.send!(message, sent));
   };
-  let before = '';
+  let before = 0;
   let since = Date.now();
   const clock = setInterval(async () => {
-    const now = JSON.stringify(tally());
-    if (now !== before) {
-      [before, since] = [now, Date.now()];
+    const { success, conflicts } = tally();
+    if (success + conflicts > before || (await checkedOut(orm, database)) < CONNECTIONS) {
+      [before, since] = [success + conflicts, Date.now()];
     } else if (Date.now() - since > STARVED) {
       await report('starved');
       process.exit();
