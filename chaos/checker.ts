@@ -82,7 +82,9 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
           if (write?.balance !== balance) {
             badReads.add(
               `Account ${account} (incarnation ${incarnation}) was read at version ${version} with a balance of ${balance}, ` +
-                (write ? `but that version was written with ${write.balance}.` : 'but nobody has committed that version.'),
+                (write
+                  ? `but that version was written with ${write.balance}.`
+                  : 'but nobody has committed that version.'),
             );
           }
         }
@@ -164,7 +166,10 @@ function checkChains(
       checkChain(account, incarnation, entries, row?.incarnation === incarnation ? row : undefined, report);
     }
     if ((rows.get(account)?.incarnation ?? latest) !== latest) {
-      report('chain', `Account ${account} is in incarnation ${rows.get(account)!.incarnation}, the journal in ${latest}.`);
+      report(
+        'chain',
+        `Account ${account} is in incarnation ${rows.get(account)!.incarnation}, the journal in ${latest}.`,
+      );
     }
   }
 }
@@ -182,7 +187,10 @@ function checkChain(
   for (const [read, writers] of links) {
     if (writers.length > 1) {
       const names = writers.map(({ write, attempt }) => `${attempt} (${write.kind})`).join(', ');
-      report('lostUpdate', `${name}: ${read === null ? 'it' : `version ${read}`} has ${writers.length} writers: ${names}.`);
+      report(
+        'lostUpdate',
+        `${name}: ${read === null ? 'it' : `version ${read}`} has ${writers.length} writers: ${names}.`,
+      );
     }
   }
   const created = links.get(null)?.[0];
@@ -197,7 +205,7 @@ function checkChain(
     if (!next) {
       break;
     }
-    const [{ write: following }] = next as [{ write: Write }];
+    const following = next[0]!.write;
     if (following.written !== null && following.written !== write.written + 1) {
       report('chain', `${name}: a writer that had read version ${write.written} wrote ${following.written}.`);
       if (following.written <= write.written) {
@@ -208,7 +216,10 @@ function checkChain(
     write = next.find((entry) => entry.write.kind === 'delete')?.write ?? following;
   }
   if (reached < entries.length) {
-    report('chain', `${name}: its chain ends at version ${write.written}, and ${entries.length - reached} writes are not in it.`);
+    report(
+      'chain',
+      `${name}: its chain ends at version ${write.written}, and ${entries.length - reached} writes are not in it.`,
+    );
   }
   if (write.kind === 'delete') {
     if (row) {

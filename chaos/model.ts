@@ -1,5 +1,5 @@
 /** The tables, and MikroORM on top of them with one of the locks. The entities are the same for both: only the driver differs. */
-import { type EntityManager, type Options, MikroORM, defineEntity, p } from '@mikro-orm/core';
+import { type EntityManager, MikroORM, defineEntity, p } from '@mikro-orm/core';
 import { MariaDbDriver } from '@mikro-orm/mariadb';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
@@ -80,8 +80,7 @@ export async function connect(
   poolSize: number,
 ): Promise<MikroORM<AbstractSqlDriver>> {
   const Plain = DRIVERS[database];
-  return MikroORM.init({
-    driver: lock === 'mikro-ool' ? versioned(Plain) : Plain,
+  const options = {
     clientUrl: url,
     dbName: 'chaos',
     entities: [Account, Journal],
@@ -89,7 +88,9 @@ export async function connect(
     driverOptions: POOL_OPTIONS[database](name),
     // lost connections are what this is about
     logger: () => {},
-  } as Options) as unknown as Promise<MikroORM<AbstractSqlDriver>>;
+  };
+  const driver = (lock === 'mikro-ool' ? versioned(Plain) : Plain) as typeof PostgreSqlDriver;
+  return (await MikroORM.init({ ...options, driver })) as unknown as MikroORM<AbstractSqlDriver>;
 }
 
 /** Creates the tables, and the accounts that share all the money that there ever is. */

@@ -35,11 +35,10 @@ function isAnswer(error: unknown): boolean {
 
 /** In a word or two, for counting. */
 export function labelOf(error: unknown): string {
-  const cause = (error as { cause?: unknown }).cause;
+  const { code } = ((error as Error).cause ?? error) as { code?: unknown };
   const { name, message } = error as Error;
-  const { code } = (cause ?? error) as { code?: unknown };
-  const detail = typeof code === 'string' ? code : name === 'Error' ? message.split('\n')[0]!.slice(0, 60) : '';
-  return [name, detail].filter(Boolean).join(' ');
+  const isNamed = typeof code === 'string' || name === 'ConcurrentUpdate' || name === 'OptimisticLockError';
+  return isNamed ? `${name} ${String(code ?? '')}`.trim() : `${name}: ${message.split('\n')[0]!.slice(0, 60)}`;
 }
 
 /** A race that the database has decided, by whichever exception it comes. */

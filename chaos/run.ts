@@ -266,8 +266,7 @@ async function dump(session: Session, database: DatabaseKind, file: string): Pro
     'select id, incarnation, version, balance from account',
   );
   const journal = await session.query<Write & { attempt: string }>(SQL[database].journal);
-  const setup = journal.filter(({ attempt }) => attempt === SETUP);
-  const writes = setup.map(({ attempt: _, ...write }): Write => write);
+  const writes: Write[] = journal.filter(({ attempt }) => attempt === SETUP);
   const records: HistoryRecord[] = [
     { type: 'total', total: ACCOUNTS * OPENING_BALANCE },
     ...rows.map(({ id, ...row }) => ({ type: 'row' as const, account: id, ...row })),

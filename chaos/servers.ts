@@ -38,7 +38,8 @@ function control(
   pids: () => number[],
   quit: NodeJS.Signals,
 ): Omit<Server, 'url'> {
-  const send = (signal: NodeJS.Signals, receivers: readonly number[]) => receivers.forEach((pid) => signalTo(pid, signal));
+  const send = (signal: NodeJS.Signals, receivers: readonly number[]) =>
+    receivers.forEach((pid) => signalTo(pid, signal));
   const end = async (signal: NodeJS.Signals, all: boolean) => {
     const running = pids();
     send(signal, all ? running : running.slice(0, 1));
@@ -124,7 +125,10 @@ async function createPostgres(): Promise<Server> {
 
 function childrenOf(pid: number): number[] {
   try {
-    return execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' }).split('\n').filter(Boolean).map(Number);
+    return execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' })
+      .split('\n')
+      .filter(Boolean)
+      .map(Number);
   } catch {
     return []; // pgrep fails when there is none
   }

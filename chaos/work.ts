@@ -161,7 +161,11 @@ export class Work {
     const dice = this.#chance.below(10);
     return {
       isolationLevel:
-        dice < 6 ? IsolationLevel.READ_COMMITTED : dice < 8 ? IsolationLevel.REPEATABLE_READ : IsolationLevel.SERIALIZABLE,
+        dice < 6
+          ? IsolationLevel.READ_COMMITTED
+          : dice < 8
+            ? IsolationLevel.REPEATABLE_READ
+            : IsolationLevel.SERIALIZABLE,
     };
   }
 

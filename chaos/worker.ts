@@ -35,7 +35,9 @@ const CONNECTIONS = 3;
 const STARVED = 5000;
 
 async function checkedOut(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<number> {
-  const pool: unknown = await (orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> }).getNativeClient();
+  const pool: unknown = await (
+    orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> }
+  ).getNativeClient();
   if (database === 'postgresql') {
     const { totalCount, idleCount } = pool as Pool;
     return totalCount - idleCount;
@@ -47,8 +49,8 @@ async function checkedOut(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKi
 }
 
 async function work({ name, session, url, database, lock, seed, file }: WorkerConfig): Promise<void> {
-  let isStopping = false;
-  process.on('message', () => (isStopping = true));
+  const stopping = new AbortController();
+  process.on('message', () => stopping.abort());
   process.on('disconnect', () => process.exit());
   const recorder = new Recorder(file);
   const orm = await connect(database, lock, url, session, CONNECTIONS);
@@ -77,10 +79,10 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
   }, 250);
   await Promise.all(
     lanes.map(async (lane) => {
-      while (!isStopping) {
+      while (!stopping.signal.aborted) {
         const error = await lane.next();
         // a server that is not there would be asked thousands of times
-        await (error ? wait(5) : undefined);
+        await (error ? wait(10) : undefined);
       }
     }),
   );
