@@ -1,26 +1,25 @@
 /** What an error says about a transaction: that nothing of it was committed, or nothing at all. */
 import { ConcurrentUpdate } from '@mikro-ool/core';
 import type { Outcome } from './history.ts';
-import type { Lock } from './model.ts';
+import type { DatabaseKind, Lock } from './model.ts';
 
 /**
- * Does mikro-ool itself tell a COMMIT whose answer was lost from a write that failed before it? Then every other error of
- * its flushes is a failure, and the checker insists on it.
+ * Databases on which mikro-ool itself tells a COMMIT whose answer was lost from a write that failed before it, and gives
+ * connections back that were lost inside a transaction. There the run insists on both: every other error of a flush is a
+ * failure, and a connection that does not come back is an error.
  */
-export const COMMIT_OUTCOME_IS_TYPED = false;
+const STRICT: readonly DatabaseKind[] = [];
 
-/** Does a connection that was lost inside a transaction leave the pool? Then a leak is an error, and so is a worker that starves. */
-export const LEAKS_ARE_ERRORS = false;
+export function isStrict(database: DatabaseKind, lock: Lock): boolean {
+  return lock === 'mikro-ool' && STRICT.includes(database);
+}
 
 /** @param intended all statements but COMMIT were carried out, or COMMIT may have been sent with them */
-export function outcomeOf(error: unknown, intended: boolean, lock: Lock): Outcome {
+export function outcomeOf(error: unknown, intended: boolean, strict: boolean): Outcome {
   if ((error as Error).name === 'CommitOutcomeUnknown') {
     return 'unknown';
   }
-  if (!intended || (COMMIT_OUTCOME_IS_TYPED && lock === 'mikro-ool')) {
-    return 'failure';
-  }
-  return isAnswer(error) ? 'failure' : 'unknown';
+  return !intended || strict || isAnswer(error) ? 'failure' : 'unknown';
 }
 
 /** The server has answered, and goes on: not a connection that broke, and not a server that is shutting down. */
@@ -33,11 +32,13 @@ function isAnswer(error: unknown): boolean {
   return fatal !== true && /^[0-9A-Z]{5}$/.test(state) && !/^(08|57|70)/.test(state);
 }
 
+const OURS = ['ConcurrentUpdate', 'CommitOutcomeUnknown', 'OptimisticLockError'];
+
 /** In a word or two, for counting. */
 export function labelOf(error: unknown): string {
   const { code } = ((error as Error).cause ?? error) as { code?: unknown };
   const { name, message } = error as Error;
-  const isNamed = typeof code === 'string' || name === 'ConcurrentUpdate' || name === 'OptimisticLockError';
+  const isNamed = typeof code === 'string' || OURS.includes(name);
   return isNamed ? `${name} ${String(code ?? '')}`.trim() : `${name}: ${message.split('\n')[0]!.slice(0, 60)}`;
 }
 

@@ -8,7 +8,7 @@ import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { type HistoryRecord, type Write, readHistory } from './history.ts';
 import { ACCOUNTS, type DatabaseKind, type Lock, OPENING_BALANCE, SETUP, connect, createTables } from './model.ts';
-import { DEADLOCK, LEAKS_ARE_ERRORS, SERIALISATION } from './outcome.ts';
+import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
 import { Chance } from './random.ts';
 import { type Fault, Saboteur } from './saboteur.ts';
@@ -237,7 +237,8 @@ async function judge(
       'serialisation failure': seen(SERIALISATION),
     };
     const { accidents, leaked: leakedConnections, starved: starvedWorkers } = crew;
-    const leaks = openTransactions + openSessions + (LEAKS_ARE_ERRORS ? leakedConnections + starvedWorkers : 0);
+    const leaks =
+      openTransactions + openSessions + (isStrict(database, plan.lock) ? leakedConnections + starvedWorkers : 0);
     const isGood = verdict.violations.length + accidents.length + leaks === 0;
     return {
       ...{ plan, seconds, faults, verdict, leakedConnections, starvedWorkers },

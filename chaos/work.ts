@@ -4,8 +4,9 @@ import { ConcurrentUpdate } from '@mikro-ool/core';
 import { retryOnConflict } from '@mikro-ool/resolve';
 import type { Kind, Outcome, Recorder, Seen, Write } from './history.ts';
 import { ACCOUNTS, Account, Journal, type Lock } from './model.ts';
-import { labelOf, outcomeOf } from './outcome.ts';
+import { isStrict, labelOf, outcomeOf } from './outcome.ts';
 import type { Chance } from './random.ts';
+import type { Plan } from './run.ts';
 
 type AccountEntity = InferEntity<typeof Account>;
 type JournalEntity = InferEntity<typeof Journal>;
@@ -68,8 +69,8 @@ class Attempt {
     this.#recorder.record({ type: 'intent', attempt: this.id, writes: this.#writes });
   }
 
-  end(error: unknown, lock: Lock): Outcome {
-    const outcome = error === undefined ? 'success' : outcomeOf(error, this.#intended, lock);
+  end(error: unknown, strict: boolean): Outcome {
+    const outcome = error === undefined ? 'success' : outcomeOf(error, this.#intended, strict);
     const label = error === undefined ? undefined : labelOf(error);
     this.#recorder.record({ type: 'end', attempt: this.id, outcome, error: label });
     return outcome;
@@ -95,6 +96,7 @@ export class Work {
   readonly tally: Tally = { success: 0, conflicts: 0, failure: 0, unknown: 0 };
   readonly #fork: () => EntityManager;
   readonly #lock: Lock;
+  readonly #strict: boolean;
   readonly #chance: Chance;
   readonly #recorder: Recorder;
   readonly #name: string;
@@ -113,10 +115,17 @@ export class Work {
     [5, () => this.#crosswise()],
   ];
 
-  constructor(name: string, fork: () => EntityManager, lock: Lock, chance: Chance, recorder: Recorder) {
+  constructor(
+    name: string,
+    fork: () => EntityManager,
+    { database, lock }: Pick<Plan, 'database' | 'lock'>,
+    chance: Chance,
+    recorder: Recorder,
+  ) {
     this.#name = name;
     this.#fork = fork;
     this.#lock = lock;
+    this.#strict = isStrict(database, lock);
     this.#chance = chance;
     this.#recorder = recorder;
   }
@@ -139,7 +148,7 @@ export class Work {
   }
 
   #end(attempt: Attempt, error?: unknown): Outcome {
-    const outcome = attempt.end(error, this.#lock);
+    const outcome = attempt.end(error, this.#strict);
     const isConflict = error instanceof ConcurrentUpdate || (error as Error)?.name === 'OptimisticLockError';
     this.tally[isConflict ? 'conflicts' : outcome]++;
     return outcome;
@@ -285,7 +294,7 @@ export class Work {
           await em.flush();
           break;
         } catch (error) {
-          if (left === 0 || this.#lock !== 'mikro-ool' || outcomeOf(error, true, this.#lock) === 'unknown') {
+          if (left === 0 || this.#lock !== 'mikro-ool' || outcomeOf(error, true, this.#strict) === 'unknown') {
             throw error;
           }
           this.#end(attempt, error);

@@ -55,7 +55,7 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
   const recorder = new Recorder(file);
   const orm = await connect(database, lock, url, session, CONNECTIONS);
   const lanes = Array.from({ length: LANES }, (_, lane) => {
-    return new Work(`${name}.${lane + 1}`, () => orm.em.fork(), lock, new Chance(seed + lane), recorder);
+    return new Work(`${name}.${lane + 1}`, () => orm.em.fork(), { database, lock }, new Chance(seed + lane), recorder);
   });
   const tally = (): Tally => {
     const sum = (key: keyof Tally) => lanes.reduce((total, lane) => total + lane.tally[key], 0);
