@@ -11,9 +11,9 @@ import { ACCOUNTS, type DatabaseKind, type Lock, OPENING_BALANCE, SETUP, connect
 import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
 import { Chance } from './random.ts';
-import { type Fault, Saboteur } from './saboteur.ts';
+import { FAULTS, type Fault, Saboteur } from './saboteur.ts';
 import { type Server, createServer } from './servers.ts';
-import type { Tally } from './work.ts';
+import { type Tally, sumOf } from './work.ts';
 import type { WorkerConfig, WorkerReport } from './worker.ts';
 
 export interface Plan {
@@ -48,6 +48,8 @@ export interface Result {
 
 const WORKERS = 4;
 const STOPPING = 45_000;
+/** For kinds of faults that have not happened by then. */
+const OVERTIME = 60_000;
 
 /** The workers, each of which is replaced when it ends before its time. */
 class Crew {
@@ -74,13 +76,7 @@ class Crew {
   }
 
   tally(): Tally {
-    const sum = { success: 0, conflicts: 0, failure: 0, unknown: 0 };
-    for (const tally of this.#tallies.values()) {
-      for (const key of Object.keys(sum) as (keyof Tally)[]) {
-        sum[key] += tally[key];
-      }
-    }
-    return sum;
+    return sumOf(this.#tallies.values());
   }
 
   #hire(session: string): void {
@@ -150,6 +146,8 @@ class Crew {
 
 export async function run(plan: Plan, show: (progress: Progress) => void = () => {}): Promise<Result> {
   const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-history-'));
+  const forget = () => rmSync(directory, { recursive: true, force: true });
+  process.once('exit', forget);
   let server: Server | undefined;
   let proxy: Proxy | undefined;
   let crew: Crew | undefined;
@@ -168,7 +166,8 @@ export async function run(plan: Plan, show: (progress: Progress) => void = () =>
     crew?.killAll();
     proxy?.stop();
     await server?.dispose();
-    rmSync(directory, { recursive: true, force: true });
+    process.removeListener('exit', forget);
+    forget();
   }
 }
 
@@ -190,21 +189,22 @@ async function sabotage(
   show: (progress: Progress) => void,
 ): Promise<Record<Fault, number>> {
   const saboteur = new Saboteur(server, database, proxy, (session) => crew.kill(session), new Chance(seed));
-  const ending = new AbortController();
   const end = Date.now() + minutes * 60_000;
+  const faults = () => {
+    const { deadlocks, serialisationFailures } = crew.tally();
+    const { deadlock, ...others } = saboteur.faults;
+    return { ...others, deadlock: deadlock + deadlocks, 'serialisation failure': serialisationFailures };
+  };
   const clock = setInterval(() => {
-    show({
-      secondsLeft: Math.max(0, Math.round((end - Date.now()) / 1000)),
-      tally: crew.tally(),
-      faults: saboteur.faults,
-    });
+    const secondsLeft = Math.max(0, Math.round((end - Date.now()) / 1000));
+    show({ secondsLeft, tally: crew.tally(), faults: faults() });
   }, 200);
   try {
-    let timer: NodeJS.Timeout | undefined;
-    await saboteur.run(ending.signal, () => {
-      timer = setTimeout(() => ending.abort(), Math.max(0, end - Date.now()));
+    await saboteur.run(() => {
+      const seen = faults();
+      const left = Date.now() < end ? FAULTS : FAULTS.filter((fault) => seen[fault] === 0);
+      return Date.now() < end + OVERTIME ? left : [];
     });
-    clearTimeout(timer);
     return saboteur.faults;
   } finally {
     clearInterval(clock);

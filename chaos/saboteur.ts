@@ -23,6 +23,10 @@ const RATES = {
 export type Fault = keyof typeof RATES;
 export const FAULTS = Object.keys(RATES) as Fault[];
 
+function sumOf(faults: readonly Fault[]): number {
+  return faults.reduce((sum, fault) => sum + RATES[fault], 0);
+}
+
 export class Saboteur {
   /** What was really done, by kind; deadlocks only those that hit the saboteur itself. */
   readonly faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
@@ -58,18 +62,18 @@ export class Saboteur {
     this.#chance = chance;
   }
 
-  async run(signal: AbortSignal, firstRoundDone: () => void): Promise<void> {
+  /** @param wanted which kinds are in question now; none: enough is enough */
+  async run(wanted: () => readonly Fault[]): Promise<void> {
     for (const fault of this.#chance.shuffle(FAULTS)) {
       await this.#inject[fault]();
       await wait(this.#chance.between(100, 400));
     }
-    firstRoundDone();
-    const total = Object.values(RATES).reduce((sum, rate) => sum + rate, 0);
-    while (!signal.aborted) {
-      await wait(this.#chance.between(0, 120_000 / total));
-      let ticket = (this.#chance.below(10_000) / 10_000) * total;
-      const fault = FAULTS.find((fault) => (ticket -= RATES[fault]) < 0)!;
+    const pause = 120_000 / sumOf(FAULTS);
+    for (let kinds = wanted(); kinds.length > 0; kinds = wanted()) {
+      let ticket = (this.#chance.below(10_000) / 10_000) * sumOf(kinds);
+      const fault = kinds.find((kind) => (ticket -= RATES[kind]) < 0)!;
       await this.#inject[fault]();
+      await wait(this.#chance.between(0, pause));
     }
   }
 

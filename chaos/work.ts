@@ -4,7 +4,7 @@ import { ConcurrentUpdate } from '@mikro-ool/core';
 import { retryOnConflict } from '@mikro-ool/resolve';
 import type { Kind, Outcome, Recorder, Seen, Write } from './history.ts';
 import { ACCOUNTS, Account, Journal, type Lock } from './model.ts';
-import { isStrict, labelOf, outcomeOf } from './outcome.ts';
+import { DEADLOCK, SERIALISATION, isStrict, labelOf, outcomeOf } from './outcome.ts';
 import type { Chance } from './random.ts';
 import type { Plan } from './run.ts';
 
@@ -89,11 +89,27 @@ export interface Tally {
   conflicts: number;
   failure: number;
   unknown: number;
+  deadlocks: number;
+  serialisationFailures: number;
+}
+
+function newTally(): Tally {
+  return { success: 0, conflicts: 0, failure: 0, unknown: 0, deadlocks: 0, serialisationFailures: 0 };
+}
+
+export function sumOf(tallies: Iterable<Tally>): Tally {
+  const sum = newTally();
+  for (const tally of tallies) {
+    for (const key of Object.keys(sum) as (keyof Tally)[]) {
+      sum[key] += tally[key];
+    }
+  }
+  return sum;
 }
 
 /** One after the other, chosen by chance. */
 export class Work {
-  readonly tally: Tally = { success: 0, conflicts: 0, failure: 0, unknown: 0 };
+  readonly tally = newTally();
   readonly #fork: () => EntityManager;
   readonly #lock: Lock;
   readonly #strict: boolean;
@@ -151,6 +167,9 @@ export class Work {
     const outcome = attempt.end(error, this.#strict);
     const isConflict = error instanceof ConcurrentUpdate || (error as Error)?.name === 'OptimisticLockError';
     this.tally[isConflict ? 'conflicts' : outcome]++;
+    const label = labelOf(error ?? new Error());
+    this.tally.deadlocks += DEADLOCK.test(label) ? 1 : 0;
+    this.tally.serialisationFailures += SERIALISATION.test(label) ? 1 : 0;
     return outcome;
   }
 
@@ -205,7 +224,11 @@ export class Work {
 
   /** Load, change, flush, and the journal of it. */
   async #transfer(em: EntityManager, attempt: Attempt, ids: readonly number[]): Promise<void> {
-    const changed = this.#move(await this.#load(em, attempt, ids));
+    await this.#save(em, attempt, await this.#load(em, attempt, ids));
+  }
+
+  async #save(em: EntityManager, attempt: Attempt, loaded: readonly AccountEntity[]): Promise<void> {
+    const changed = this.#move(loaded);
     await em.flush();
     const journal = changed.map((account) => attempt.wrote('update', account, account.version));
     if (journal.length > 0) {
@@ -238,23 +261,19 @@ export class Work {
     });
   }
 
-  /** A savepoint that may be rolled back, on purpose or by a conflict, and a transaction that goes on. */
+  /** A part that may be rolled back, on purpose or by a conflict, and a transaction that goes on. */
   async #nested(): Promise<void> {
-    const ids = this.#ids(9);
-    const [outer, inner, after] = [ids.slice(0, 3), ids.slice(3, 6), ids.slice(6)];
+    const ids = this.#ids(12);
+    const [outer, inner, after] = [ids.slice(0, 3), ids.slice(3, 9), ids.slice(9)];
     await this.#once((attempt) =>
       this.#fork().transactional(async (em) => {
+        // a flush in the same transaction, whose conflict is caught, or a transaction inside, which may have entities of its own
+        const isPlain = this.#chance.percent(50);
+        const known = isPlain || this.#chance.percent(50) ? await this.#load(em, attempt, inner) : [];
         await this.#transfer(em, attempt, outer);
-        // half of the time the savepoint works on entities of the transaction around it
-        const known = this.#chance.percent(50) ? await this.#load(em, attempt, inner) : [];
         const mark = attempt.mark();
         try {
-          await em.transactional(async (nested) => {
-            await this.#transfer(nested, attempt, inner);
-            if (this.#chance.percent(30)) {
-              throw new ChangedMind();
-            }
-          });
+          await (isPlain ? this.#save(em, attempt, known) : this.#inside(em, attempt, inner));
         } catch (error) {
           const isStale = error instanceof ConcurrentUpdate && error.conflicts.length > 0;
           if (!isStale && !(error instanceof ChangedMind)) {
@@ -273,6 +292,15 @@ export class Work {
         attempt.intend();
       }, this.#isolation()),
     );
+  }
+
+  async #inside(em: EntityManager, attempt: Attempt, ids: readonly number[]): Promise<void> {
+    await em.transactional(async (nested) => {
+      await this.#transfer(nested, attempt, ids);
+      if (this.#chance.percent(30)) {
+        throw new ChangedMind();
+      }
+    });
   }
 
   /** A plain flush, journal included, and the same EntityManager again after it failed. */

@@ -6,7 +6,7 @@ import type { Pool } from 'pg';
 import { Recorder } from './history.ts';
 import { type DatabaseKind, type Lock, connect } from './model.ts';
 import { Chance } from './random.ts';
-import { type Tally, Work } from './work.ts';
+import { type Tally, Work, sumOf } from './work.ts';
 
 export interface WorkerConfig {
   /** Unique in the run: the attempts are named after it. */
@@ -57,10 +57,7 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
   const lanes = Array.from({ length: LANES }, (_, lane) => {
     return new Work(`${name}.${lane + 1}`, () => orm.em.fork(), { database, lock }, new Chance(seed + lane), recorder);
   });
-  const tally = (): Tally => {
-    const sum = (key: keyof Tally) => lanes.reduce((total, lane) => total + lane.tally[key], 0);
-    return { success: sum('success'), conflicts: sum('conflicts'), failure: sum('failure'), unknown: sum('unknown') };
-  };
+  const tally = () => sumOf(lanes.map((lane) => lane.tally));
   const report = async (state: WorkerReport['state']) => {
     const message: WorkerReport = { state, tally: tally(), checkedOut: await checkedOut(orm, database) };
     await new Promise((sent) => process.send!(message, sent));
