@@ -43,7 +43,7 @@ function describe({ secondsLeft, tally, faults }: Progress): string {
 }
 
 // what runs is ended by handlers of "exit"
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.once(signal, () => process.exit(130));
 }
 

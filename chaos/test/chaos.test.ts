@@ -18,7 +18,6 @@ test('mikro-ool loses nothing, whatever fails', { timeout: 300_000 }, async () =
 
 test('version: true loses updates, and the checker says so', { timeout: 300_000 }, async () => {
   const { verdict } = await run({ database: 'postgresql', lock: 'version-true', seed: 7, minutes: MINUTES });
-  const kinds = new Set(verdict.violations.map(({ kind }) => kind));
+  const kinds = verdict.violations.map(({ kind }) => kind);
   expect(kinds).toContain('lostUpdate');
-  expect(kinds).toContain('sum');
 });
