@@ -1,5 +1,5 @@
 /** What a run leaves behind for the checker: one JSON object a line, written by the workers and read from the database. */
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { openSync, readFileSync, writeSync } from 'node:fs';
 
 export type Kind = 'create' | 'update' | 'delete';
 
@@ -52,10 +52,6 @@ export class Recorder {
 
   record(record: HistoryRecord): void {
     writeSync(this.#file, `${JSON.stringify(record)}\n`);
-  }
-
-  close(): void {
-    closeSync(this.#file);
   }
 }
 

@@ -134,6 +134,9 @@ function childrenOf(pid: number): number[] {
   }
 }
 
+/** MariaDB's sessions have no names, so each worker has a user. */
+const USERS = 16;
+
 const MARIADBD = ['/usr/sbin/mariadbd', '/usr/local/bin/mariadbd', '/opt/homebrew/bin/mariadbd'];
 
 async function createMariaDb(): Promise<Server> {
@@ -205,6 +208,3 @@ async function createMariaDb(): Promise<Server> {
   await launch();
   return { ...controls, url };
 }
-
-/** MariaDB's sessions have no names, so that each worker has a user. */
-export const USERS = 16;

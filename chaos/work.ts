@@ -13,7 +13,7 @@ type JournalEntity = InferEntity<typeof Journal>;
 type State = Pick<AccountEntity, 'id' | 'incarnation' | 'balance'>;
 
 /** The work itself takes its transaction back. */
-export class ChangedMind extends Error {
+class ChangedMind extends Error {
   constructor() {
     super('changed its mind');
     this.name = 'ChangedMind';
