@@ -30,7 +30,7 @@ export async function openSession(kind: DatabaseKind, url: string): Promise<Sess
 export const SQL = {
   postgresql: {
     sessions: `select pid as id from pg_stat_activity where application_name like 'worker%'`,
-    kill: (id: number) => `select pg_terminate_backend(${id})`,
+    kill: (id: number) => `select pg_terminate_backend(${id}) as done`,
     /** Workers that have written something and not committed it. */
     writing: `select application_name as name from pg_stat_activity where application_name like 'worker%' and backend_xid is not null`,
     waiting: `select pid as id from pg_stat_activity where application_name like 'worker%' and wait_event_type = 'Lock'`,
