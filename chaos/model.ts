@@ -14,8 +14,11 @@ export const Account = defineEntity({
     id: p.integer().primary().autoincrement(false),
     incarnation: p.integer(),
     balance: p.integer(),
-    /** The attempt that has changed nothing else: a flush of one statement, which a trigger writes into the journal. */
-    solo: p.string().nullable(),
+    /**
+     * The attempt that has changed nothing else: a flush of one statement, which a trigger writes into the journal. Never
+     * NULL: where NULL is read again, MikroORM keeps the older value, and the lock the older version.
+     */
+    solo: p.string().default(''),
     /** The saboteur's: it writes here without a version, so that the database sees a race and the lock sees none. */
     poked: p.integer().default(0),
     version: p.integer().version(),
@@ -51,11 +54,11 @@ const TRIGGERS = {
        return new;
      end $$`,
     `create trigger solo after update on account for each row
-       when (new.solo is not null and new.solo is distinct from old.solo) execute function journal_solo()`,
+       when (new.solo <> old.solo) execute function journal_solo()`,
   ],
   mariadb: [
     `create trigger solo after update on account for each row
-       if new.solo is not null and not (new.solo <=> old.solo) then
+       if new.solo <> old.solo then
          insert into journal (attempt, account, incarnation, kind, \`read\`, written, balance)
          values (new.solo, new.id, new.incarnation, 'update', old.version, new.version, new.balance);
        end if`,
