@@ -153,6 +153,8 @@ async function createMariaDb(): Promise<Server> {
     asUser.push('--user=mysql');
   }
   const data = join(directory, 'data');
+  // servers that share a directory for temporary files can meet there
+  const env = { ...process.env, TMPDIR: directory };
   const init = join(directory, 'init.sql');
   const users = ['root', ...Array.from({ length: USERS }, (_, i) => `worker${i + 1}`)];
   const grants = users.map((user) => `grant all on *.* to '${user}'@'127.0.0.1' identified by 'chaos';\n`);
@@ -160,6 +162,7 @@ async function createMariaDb(): Promise<Server> {
   chmodSync(init, 0o644);
   execFileSync('mariadb-install-db', ['--no-defaults', `--datadir=${data}`, '--skip-test-db', ...asUser], {
     stdio: 'pipe',
+    env,
   });
   const url = (through: number, as = 'root') => `mysql://${as}:chaos@127.0.0.1:${through}`;
   let pid: number | undefined;
@@ -185,7 +188,7 @@ async function createMariaDb(): Promise<Server> {
         // a killed server keeps what it has handed to the operating system; only the machine could lose it
         '--innodb-flush-log-at-trx-commit=2',
       ],
-      { stdio: 'ignore' },
+      { stdio: 'ignore', env },
     );
     pid = child.pid;
     let exited = false;
