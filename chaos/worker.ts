@@ -1,4 +1,5 @@
 /** A process that works until it is told to stop, or killed. Started by run.ts. */
+import type { EventEmitter } from 'node:events';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { MikroORM } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
@@ -34,18 +35,37 @@ const CONNECTIONS = 3;
 /** All connections are given out for so long, and nothing is done with them. */
 const STARVED = 5000;
 
-async function checkedOut(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<number> {
-  const pool: unknown = await (
-    orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> }
-  ).getNativeClient();
+/** Watches a pool. Returns how many connections it has given out and not got back; those that are being opened do not count. */
+async function watchPool(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<() => number> {
+  const connection = orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> };
+  const pool = await connection.getNativeClient();
+  const out = new Set<unknown>();
   if (database === 'postgresql') {
-    const { totalCount, idleCount } = pool as Pool;
-    return totalCount - idleCount;
+    const events = pool as Pool;
+    events.on('acquire', (client) => out.add(client));
+    events.on('release', (_error, client) => out.delete(client));
+    events.on('remove', (client) => out.delete(client));
+    return () => out.size;
   }
-  // mysql2 has no public counters
-  type Connections = { readonly length: number };
-  const { _allConnections, _freeConnections } = pool as { _allConnections: Connections; _freeConnections: Connections };
-  return _allConnections.length - _freeConnections.length;
+  const events = pool as EventEmitter & { readonly _allConnections: { toArray(): unknown[] } };
+  events.on('acquire', (client) => out.add(client));
+  events.on('release', (client) => out.delete(client));
+  // mysql2 says nothing when it drops one that is broken
+  return () => events._allConnections.toArray().filter((client) => out.has(client)).length;
+}
+
+/** A worker may be hired while the server is away. */
+async function patiently<Result>(start: () => Promise<Result>): Promise<Result> {
+  for (let left = 100; ; left--) {
+    try {
+      return await start();
+    } catch (error) {
+      if (left === 0) {
+        throw error;
+      }
+      await wait(200);
+    }
+  }
 }
 
 async function work({ name, session, url, database, lock, seed, file }: WorkerConfig): Promise<void> {
@@ -53,20 +73,21 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
   process.on('message', () => stopping.abort());
   process.on('disconnect', () => process.exit());
   const recorder = new Recorder(file);
-  const orm = await connect(database, lock, url, session, CONNECTIONS);
+  const orm = await patiently(() => connect(database, lock, url, session, CONNECTIONS));
+  const checkedOut = await patiently(() => watchPool(orm, database));
   const lanes = Array.from({ length: LANES }, (_, lane) => {
     return new Work(`${name}.${lane + 1}`, () => orm.em.fork(), { database, lock }, new Chance(seed + lane), recorder);
   });
   const tally = () => sumOf(lanes.map((lane) => lane.tally));
   const report = async (state: WorkerReport['state']) => {
-    const message: WorkerReport = { state, tally: tally(), checkedOut: await checkedOut(orm, database) };
+    const message: WorkerReport = { state, tally: tally(), checkedOut: checkedOut() };
     await new Promise((sent) => process.send!(message, sent));
   };
   let before = 0;
   let since = Date.now();
   const clock = setInterval(async () => {
     const { success, conflicts } = tally();
-    if (success + conflicts > before || (await checkedOut(orm, database)) < CONNECTIONS) {
+    if (success + conflicts > before || checkedOut() < CONNECTIONS) {
       [before, since] = [success + conflicts, Date.now()];
     } else if (Date.now() - since > STARVED) {
       await report('starved');
