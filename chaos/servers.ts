@@ -160,10 +160,6 @@ async function createMariaDb(): Promise<Server> {
   const grants = users.map((user) => `grant all on *.* to '${user}'@'127.0.0.1' identified by 'chaos';\n`);
   writeFileSync(init, `create database if not exists chaos;\n${grants.join('')}`);
   chmodSync(init, 0o644);
-  execFileSync('mariadb-install-db', ['--no-defaults', `--datadir=${data}`, '--skip-test-db', ...asUser], {
-    stdio: 'pipe',
-    env,
-  });
   const url = (through: number, as = 'root') => `mysql://${as}:chaos@127.0.0.1:${through}`;
   let pid: number | undefined;
   const launch = async () => {
@@ -208,6 +204,10 @@ async function createMariaDb(): Promise<Server> {
   };
   const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
   const controls = control(port, directory, launch, pids, 'SIGTERM');
+  execFileSync('mariadb-install-db', ['--no-defaults', `--datadir=${data}`, '--skip-test-db', ...asUser], {
+    stdio: 'pipe',
+    env,
+  });
   await launch();
   return { ...controls, url };
 }
