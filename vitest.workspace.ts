@@ -40,6 +40,7 @@ export default defineConfig({
         },
       },
       { test: { name: 'resolve', include: [`${resolve}/docs.test.ts`] } },
+      { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], fileParallelism: false } },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
       {
         // Vitest's own transform leaves standard decorators as they are, and Node does not run them

@@ -1,0 +1,71 @@
+/**
+ * `npx pnpm chaos`: workers that transfer money between accounts while everything that can fail does, and a checker that
+ * says whether something was lost.
+ *
+ * `--minutes 10`, `--seed 1` (chance decides when none is given), `--database postgresql|mariadb`,
+ * `--lock mikro-ool|version-true`. Runs of 10 minutes and more are kept in results/.
+ */
+import { randomInt } from 'node:crypto';
+import { parseArgs } from 'node:util';
+import ora from 'ora';
+import type { DatabaseKind, Lock } from './model.ts';
+import { DATABASES, errorTable, summarise, table, writeResult } from './report.ts';
+import { type Plan, type Progress, run } from './run.ts';
+
+const { values } = parseArgs({
+  args: process.argv.slice(2).filter((arg) => arg !== '--'),
+  options: {
+    minutes: { type: 'string', default: '1' },
+    seed: { type: 'string', default: String(randomInt(2 ** 31)) },
+    database: { type: 'string', default: 'postgresql' },
+    lock: { type: 'string', default: 'mikro-ool' },
+  },
+});
+
+const KEPT_FROM_MINUTES = 10;
+
+function planOf(): Plan {
+  const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
+  const isKnown = values.database in DATABASES && ['mikro-ool', 'version-true'].includes(values.lock);
+  if (!isKnown || !(minutes > 0) || !Number.isInteger(seed)) {
+    throw new Error(
+      'Usage: chaos [--minutes 1] [--seed 1] [--database postgresql|mariadb] [--lock mikro-ool|version-true]',
+    );
+  }
+  return { minutes, seed, database: values.database as DatabaseKind, lock: values.lock as Lock };
+}
+
+function describe({ secondsLeft, tally, faults }: Progress): string {
+  const time = `${Math.floor(secondsLeft / 60)}:${String(secondsLeft % 60).padStart(2, '0')} left`;
+  const injected = Object.values(faults).reduce((sum, n) => sum + n, 0);
+  const { success, conflicts, failure, unknown } = tally;
+  return `${time} | ${success} saved, ${conflicts} conflicts, ${failure} failed, ${unknown} unknown | ${injected} faults`;
+}
+
+// what runs is ended by handlers of "exit"
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, () => process.exit(130));
+}
+
+const plan = planOf();
+console.log(`${DATABASES[plan.database]}, ${plan.lock}, ${plan.minutes} min, --seed ${plan.seed}`);
+const spinner = ora();
+let printed = Number.POSITIVE_INFINITY;
+const result = await run(plan, (progress) => {
+  if (process.stderr.isTTY) {
+    spinner.start(describe(progress));
+  } else if (printed - progress.secondsLeft >= 30) {
+    console.error(describe(progress));
+    printed = progress.secondsLeft;
+  }
+}).finally(() => spinner.stop());
+const summary = summarise(result);
+console.log(`${table([summary])}\n\n${errorTable([summary])}\n`);
+for (const line of [...summary.examples, ...result.accidents]) {
+  console.log(`- ${line}`);
+}
+if (plan.minutes >= KEPT_FROM_MINUTES) {
+  writeResult(plan.database, summary);
+}
+console.log(result.isGood ? 'Nothing was lost.' : 'Something went wrong: see above.');
+process.exit(result.isGood ? 0 : 1);

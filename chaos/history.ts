@@ -1,0 +1,68 @@
+/** What a run leaves behind for the checker: one JSON object a line, written by the workers and read from the database. */
+import { openSync, readFileSync, writeSync } from 'node:fs';
+
+export type Kind = 'create' | 'update' | 'delete';
+
+/** One version of one account. An account that was deleted and created again is in its next incarnation. */
+export interface Write {
+  readonly account: number;
+  readonly incarnation: number;
+  readonly kind: Kind;
+  /** The version that the writer had read; null for a new row. */
+  readonly read: number | null;
+  /** The version that it left behind; null for a deleted row. */
+  readonly written: number | null;
+  /** The balance that it left behind. */
+  readonly balance: number;
+}
+
+/** Account, incarnation, version, balance. */
+export type Seen = readonly [account: number, incarnation: number, version: number, balance: number];
+
+/** How an attempt ended, as far as its worker was told. */
+export type Outcome = 'success' | 'failure' | 'unknown';
+
+export type HistoryRecord =
+  /** From the database, when all is over: what it should hold together, … */
+  | { readonly type: 'total'; readonly total: number }
+  /** … each row, … */
+  | {
+      readonly type: 'row';
+      readonly account: number;
+      readonly incarnation: number;
+      readonly version: number;
+      readonly balance: number;
+    }
+  /** … and each line of its journal, which was written in the same transaction as the row. */
+  | ({ readonly type: 'journal'; readonly attempt: string } & Write)
+  /** From a worker: committed rows that it has read, … */
+  | { readonly type: 'read'; readonly rows: readonly Seen[] }
+  /** … what it is about to commit, written down before anything can be committed, … */
+  | { readonly type: 'intent'; readonly attempt: string; readonly writes: readonly Write[] }
+  /** … and what it was told; missing when the worker was killed. */
+  | { readonly type: 'end'; readonly attempt: string; readonly outcome: Outcome; readonly error?: string };
+
+/** Appends to a file at once: a SIGKILL loses nothing that was recorded. */
+export class Recorder {
+  readonly #file: number;
+
+  constructor(path: string) {
+    this.#file = openSync(path, 'a');
+  }
+
+  record(record: HistoryRecord): void {
+    writeSync(this.#file, `${JSON.stringify(record)}\n`);
+  }
+}
+
+/** The records of these files, one after the other. */
+export function* readHistory(paths: readonly string[]): Generator<HistoryRecord> {
+  for (const path of paths) {
+    const lines = readFileSync(path, 'utf8').split('\n');
+    // what stands behind the last line's end is the line that a killed worker did not finish
+    lines.pop();
+    for (const line of lines) {
+      yield JSON.parse(line) as HistoryRecord;
+    }
+  }
+}

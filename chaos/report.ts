@@ -1,0 +1,97 @@
+/** What a run was like: a table for the terminal and for results/*.md, where both locks stand beside each other. */
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { markdownTable } from 'markdown-table';
+import { VIOLATIONS, type Violation } from './checker.ts';
+import type { DatabaseKind, Lock } from './model.ts';
+import type { Result } from './run.ts';
+import { FAULTS, type Fault } from './saboteur.ts';
+
+const DIRECTORY = new URL('./results/', import.meta.url);
+const TITLES = { 'mikro-ool': 'mikro-ool', 'version-true': 'MikroORM, `version: true`' };
+export const DATABASES = { postgresql: 'PostgreSQL', mariadb: 'MariaDB' };
+
+const EXAMPLES = 5;
+
+/** What the work brings about as well, and often: it must not hide how few of the others there are. */
+const BY_RACES: readonly Fault[] = ['deadlock', 'serialisation failure'];
+
+/** The numbers of a run, as they are kept. */
+interface Summary {
+  readonly lock: Lock;
+  readonly rows: Readonly<Record<string, number>>;
+  readonly errors: Readonly<Record<string, number>>;
+  readonly examples: readonly string[];
+}
+
+export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): Summary {
+  const { outcomes, unknownCommitted, violations, errors, writes, reads } = verdict;
+  const ofKind = (kind: Violation) => violations.filter((violation) => violation.kind === kind);
+  const kinds = Object.keys(VIOLATIONS) as Violation[];
+  const count = (kinds: readonly Fault[]) => kinds.reduce((sum, fault) => sum + faults[fault], 0);
+  return {
+    lock: plan.lock,
+    rows: {
+      seconds: seconds,
+      seed: plan.seed,
+      'reported as saved': outcomes.success,
+      'reported as not saved': outcomes.failure,
+      'reported as unknown, or killed before a report': outcomes.unknown + outcomes.killed,
+      '… of these, in the database': unknownCommitted,
+      'versions written': writes,
+      'rows read': reads,
+      '**faults**': count(FAULTS),
+      '… of these, without deadlocks and serialisation failures': count(
+        FAULTS.filter((fault) => !BY_RACES.includes(fault)),
+      ),
+      ...Object.fromEntries(FAULTS.map((fault) => [fault, faults[fault]])),
+      '**violations**': violations.length,
+      ...Object.fromEntries(kinds.map((kind) => [VIOLATIONS[kind], ofKind(kind).length])),
+      'transactions left open on the server': rest.openTransactions,
+      'sessions left open on the server': rest.openSessions,
+      'connections that did not come back to their pool': rest.leakedConnections,
+      'workers that had no connection left, and were replaced': rest.starvedWorkers,
+      'crashes of workers': rest.accidents.length,
+    },
+    errors: Object.fromEntries([...errors].toSorted(([, a], [, b]) => b - a)),
+    examples: kinds.flatMap((kind) =>
+      ofKind(kind)
+        .slice(0, EXAMPLES)
+        .map(({ text }) => text),
+    ),
+  };
+}
+
+/** One column for each lock. */
+export function table(summaries: readonly Summary[]): string {
+  const [first] = summaries as [Summary];
+  const lines = Object.keys(first.rows).map((row) => [row, ...summaries.map(({ rows }) => String(rows[row] ?? ''))]);
+  return render(['', ...summaries.map(({ lock }) => TITLES[lock])], lines);
+}
+
+export function errorTable(summaries: readonly Summary[]): string {
+  const labels = new Set(summaries.flatMap(({ errors }) => Object.keys(errors)));
+  const lines = [...labels].map((label) => [label, ...summaries.map(({ errors }) => String(errors[label] ?? 0))]);
+  return render(['what workers were told', ...summaries.map(({ lock }) => TITLES[lock])], lines);
+}
+
+function render(head: string[], lines: string[][]): string {
+  return markdownTable([head, ...lines], { align: ['l', ...head.slice(1).map(() => 'r')] });
+}
+
+/** Keeps the numbers, and puts them beside those of the last run with the other lock. */
+export function writeResult(database: DatabaseKind, summary: Summary): void {
+  mkdirSync(DIRECTORY, { recursive: true });
+  const file = (lock: Lock) => new URL(`${database}-${lock}.json`, DIRECTORY);
+  writeFileSync(file(summary.lock), `${JSON.stringify(summary, null, 2)}\n`);
+  const summaries = (Object.keys(TITLES) as Lock[])
+    .filter((lock) => existsSync(file(lock)))
+    .map((lock) => JSON.parse(readFileSync(file(lock), 'utf8')) as Summary);
+  const examples = summaries.flatMap(({ lock, examples }) => [
+    `\n### ${TITLES[lock]}: what the checker says\n`,
+    ...(examples.length > 0 ? examples.map((text) => `- ${text}`) : ['Nothing.']),
+  ]);
+  writeFileSync(
+    new URL(`${database}.md`, DIRECTORY),
+    `## ${DATABASES[database]}\n\n${table(summaries)}\n\n${errorTable(summaries)}\n${examples.join('\n')}\n`,
+  );
+}

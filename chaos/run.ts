@@ -1,0 +1,290 @@
+/** One run: a server, workers behind a proxy, a saboteur, and in the end the verdict. Whatever happens, nothing is left running. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import { type Verdict, check } from './checker.ts';
+import { SQL, type Session, openSession } from './control.ts';
+import { type HistoryRecord, type Write, readHistory } from './history.ts';
+import { ACCOUNTS, type DatabaseKind, type Lock, OPENING_BALANCE, SETUP, connect, createTables } from './model.ts';
+import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
+import { type Proxy, startProxy } from './proxy.ts';
+import { Chance } from './random.ts';
+import { FAULTS, type Fault, Saboteur } from './saboteur.ts';
+import { type Server, createServer } from './servers.ts';
+import { type Tally, sumOf } from './work.ts';
+import type { WorkerConfig, WorkerReport } from './worker.ts';
+
+export interface Plan {
+  readonly database: DatabaseKind;
+  readonly lock: Lock;
+  readonly seed: number;
+  readonly minutes: number;
+}
+
+/** What is known while it runs. */
+export interface Progress {
+  readonly secondsLeft: number;
+  readonly tally: Tally;
+  readonly faults: Readonly<Record<Fault, number>>;
+}
+
+export interface Result {
+  readonly plan: Plan;
+  readonly seconds: number;
+  readonly faults: Readonly<Record<Fault, number>>;
+  readonly verdict: Verdict;
+  /** Connections that were not given back, where a worker has ended by itself, and workers that ran out of them. */
+  readonly leakedConnections: number;
+  readonly starvedWorkers: number;
+  /** What the server still had when the workers were gone. */
+  readonly openTransactions: number;
+  readonly openSessions: number;
+  /** What should not have happened at all: crashes of workers. */
+  readonly accidents: readonly string[];
+  readonly isGood: boolean;
+}
+
+const WORKERS = 4;
+const STOPPING = 45_000;
+/** For kinds of faults that have not happened by then. */
+const OVERTIME = 60_000;
+
+/** The workers, each of which is replaced when it ends before its time. */
+class Crew {
+  readonly files: string[] = [];
+  readonly accidents: string[] = [];
+  leaked = 0;
+  starved = 0;
+  readonly #plan: Plan;
+  readonly #url: (session: string) => string;
+  readonly #directory: string;
+  readonly #children = new Map<string, ChildProcess>();
+  readonly #tallies = new Map<string, Tally>();
+  #hired = 0;
+  #isStopping = false;
+
+  constructor(plan: Plan, url: (session: string) => string, directory: string) {
+    this.#plan = plan;
+    this.#url = url;
+    this.#directory = directory;
+    for (let i = 1; i <= WORKERS; i++) {
+      this.#hire(`worker${i}`);
+    }
+    process.once('exit', this.killAll);
+  }
+
+  tally(): Tally {
+    return sumOf(this.#tallies.values());
+  }
+
+  #hire(session: string): void {
+    const name = `${session}-${++this.#hired}`;
+    const { database, lock, seed } = this.#plan;
+    const file = join(this.#directory, `${name}.jsonl`);
+    writeFileSync(file, '');
+    this.files.push(file);
+    const config: WorkerConfig = {
+      ...{ name, session, database, lock, file },
+      url: this.#url(session),
+      seed: seed + 1000 * this.#hired,
+    };
+    const child = fork(join(import.meta.dirname, 'worker.ts'), [JSON.stringify(config)], {
+      execArgv: [],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    });
+    this.#children.set(session, child);
+    let errors = '';
+    child.stderr!.on('data', (data) => (errors = `${errors}${String(data)}`.slice(0, 2000)));
+    let state: WorkerReport['state'] = 'working';
+    child.on('message', (report: WorkerReport) => {
+      ({ state } = report);
+      this.#tallies.set(name, report.tally);
+      if (state !== 'working') {
+        this.leaked += report.checkedOut;
+      }
+      this.starved += state === 'starved' ? 1 : 0;
+    });
+    child.once('exit', (code, signal) => {
+      if (this.#children.get(session) === child) {
+        this.#children.delete(session);
+      }
+      if (code !== 0 && signal !== 'SIGKILL') {
+        this.accidents.push(`${name} ended with ${code ?? signal}: ${errors}`);
+      }
+      if (!this.#isStopping) {
+        this.#hire(session);
+      }
+    });
+  }
+
+  kill(session: string): boolean {
+    return this.#children.get(session)?.kill('SIGKILL') ?? false;
+  }
+
+  readonly killAll = (): void => {
+    this.#isStopping = true;
+    this.#children.forEach((child) => child.kill('SIGKILL'));
+  };
+
+  /** Lets them finish what they are doing. */
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    this.#children.forEach((child) => child.connected && child.send('stop'));
+    const deadline = Date.now() + STOPPING;
+    while (this.#children.size > 0 && Date.now() < deadline) {
+      await wait(50);
+    }
+    if (this.#children.size > 0) {
+      this.starved += this.#children.size;
+      this.killAll();
+    }
+    process.removeListener('exit', this.killAll);
+  }
+}
+
+export async function run(plan: Plan, show: (progress: Progress) => void = () => {}): Promise<Result> {
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-history-'));
+  const forget = () => rmSync(directory, { recursive: true, force: true });
+  process.once('exit', forget);
+  let server: Server | undefined;
+  let proxy: Proxy | undefined;
+  let crew: Crew | undefined;
+  try {
+    server = await createServer(plan.database);
+    await prepare(plan, server);
+    proxy = await startProxy(server.port);
+    const through = proxy.port;
+    const started = Date.now();
+    crew = new Crew(plan, (session) => server!.url(through, session), directory);
+    const faults = await sabotage(plan, server, proxy, crew, show);
+    await crew.stop();
+    const seconds = Math.round((Date.now() - started) / 1000);
+    return await judge(plan, server, crew, directory, faults, seconds);
+  } finally {
+    crew?.killAll();
+    proxy?.stop();
+    await server?.dispose();
+    process.removeListener('exit', forget);
+    forget();
+  }
+}
+
+async function prepare({ database }: Plan, server: Server): Promise<void> {
+  const orm = await connect(database, 'mikro-ool', server.url(server.port), 'setup', 2);
+  try {
+    await orm.schema.ensureDatabase();
+    await createTables(orm, database);
+  } finally {
+    await orm.close();
+  }
+}
+
+async function sabotage(
+  { database, seed, minutes }: Plan,
+  server: Server,
+  proxy: Proxy,
+  crew: Crew,
+  show: (progress: Progress) => void,
+): Promise<Record<Fault, number>> {
+  const saboteur = new Saboteur(server, database, proxy, (session) => crew.kill(session), new Chance(seed));
+  const end = Date.now() + minutes * 60_000;
+  const faults = () => {
+    const { deadlocks, serialisationFailures } = crew.tally();
+    const { deadlock, ...others } = saboteur.faults;
+    return { ...others, deadlock: deadlock + deadlocks, 'serialisation failure': serialisationFailures };
+  };
+  const clock = setInterval(() => {
+    const secondsLeft = Math.max(0, Math.round((end - Date.now()) / 1000));
+    show({ secondsLeft, tally: crew.tally(), faults: faults() });
+  }, 200);
+  try {
+    await saboteur.run(() => {
+      const seen = faults();
+      const left = Date.now() < end ? FAULTS : FAULTS.filter((fault) => seen[fault] === 0);
+      return Date.now() < end + OVERTIME ? left : [];
+    });
+    return saboteur.faults;
+  } finally {
+    clearInterval(clock);
+  }
+}
+
+async function judge(
+  plan: Plan,
+  server: Server,
+  crew: Crew,
+  directory: string,
+  injected: Readonly<Record<Fault, number>>,
+  seconds: number,
+): Promise<Result> {
+  const { database } = plan;
+  const session = await openSession(database, server.url(server.port));
+  try {
+    const sql = SQL[database];
+    const openTransactions = await settled(session, sql.transactions);
+    const openSessions = await settled(session, sql.sessions);
+    const file = join(directory, 'database.jsonl');
+    await dump(session, database, file);
+    const verdict = check(readHistory([file, ...crew.files]));
+    const seen = (pattern: RegExp) => {
+      return [...verdict.errors].filter(([label]) => pattern.test(label)).reduce((sum, [, n]) => sum + n, 0);
+    };
+    const faults = {
+      ...injected,
+      deadlock: injected.deadlock + seen(DEADLOCK),
+      'serialisation failure': seen(SERIALISATION),
+    };
+    const { accidents, leaked: leakedConnections, starved: starvedWorkers } = crew;
+    const leaks =
+      openTransactions + openSessions + (isStrict(database, plan.lock) ? leakedConnections + starvedWorkers : 0);
+    const isGood = verdict.violations.length + accidents.length + leaks === 0;
+    return {
+      ...{ plan, seconds, faults, verdict, leakedConnections, starvedWorkers },
+      ...{ openTransactions, openSessions, accidents, isGood },
+    };
+  } finally {
+    await session.end();
+    keep(directory);
+  }
+}
+
+/** How many there are, when the server has noticed that its clients are gone. */
+async function settled(session: Session, sql: string): Promise<number> {
+  const deadline = Date.now() + 15_000;
+  for (;;) {
+    const { length } = await session.query(sql);
+    if (length === 0 || Date.now() > deadline) {
+      return length;
+    }
+    await wait(50);
+  }
+}
+
+async function dump(session: Session, database: DatabaseKind, file: string): Promise<void> {
+  const rows = await session.query<{ id: number; incarnation: number; version: number; balance: number }>(
+    'select id, incarnation, version, balance from account',
+  );
+  const journal = await session.query<Write & { attempt: string }>(SQL[database].journal);
+  const writes: Write[] = journal.filter(({ attempt }) => attempt === SETUP);
+  const records: HistoryRecord[] = [
+    { type: 'total', total: ACCOUNTS * OPENING_BALANCE },
+    ...rows.map(({ id, ...row }) => ({ type: 'row' as const, account: id, ...row })),
+    ...journal.map((line) => ({ type: 'journal' as const, ...line })),
+    { type: 'intent', attempt: SETUP, writes },
+    { type: 'end', attempt: SETUP, outcome: 'success' },
+  ];
+  writeFileSync(file, records.map((record) => `${JSON.stringify(record)}\n`).join(''));
+}
+
+/** CHAOS_HISTORY names a directory where the history of a run is kept. */
+function keep(directory: string): void {
+  const target = process.env.CHAOS_HISTORY;
+  if (target) {
+    mkdirSync(target, { recursive: true });
+    for (const name of readdirSync(directory)) {
+      copyFileSync(join(directory, name), join(target, name));
+    }
+  }
+}
