@@ -27,9 +27,30 @@ export default defineConfig({
       },
       {
         test: {
+          name: 'postgresql-15',
+          include: [`${driver}/postgresql*.test.ts`],
+          globalSetup: [`${driver}/drivers/postgresql-15.setup.ts`],
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'mariadb',
+          include: [`${driver}/mariadb*.test.ts`],
+          globalSetup: [`${driver}/drivers/mysql.setup.ts`],
+          fileParallelism: false,
+        },
+      },
+      { test: { name: 'libsql', include: [`${driver}/libsql*.test.ts`] } },
+      { test: { name: 'pglite', include: [`${driver}/pglite*.test.ts`] } },
+      {
+        test: {
           name: 'driver',
           include: [`${driver}/*.test.ts`],
-          exclude: [`${driver}/sqlite*.test.ts`, `${driver}/postgresql*.test.ts`, `${driver}/unknown-dialect.test.ts`],
+          exclude: [
+            `${driver}/{sqlite,postgresql,mariadb,libsql,pglite}*.test.ts`,
+            `${driver}/unknown-dialect.test.ts`,
+          ],
         },
       },
       {

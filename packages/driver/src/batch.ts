@@ -107,7 +107,7 @@ export function batchUpdate(
   const located = locate(table, meta, rows, platform);
   // single-table inheritance mixes classes in a batch, joined-table inheritance spreads a class over tables
   const props = meta.inheritanceType === 'tpt' ? meta.ownProps! : meta.root.props;
-  const generated = props.filter((prop) => prop.generated && !prop.primary);
+  const generated = platform.usesReturningStatement() ? props.filter((prop) => prop.generated && !prop.primary) : [];
   const returned = generated.length > 0 ? [...meta.getPrimaryProps(), ...generated] : [];
   return {
     ...located,

@@ -1,6 +1,6 @@
 /** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
 import diagnostics from 'node:diagnostics_channel';
-import { type ChangeSet, type Dictionary, type EntityMetadata, Utils, helper } from '@mikro-orm/core';
+import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import {
   CommitOutcomeUnknown,
@@ -11,7 +11,7 @@ import {
   versionOf,
 } from '@mikro-ool/core';
 import { type VersionedRow, keyOf, keyValues } from './batch.ts';
-import type { Dialect, DriverError } from './dialect.ts';
+import { type Dialect, type DriverError, dialectOf } from './dialect.ts';
 import { versionTable } from './discovery.ts';
 import type { PersistOptions } from './internals.ts';
 
@@ -111,7 +111,7 @@ export async function currentVersions(
   };
 }
 
-/** Reads the rows of change sets, as far as they are of this class. */
+/** Reads the rows of change sets, as far as they are of this class: what a write would see, not a snapshot. */
 export async function findRows(
   driver: AbstractSqlDriver,
   meta: EntityMetadata,
@@ -119,6 +119,8 @@ export async function findRows(
   fields: readonly string[],
   options: PersistOptions,
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
+  const platform = driver.getPlatform();
+  const readsCurrent = dialectOf(platform)?.readsCurrent ?? true;
   const reading = driver.find(
     meta.class,
     { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
@@ -127,6 +129,7 @@ export async function findRows(
       ctx: options.ctx,
       schema: options.schema,
       connectionType: 'write',
+      lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
       logging: options.loggerContext as never,
     },
   );
@@ -134,7 +137,6 @@ export async function findRows(
     readFailures.add(error);
     throw error;
   });
-  const platform = driver.getPlatform();
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
     Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);

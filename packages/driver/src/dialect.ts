@@ -3,7 +3,8 @@
  * A driver without a dialect works too, row by row.
  */
 import type { Platform } from '@mikro-orm/core';
-import { BasePostgreSqlPlatform, SqlitePlatform } from '@mikro-orm/sql';
+import { BaseMySqlPlatform, BasePostgreSqlPlatform, SqlitePlatform } from '@mikro-orm/sql';
+import { mysql } from './dialects/mysql.ts';
 import { postgresql } from './dialects/postgresql.ts';
 import { sqlite } from './dialects/sqlite.ts';
 
@@ -52,8 +53,12 @@ export interface Dialect {
    * counted, so the count alone could not tell.
    */
   delete(rows: BatchRows): Statement;
+  /** In an upsert, the value that was given for a column. */
+  proposed(column: string): string;
   /** A statement outside of a transaction always is one by itself; some servers can be told otherwise. */
   readonly autocommits: boolean;
+  /** A plain SELECT in a transaction sees what writes see; else versions are read with a shared lock. */
+  readonly readsCurrent: boolean;
   /** Codes of errors by which the database itself decides a race. */
   readonly lostRaceCodes: readonly string[];
   /** Has the database ended the whole transaction with this error, so that what follows would be outside of it? */
@@ -74,6 +79,9 @@ export interface DriverError {
 export function dialectOf(platform: Platform): Dialect | undefined {
   if (platform instanceof BasePostgreSqlPlatform) {
     return postgresql;
+  }
+  if (platform instanceof BaseMySqlPlatform) {
+    return mysql;
   }
   if (platform instanceof SqlitePlatform) {
     return sqlite;

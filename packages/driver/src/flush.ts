@@ -25,7 +25,7 @@ import {
   invalidVersion,
   publish,
 } from './conflicts.ts';
-import { type DriverError, dialectOf } from './dialect.ts';
+import { type Dialect, type DriverError, dialectOf } from './dialect.ts';
 import { initialVersion, ownVersionOf, versionTable, versionedBelow } from './discovery.ts';
 import {
   type AnyChangeSet,
@@ -60,6 +60,7 @@ interface FlushDriver extends AbstractSqlDriver {
 export class Flush implements FlushListener {
   readonly #em: EntityManager;
   readonly #driver: FlushDriver;
+  readonly #dialect: Dialect | undefined;
   /** Rows that MikroORM updates one by one: its driver calls carry the payload, by reference. */
   readonly #byPayload = new Map<unknown, AnyChangeSet>();
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
@@ -79,8 +80,10 @@ export class Flush implements FlushListener {
   #sent = false;
   /** … and all of them were. */
   #written = false;
-  /** The transaction around the flush, when no savepoint of its own protects it. */
+  /** The transaction around the flush, … */
   #around?: Transaction;
+  /** … and whether a savepoint of the flush's own protects it. */
+  #hasSavepoint = false;
   /** More than one row is written, so that part of them could stay. */
   #several = false;
   #versioned = false;
@@ -92,6 +95,7 @@ export class Flush implements FlushListener {
   constructor(em: EntityManager, driver: FlushDriver) {
     this.#em = em;
     this.#driver = driver;
+    this.#dialect = dialectOf(driver.getPlatform());
     this.#undo = new Undo(em);
   }
 
@@ -135,7 +139,7 @@ export class Flush implements FlushListener {
     const events = this.#em.getEventManager();
     const watched = type.startsWith('update') ? UPDATE_EVENTS : DELETE_EVENTS;
     return (
-      dialectOf(this.#driver.getPlatform())?.autocommits === true &&
+      this.#dialect?.autocommits === true &&
       ownVersionOf(meta) !== undefined &&
       meta.inheritanceType !== 'tpt' &&
       this.#claims.length + this.#unsure.length === 0 &&
@@ -205,7 +209,7 @@ export class Flush implements FlushListener {
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
     const sessionContext = this.#em.getTransactionSessionContext();
     const runInside = (tx: Transaction) => {
-      this.#around = undefined;
+      this.#hasSavepoint = true;
       return run(tx);
     };
     await connection.transactional(runInside, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
@@ -311,16 +315,26 @@ export class Flush implements FlushListener {
       this.#undo.done();
     }
     const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
-    const dialect = dialectOf(this.#driver.getPlatform());
-    const cause = this.#autocommits && this.#versioned ? asUnknown(error, dialect) : error;
-    const lost = this.#versioned ? asLostRace(cause, dialect) : error;
-    if (this.#around && (lost !== error || dialect?.endsTransaction?.((error ?? {}) as DriverError))) {
-      this.#driver.log.aborted(this.#around, lost);
-    } else if (this.#around && this.#versioned && !(error instanceof ConcurrentUpdate)) {
+    const cause = this.#autocommits && this.#versioned ? asUnknown(error, this.#dialect) : error;
+    const lost = this.#versioned ? asLostRace(cause, this.#dialect) : error;
+    const hasEnded = this.#dialect?.endsTransaction?.((error ?? {}) as DriverError);
+    if (this.#around && (hasEnded || (lost !== error && !this.#hasSavepoint))) {
+      this.#driver.log.aborted(this.#around, lost, hasEnded);
+      if (hasEnded) {
+        await this.#beginAgain(this.#around);
+      }
+    } else if (this.#around && !this.#hasSavepoint && this.#versioned && !(error instanceof ConcurrentUpdate)) {
       this.#driver.log.suspect(this.#around, error);
     }
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: (this.#several && this.#begun) || this.#sent ? undefined : this.#undo };
+  }
+
+  /** The rest of a transaction that is over must not be committed one by one: it goes into one that cannot be committed. */
+  async #beginAgain(ctx: Transaction): Promise<void> {
+    for (const statement of ['rollback', 'begin']) {
+      await this.#driver.execute(statement, [], 'run', ctx).catch(() => {});
+    }
   }
 
   /** What the flush wrote is rolled back by now. */

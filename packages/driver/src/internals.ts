@@ -143,6 +143,7 @@ interface PersisterMethods {
   prepareOptions(meta: AnyChangeSet['meta'], options?: PersistOptions): PersistOptions;
   processProperties(changeSet: AnyChangeSet): void;
   mapReturnedValues(entity: object, payload: object, row: Dictionary, meta: AnyChangeSet['meta']): void;
+  reloadVersionValues(meta: AnyChangeSet['meta'], sets: AnyChangeSet[], options?: PersistOptions): Promise<void>;
 }
 
 /** Rides on the persister's options down to the driver, and so tells a flush from a user's own call. */
@@ -291,7 +292,12 @@ function hookPersister(
   state: FlushState,
   begin: () => FlushListener,
 ): void {
-  const { executeInserts, executeUpdates, executeDeletes } = persister;
+  const { executeInserts, executeUpdates, executeDeletes, reloadVersionValues } = persister;
+  // Without RETURNING, MikroORM reads back what the database computed, and the version, which we know.
+  persister.reloadVersionValues = (meta, sets, options) => {
+    const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
+    return reloadVersionValues.call(persister, versionOf(meta) ? withoutVersion : meta, sets, options);
+  };
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
     if (!withSchema) {
@@ -318,6 +324,7 @@ function hookPersister(
       ours.forEach((set) => persister.processProperties(set));
       const returned = await flush.update(ours, batched, persister.prepareOptions(ours[0]!.meta, options));
       returned.forEach((row, { entity, payload, meta }) => persister.mapReturnedValues(entity, payload, row, meta));
+      await persister.reloadVersionValues(ours[0]!.meta, ours, options);
       ours.forEach((set) => (set.persisted = true));
     }
     // not batched, so the check by SELECT of batches is never made
@@ -532,7 +539,9 @@ export function hookReads(
     }
     const { current, based } = versionsOf(known, version);
     const snapshot = snapshotOf(known) as Dictionary;
-    const isClaim = !helper(known).__initialized && current != null;
+    // only an upsert says so: what it has written is the state from now on
+    const isOurs = options.initialized === true;
+    const isClaim = !isOurs && !helper(known).__initialized && current != null;
     const isPart = !covers(Object.keys(data), known);
     const entity = create.call(factory, entityName, data, options);
     if (isPart && !isClaim) {

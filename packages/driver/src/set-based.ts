@@ -3,6 +3,7 @@
  * does where the row exists already: a body's `version: 3` must not turn 9 back into 3, it counts for the insert only.
  */
 import { type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
+import { dialectOf } from './dialect.ts';
 import { ownVersionOf } from './discovery.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
@@ -34,6 +35,7 @@ export function sparing(qb: Writer, keysOf: (meta: EntityMetadata) => unknown[])
 export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
   const { update, merge } = qb;
   const quote = (name: string) => platform.quoteIdentifier(name);
+  const proposed = dialectOf(platform)?.proposed ?? ((column: string) => `excluded.${column}`);
 
   qb.update = (data) => {
     const result = update.call(qb, data);
@@ -60,7 +62,7 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
       const properties = meta.properties as Record<string, EntityProperty>;
       for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
         for (const field of properties[key]?.fieldNames ?? [key]) {
-          values[field] = raw(`excluded.${quote(field)}`);
+          values[field] = raw(proposed(quote(field)));
         }
       }
     } else {

@@ -330,9 +330,13 @@ export class TransactionLog implements TransactionListener {
     }
   }
 
-  /** The database aborted the transaction during a flush. */
-  aborted(transaction: object, error: unknown): void {
+  /** The database aborted the transaction during a flush, or ended it with all those around it. */
+  aborted(transaction: object, error: unknown, withParents = false): void {
     this.#aborted.set(transaction, error);
+    const parent = this.#parents.get(transaction);
+    if (parent && withParents) {
+      this.aborted(parent, error, withParents);
+    }
   }
 
   /** A flush failed in the transaction, whose statement may have aborted it. */
@@ -368,7 +372,10 @@ export class TransactionLog implements TransactionListener {
 
   /** What was to be rolled back to a savepoint is still there, so nothing of the transaction around it may be committed. */
   rollbackFailed(savepoint: object, error: unknown): void {
-    this.aborted(this.#parents.get(savepoint)!, asLostRace(error, this.#dialect));
+    const parent = this.#parents.get(savepoint)!;
+    if (!this.#aborted.has(parent)) {
+      this.aborted(parent, asLostRace(error, this.#dialect));
+    }
   }
 
   readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;

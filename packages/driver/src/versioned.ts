@@ -21,6 +21,7 @@ import {
   type MetadataStorage,
   type PopulateOptions,
   type QueryResult,
+  type Transaction,
   Utils,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
@@ -131,7 +132,9 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const flush = flushOf<Flush>(options);
       const row = flush?.rowOf(data);
       if (!flush || !row) {
-        return super.nativeUpdate(entityName, where, data, options);
+        return this.#withVersions(entityName, [where], options, (more) =>
+          super.nativeUpdate(entityName, where, data, more),
+        );
       }
       const { name } = ownVersionOf(row.changeSet.meta)!;
       const { [name]: _claim, ...payload } = data as Record<string, unknown>;
@@ -151,6 +154,53 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       }
       flush.written([row]);
       return result;
+    }
+
+    override async nativeUpdateMany<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>[],
+      data: EntityDictionary<T>[],
+      options: PersistOptions = {},
+      ...rest: [transform?: never]
+    ): Promise<QueryResult<T>> {
+      return this.#withVersions(entityName, where, options, (more) =>
+        super.nativeUpdateMany(entityName, where, data, more, ...rest),
+      );
+    }
+
+    /**
+     * An upsert, with the versions that the rows have now. Without RETURNING they are read before anybody else can bump
+     * them: a later version than that of the values would let them overwrite what was written in between.
+     */
+    async #withVersions<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>[],
+      options: PersistOptions,
+      write: (options: PersistOptions) => Promise<QueryResult<T>>,
+    ): Promise<QueryResult<T>> {
+      const meta = this.metadata.get(entityName) as EntityMetadata;
+      const version = options.upsert && !this.platform.usesReturningStatement() ? ownVersionOf(meta) : undefined;
+      // where SQL names the unique columns, what is looked for is unknown
+      if (!version || where.some((one) => one == null || Utils.isEmpty(one))) {
+        return write(options);
+      }
+      const run = async (ctx: Transaction) => {
+        const result = await write({ ...options, ctx });
+        const conditions = where.map((one) => conditionOf(one, meta));
+        const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition))), version.name];
+        const { schema } = options;
+        const found = await this.find(meta.class, { $or: conditions } as never, { fields, ctx, schema } as never);
+        const matches = (row: Dictionary, condition: Dictionary) => {
+          const values = Object.keys(condition).map((name) => [name, row[name]] as const);
+          return this.comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
+        };
+        const rows = conditions.map((condition, i) => {
+          const row = found.find((one) => matches(one, condition));
+          return { ...result.rows?.[i], ...(row && { [version.fieldNames[0]!]: (row as Dictionary)[version.name] }) };
+        });
+        return { ...result, row: rows[0], rows } as QueryResult<T>;
+      };
+      return options.ctx ? run(options.ctx) : this.connection.transactional(run);
     }
 
     /**
@@ -236,6 +286,12 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       const logging = signal ? { ...options.loggerContext, signal, inflightQueryAbortStrategy } : options.loggerContext;
       return this.rethrow(this.execute<QueryResult<T>>(sql, params, 'run', options.ctx, logging));
     }
+  }
+
+  /** What an upsert looks for: its unique values, or a primary key. */
+  function conditionOf(where: unknown, meta: EntityMetadata): Dictionary {
+    const key = Utils.asArray(where);
+    return Utils.isPlainObject(where) ? where : Object.fromEntries(meta.primaryKeys.map((name, i) => [name, key[i]]));
   }
 
   function managerClass(manager: EntityManager, driver: VersionedDriver): new (...args: unknown[]) => EntityManager {

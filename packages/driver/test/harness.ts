@@ -9,9 +9,15 @@ import {
 } from '@mikro-orm/core';
 import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
-import { onTestFinished } from 'vitest';
+import { onTestFinished, test } from 'vitest';
 
 type Entities = NonNullable<Options['entities']>;
+
+export type Gap =
+  | 'upsert of single-table inheritance'
+  | 'nullable generated columns'
+  | 'comparison of single-table schemas'
+  | 'streams';
 
 export interface TestDriver {
   readonly name: string;
@@ -19,10 +25,20 @@ export interface TestDriver {
   readonly concurrent: boolean;
   /** Batches go into one statement. */
   readonly batches: boolean;
+  /** A single statement is sent without a transaction around it. */
+  readonly autocommits: boolean;
+  /** There may be another database that reads go to. */
+  readonly replicas: boolean;
+  /** How many levels a cascade of the database goes down. */
+  readonly cascadeDepth: number;
+  /** What MikroORM itself cannot do on this database: tests of it are expected to fail. */
+  readonly gaps?: readonly Gap[];
   /** The driver as MikroORM has it. */
   readonly plain: NonNullable<Options['driver']>;
   /** Options for a database that has these schemas besides its own. */
-  schemas(names: string[]): Partial<Options>;
+  schemas(names: string[]): Partial<Options> | Promise<Partial<Options>>;
+  /** SQL that removes a unique index. */
+  dropUnique(table: string, index: string, column: string): string;
   /** SQL that a new database needs before its tables. */
   readonly setUp?: string;
   /** SQL that shows exactly what a column holds. */
@@ -110,6 +126,11 @@ export async function stored(driver: TestDriver, { orm, fork }: Database, versio
     }
   }
   return tables;
+}
+
+/** A test of something that MikroORM itself cannot do on some databases, where it must fail. */
+export function testUnless(driver: TestDriver, gap: Gap): typeof test.fails {
+  return driver.gaps?.includes(gap) ? test.fails : test;
 }
 
 /** The error that `work` throws; a failure when it throws none. */

@@ -131,6 +131,18 @@ test('updates are prepared by prepareOptions() and processProperties(), and retu
   }
 });
 
+test('what the database computed is read back by persister.reloadVersionValues(), which asks meta.ownsVersionProperty()', async () => {
+  const em = orm.em.fork();
+  const persister = em.getUnitOfWork(false).getChangeSetPersister();
+  spy(persister, 'reloadVersionValues', ([meta]) => String((meta as { className: string }).className));
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  article.title = 'b';
+  await em.flush();
+  expect(calls, 'without RETURNING a version is read back again after every write').toContain('Article');
+  expect(String(Object.getPrototypeOf(persister).reloadVersionValues)).toContain('meta.ownsVersionProperty()');
+});
+
 test('updates that are not batched are checked by no SELECT', async () => {
   const em = orm.em.fork();
   const persister = em.getUnitOfWork(false).getChangeSetPersister() as unknown as {

@@ -1,67 +1,11 @@
-/** Flushes of the same rows wait for each other: the server sees no deadlock. */
-import { type EntityManager, defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
-import { expect, test } from 'vitest';
 import { postgresql } from './drivers/postgresql.ts';
-import { open } from './harness.ts';
+import { storm } from './storm.ts';
 
-const Counter = defineEntity({
-  name: 'Counter',
-  properties: { id: p.integer().primary(), n: p.integer().default(0), version: p.type(VersionField) },
+storm(postgresql, async (em) => {
+  // the counters of finished transactions are reported with a delay
+  await em.getConnection().execute('select pg_stat_force_next_flush()');
+  const [row] = await em
+    .getConnection()
+    .execute<{ deadlocks: string }[]>('select deadlocks from pg_stat_database where datname = current_database()');
+  return Number(row!.deadlocks);
 });
-
-const ROWS = 600; // two batches
-const WORKERS = 8;
-const FLUSHES = 300;
-
-test(
-  `${WORKERS} workers, ${ROWS} rows, half in reverse order, ${FLUSHES} flushes: no deadlock`,
-  { timeout: 300_000 },
-  async () => {
-    const { fork } = await open(postgresql, [Counter], { pool: { min: 0, max: WORKERS } });
-    const seed = fork();
-    for (let id = 1; id <= ROWS; id++) {
-      seed.create(Counter, { id });
-    }
-    await seed.flush();
-    const deadlocks = async () => {
-      const connection = fork().getConnection();
-      // the counters of finished transactions are reported with a delay
-      await connection.execute('select pg_stat_force_next_flush()');
-      const [row] = await connection.execute<{ deadlocks: string }[]>(
-        'select deadlocks from pg_stat_database where datname = current_database()',
-      );
-      return Number(row!.deadlocks);
-    };
-    let started = 0;
-    let saved = 0;
-    let conflicts = 0;
-    const causes: unknown[] = [];
-    const work = async (worker: number) => {
-      while (started++ < FLUSHES) {
-        const em: EntityManager = fork();
-        const counters = await em.find(Counter, {}, { orderBy: { id: worker % 2 ? 'asc' : 'desc' } });
-        counters.forEach((counter) => counter.n++);
-        try {
-          await em.flush();
-          saved++;
-        } catch (error) {
-          expect(error).toBeInstanceOf(ConcurrentUpdate);
-          conflicts++;
-          if ((error as ConcurrentUpdate).cause) {
-            causes.push((error as ConcurrentUpdate).cause);
-          }
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: WORKERS }, (_, worker) => work(worker)));
-    expect(saved + conflicts).toBe(FLUSHES);
-    expect(conflicts).toBeGreaterThan(0);
-    expect(causes).toEqual([]);
-    expect(await deadlocks()).toBe(0);
-    const counters = await fork().find(Counter, {});
-    expect(new Set(counters.map((counter) => `${counter.n} ${counter.version}`))).toEqual(
-      new Set([`${saved} ${saved + 1}`]),
-    );
-  },
-);

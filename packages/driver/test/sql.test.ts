@@ -2,10 +2,11 @@
 import { expect, test } from 'vitest';
 import { isRaw } from '@mikro-orm/core';
 import type { BatchUpdate, Dialect, Statement } from '../src/dialect.ts';
+import { mysql } from '../src/dialects/mysql.ts';
 import { postgresql } from '../src/dialects/postgresql.ts';
 import { sqlite } from '../src/dialects/sqlite.ts';
 
-const dialects: Record<string, Dialect> = { postgresql, sqlite };
+const dialects: Record<string, Dialect> = { postgresql, sqlite, mysql };
 
 /** Two rows that change the same column, as in the README. */
 const simple: BatchUpdate = {
@@ -37,23 +38,23 @@ const statements: Record<string, Record<'update' | 'rich update' | 'delete', { s
   postgresql: {
     update: {
       sql:
-        'with "_l" as materialized (select "_v".* from "article" as "_t" join unnest(?::int[], ?::int[], ?::varchar[]) as "_v" ("k0", "v", "c0") ' +
-        'on "_t"."id" = "_v"."k0" and "_t"."version" = "_v"."v" where "_t"."id" = any(?::int[]) order by "_t"."id" for no key update of "_t") ' +
-        'update "article" as "_t" set "title" = "_l"."c0", "version" = "_t"."version" + 1 ' +
-        'from "_l" where "_t"."id" = "_l"."k0"',
+        'with _l as materialized (select _v.* from "article" as _t join unnest(?::int[], ?::int[], ?::varchar[]) as _v (k0, v, c0) ' +
+        'on _t."id" = _v.k0 and _t."version" = _v.v where _t."id" = any(?::int[]) order by _t."id" for no key update of _t) ' +
+        'update "article" as _t set "title" = _l.c0, "version" = _t."version" + 1 ' +
+        'from _l where _t."id" = _l.k0',
       params: ["'{1,2}'", "'{3,1}'", `E'{"a","it''s \\\\"b\\\\" \\\\\\\\"}'`, "'{1,2}'"],
     },
     'rich update': {
       sql:
-        'with "_l" as materialized (select "_v".* from "app"."visit" as "_t" ' +
+        'with _l as materialized (select _v.* from "app"."visit" as _t ' +
         'join unnest(?::varchar[], ?::date[], ?::bigint[], ?::bpchar[], ?::bool[], ?::text[], ?::text[], array[?, ?]::timestamptz[]) ' +
-        'as "_v" ("k0", "k1", "v", "c0", "f0", "c1", "c2", "c3") ' +
-        'on "_t"."tenant" = "_v"."k0" and "_t"."day" = "_v"."k1" and "_t"."version" = "_v"."v" ' +
-        'where "_t"."tenant" = any(?::varchar[]) order by "_t"."tenant" collate "C", "_t"."day" for no key update of "_t") ' +
-        'update "app"."visit" as "_t" set "note" = case when "_l"."f0" then "_l"."c0" else "_t"."note" end, ' +
-        '"data" = "_l"."c1"::jsonb, "tags" = "_l"."c2"::text[], "at" = "_l"."c3", "version" = "_t"."version" + 1 ' +
-        'from "_l" where "_t"."tenant" = "_l"."k0" and "_t"."day" = "_l"."k1" ' +
-        'returning "_t"."tenant", "_t"."day", "_t"."total"',
+        'as _v (k0, k1, v, c0, f0, c1, c2, c3) ' +
+        'on _t."tenant" = _v.k0 and _t."day" = _v.k1 and _t."version" = _v.v ' +
+        'where _t."tenant" = any(?::varchar[]) order by _t."tenant" collate "C", _t."day" for no key update of _t) ' +
+        'update "app"."visit" as _t set "note" = case when _l.f0 then _l.c0 else _t."note" end, ' +
+        '"data" = _l.c1::jsonb, "tags" = _l.c2::text[], "at" = _l.c3, "version" = _t."version" + 1 ' +
+        'from _l where _t."tenant" = _l.k0 and _t."day" = _l.k1 ' +
+        'returning _t."tenant", _t."day", _t."total"',
       params: [
         `'{"x","y"}'`,
         `'{"2024-02-29","2024-03-01"}'`,
@@ -69,34 +70,62 @@ const statements: Record<string, Record<'update' | 'rich update' | 'delete', { s
     },
     delete: {
       sql:
-        'with "_l" as materialized (select "_v".* from "article" as "_t" join unnest(?::int[], ?::int[]) as "_v" ("k0", "v") ' +
-        'on "_t"."id" = "_v"."k0" and "_t"."version" = "_v"."v" where "_t"."id" = any(?::int[]) order by "_t"."id" for update of "_t") ' +
-        'delete from "article" as "_t" using "_l" where "_t"."id" = "_l"."k0" and (select count(*) from "_l") = 2',
+        'with _l as materialized (select _v.* from "article" as _t join unnest(?::int[], ?::int[]) as _v (k0, v) ' +
+        'on _t."id" = _v.k0 and _t."version" = _v.v where _t."id" = any(?::int[]) order by _t."id" for update of _t) ' +
+        'delete from "article" as _t using _l where _t."id" = _l.k0 and (select count(*) from _l) = 2',
       params: ["'{1,2}'", "'{3,1}'", "'{1,2}'"],
+    },
+  },
+  mysql: {
+    update: {
+      sql:
+        'update "article" as _t force index (primary) straight_join (select ? as k0, ? as v, ? as c0 union all select ?, ?, ?) as _v ' +
+        'set _t."title" = _v.c0, _t."version" = _t."version" + 1 ' +
+        'where _t."id" in (?, ?) and _t."id" = _v.k0 and _t."version" = _v.v',
+      params: [1, 3, 'a', 2, 1, `it's "b" \\`, 1, 2],
+    },
+    'rich update': {
+      sql:
+        'update "app"."visit" as _t force index (primary) straight_join (' +
+        'select ? as k0, ? as k1, ? as v, ? as c0, ? as f0, ? as c1, ? as c2, ? as c3 union all select ?, ?, ?, ?, ?, ?, ?, ?) as _v ' +
+        'set _t."note" = case when _v.f0 then _v.c0 else _t."note" end, _t."data" = _v.c1::jsonb, _t."tags" = _v.c2, ' +
+        '_t."at" = _v.c3, _t."version" = _t."version" + 1 ' +
+        'where (_t."tenant", _t."day") in ((?, ?), (?, ?)) and _t."tenant" = _v.k0 and _t."day" = _v.k1 and _t."version" = _v.v',
+      params: [
+        ...['x', '2024-02-29', 1, 'n', true, '{}', '{a}', new Date(0)],
+        ...['y', '2024-03-01', 1, null, false, '[1]', null, null],
+        ...['x', '2024-02-29', 'y', '2024-03-01'],
+      ],
+    },
+    delete: {
+      sql:
+        'delete from "article" where "id" in (?, ?) and (select count(*) from (select 1 from "article" ' +
+        'force index (primary) where ("id", "version") in ((?, ?), (?, ?)) for update) as _l) = 2',
+      params: [1, 2, 1, 3, 2, 1],
     },
   },
   sqlite: {
     update: {
       sql:
-        'update "article" as "_t" set "title" = ("_v"."value" ->> 2), "version" = "_t"."version" + 1 ' +
-        'from json_each(?) as "_v" where "_t"."id" = ("_v"."value" ->> 0) and "_t"."version" = ("_v"."value" ->> 1)',
+        'update "article" as _t set "title" = (_v.value ->> 2), "version" = _t."version" + 1 ' +
+        'from json_each(?) as _v where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)',
       params: ['[[1,3,"a"],[2,1,"it\'s \\"b\\" \\\\"]]'],
     },
     'rich update': {
       sql:
-        'update "app"."visit" as "_t" set ' +
-        '"note" = case when ("_v"."value" ->> 4) then ("_v"."value" ->> 3) else "_t"."note" end, ' +
-        '"data" = ("_v"."value" ->> 5)::jsonb, "tags" = ("_v"."value" ->> 6), "at" = ("_v"."value" ->> 7), "version" = "_t"."version" + 1 ' +
-        'from json_each(?) as "_v" ' +
-        'where "_t"."tenant" = ("_v"."value" ->> 0) and "_t"."day" = ("_v"."value" ->> 1) and "_t"."version" = ("_v"."value" ->> 2) ' +
+        'update "app"."visit" as _t set ' +
+        '"note" = case when (_v.value ->> 4) then (_v.value ->> 3) else _t."note" end, ' +
+        '"data" = (_v.value ->> 5)::jsonb, "tags" = (_v.value ->> 6), "at" = (_v.value ->> 7), "version" = _t."version" + 1 ' +
+        'from json_each(?) as _v ' +
+        'where _t."tenant" = (_v.value ->> 0) and _t."day" = (_v.value ->> 1) and _t."version" = (_v.value ->> 2) ' +
         'returning "tenant", "day", "total"',
       params: ['[["x","2024-02-29",1,"n",true,"{}","{a}",0],["y","2024-03-01",1,null,false,"[1]",null,null]]'],
     },
     delete: {
       sql:
-        'with "_l" as materialized (select "_t"."id" from json_each(?) as "_v" cross join "article" as "_t" ' +
-        'on "_t"."id" = ("_v"."value" ->> 0) and "_t"."version" = ("_v"."value" ->> 1)) ' +
-        'delete from "article" where ("id") in (select * from "_l") and (select count(*) from "_l") = 2',
+        'with _l as materialized (select _t."id" from json_each(?) as _v cross join "article" as _t ' +
+        'on _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)) ' +
+        'delete from "article" where ("id") in (select * from _l) and (select count(*) from _l) = 2',
       params: ['[[1,3],[2,1]]'],
     },
   },
@@ -146,8 +175,19 @@ test('sqlite: what JSON cannot carry goes into a list of VALUES', () => {
     const columns = [{ ...simple.columns[0]!, values: ['a', value] }];
     const { sql, params } = sqlite.update({ ...simple, columns });
     expect(sql).toContain(
-      'from (values (?, ?, ?), (?, ?, ?)) as "_v" where "_t"."id" = "_v"."column1" and "_t"."version" = "_v"."column2"',
+      'from (values (?, ?, ?), (?, ?, ?)) as _v where _t."id" = _v.column1 and _t."version" = _v.column2',
     );
     expect(params).toEqual([1, 3, 'a', 2, 1, value]);
   }
+});
+
+test('mysql: large numbers, which MikroORM has as strings, are compared as numbers', () => {
+  const keys = [{ name: '`id`', type: 'bigint unsigned', values: ['9007199254740993', '-1'] }];
+  expect(shown(mysql.delete({ ...simple, keys })).params.slice(0, 2)).toEqual(['9007199254740993', '-1']);
+  expect(
+    mysql
+      .delete({ ...simple, keys })
+      .params.slice(0, 2)
+      .every(isRaw),
+  ).toBe(true);
 });

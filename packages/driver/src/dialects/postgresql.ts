@@ -1,12 +1,12 @@
 /**
  * PostgreSQL: one array per column, the rows locked in primary key order before any of them is written.
  *
- *   with "_l" as materialized (
- *     select "_v".* from "article" as "_t" join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as "_v" ("k0", "v", "c0")
- *       on "_t"."id" = "_v"."k0" and "_t"."version" = "_v"."v"
- *     where "_t"."id" = any('{1,2}'::int[]) order by "_t"."id" for no key update of "_t")
- *   update "article" as "_t" set "title" = "_l"."c0", "version" = "_t"."version" + 1
- *   from "_l" where "_t"."id" = "_l"."k0"
+ *   with _l as materialized (
+ *     select _v.* from "article" as _t join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as _v (k0, v, c0)
+ *       on _t."id" = _v.k0 and _t."version" = _v.v
+ *     where _t."id" = any('{1,2}'::int[]) order by _t."id" for no key update of _t)
+ *   update "article" as _t set "title" = _l.c0, "version" = _t."version" + 1
+ *   from _l where _t."id" = _l.k0
  *
  * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
@@ -18,11 +18,11 @@ import { allFound, assignments, sameKey, valueColumns } from './values.ts';
 export const postgresql: Dialect = {
   update(batch) {
     const locked = lockRows(batch, batch.columns, 'no key update');
-    const returning = batch.returning.map((name) => `"_t".${name}`).join(', ');
+    const returning = batch.returning.map((name) => `_t.${name}`).join(', ');
     return {
       sql:
-        `${locked.sql} update ${batch.table} as "_t" set ${assignments(batch, (name) => `"_l"."${name}"`, assign)} ` +
-        `from "_l" where ${sameKey(batch, '_t', '_l')}${returning && ` returning ${returning}`}`,
+        `${locked.sql} update ${batch.table} as _t set ${assignments(batch, (name) => `_l.${name}`, assign)} ` +
+        `from _l where ${sameKey(batch, '_t', '_l')}${returning && ` returning ${returning}`}`,
       params: locked.params,
     };
   },
@@ -30,12 +30,15 @@ export const postgresql: Dialect = {
   delete(rows) {
     const locked = lockRows(rows, [], 'update');
     return {
-      sql: `${locked.sql} delete from ${rows.table} as "_t" using "_l" where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
+      sql: `${locked.sql} delete from ${rows.table} as _t using _l where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
       params: locked.params,
     };
   },
 
+  proposed: (column) => `excluded.${column}`,
+
   autocommits: true,
+  readsCurrent: true,
 
   // serialization_failure, deadlock_detected
   lostRaceCodes: ['40001', '40P01'],
@@ -58,17 +61,17 @@ function isCutOff({ code, message = '' }: DriverError): boolean {
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
   const list = valueColumns(rows, columns);
-  const names = [...list.keys()].map((name) => `"${name}"`).join(', ');
+  const names = [...list.keys()].join(', ');
   const arrays = [...list.values()].map(arrayOf);
   const unnested = arrays.map((array) => array.sql).join(', ');
   const [first] = rows.keys;
   const keys = arrayOf(first!);
-  const order = rows.keys.map((key) => `"_t".${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
+  const order = rows.keys.map((key) => `_t.${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
   return {
     sql:
-      `with "_l" as materialized (select "_v".* from ${rows.table} as "_t" ` +
-      `join unnest(${unnested}) as "_v" (${names}) on ${sameKey(rows, '_t', '_v')} and "_t".${rows.version.name} = "_v"."v" ` +
-      `where "_t".${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of "_t")`,
+      `with _l as materialized (select _v.* from ${rows.table} as _t ` +
+      `join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
+      `where _t.${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of _t)`,
     params: [...arrays, keys].flatMap((array) => array.params),
   };
 }
@@ -151,7 +154,7 @@ function assign(column: Column, value: string): string {
     // by the row type of the table; the key is the column's name without its quotes
     const key = column.name.slice(1, -1).replaceAll('""', '"').replaceAll("'", "''");
     const json = `jsonb_build_object('${key}', ${isArray(column) ? `${value}::text[]` : value})`;
-    return `(jsonb_populate_record("_t", ${json})).${column.name}`;
+    return `(jsonb_populate_record(_t, ${json})).${column.name}`;
   }
   if (column.convert && !isConverted(column)) {
     return column.convert(value);

@@ -1,9 +1,9 @@
 /**
  * SQLite: the rows as one JSON text, joined to the table.
  *
- *   update "article" as "_t" set "title" = ("_v"."value" ->> 2), "version" = "_t"."version" + 1
- *   from json_each('[[1,3,"a"],[2,1,"b"]]') as "_v"
- *   where "_t"."id" = ("_v"."value" ->> 0) and "_t"."version" = ("_v"."value" ->> 1)
+ *   update "article" as _t set "title" = (_v.value ->> 2), "version" = _t."version" + 1
+ *   from json_each('[[1,3,"a"],[2,1,"b"]]') as _v
+ *   where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)
  *
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
@@ -13,10 +13,10 @@ import { allFound, assignments, valueColumns } from './values.ts';
 export const sqlite: Dialect = {
   update(batch) {
     const { source, params, cell } = listOf(batch, batch.columns);
-    const set = assignments(batch, cell, (column, value) => column.convert?.(value) ?? value);
+    const set = assignments(batch, cell);
     const returning = batch.returning.length > 0 ? ` returning ${batch.returning.join(', ')}` : '';
     return {
-      sql: `update ${batch.table} as "_t" set ${set} from ${source} where ${sameRow(batch, cell)}${returning}`,
+      sql: `update ${batch.table} as _t set ${set} from ${source} where ${sameRow(batch, cell)}${returning}`,
       params,
     };
   },
@@ -25,16 +25,19 @@ export const sqlite: Dialect = {
   delete(rows) {
     const { source, params, cell } = listOf(rows);
     const keys = rows.keys.map((column) => column.name).join(', ');
-    const found = `select ${rows.keys.map((column) => `"_t".${column.name}`).join(', ')} from ${source} cross join ${rows.table} as "_t"`;
+    const found = `select ${rows.keys.map((column) => `_t.${column.name}`).join(', ')} from ${source} cross join ${rows.table} as _t`;
     return {
       sql:
-        `with "_l" as materialized (${found} on ${sameRow(rows, cell)}) ` +
-        `delete from ${rows.table} where (${keys}) in (select * from "_l") and ${allFound(rows)}`,
+        `with _l as materialized (${found} on ${sameRow(rows, cell)}) ` +
+        `delete from ${rows.table} where (${keys}) in (select * from _l) and ${allFound(rows)}`,
       params,
     };
   },
 
+  proposed: (column) => `excluded.${column}`,
+
   autocommits: true,
+  readsCurrent: true,
 
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
 
@@ -49,8 +52,8 @@ export const sqlite: Dialect = {
 type Cell = (name: string) => string;
 
 function sameRow(rows: BatchRows, cell: Cell): string {
-  const keys = rows.keys.map((column, i) => `"_t".${column.name} = ${cell(`k${i}`)}`);
-  return [...keys, `"_t".${rows.version.name} = ${cell('v')}`].join(' and ');
+  const keys = rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`);
+  return [...keys, `_t.${rows.version.name} = ${cell('v')}`].join(' and ');
 }
 
 function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string; params: unknown[]; cell: Cell } {
@@ -60,14 +63,14 @@ function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string;
   const lines = columns[0]!.values.map((_, r) => columns.map((column) => column.values[r]));
   const json = jsonOf(lines);
   if (json !== undefined) {
-    const cell = (name: string) => `("_v"."value" ->> ${names.indexOf(name)})`;
-    return { source: 'json_each(?) as "_v"', params: [json], cell };
+    const cell = (name: string) => `(_v.value ->> ${names.indexOf(name)})`;
+    return { source: 'json_each(?) as _v', params: [json], cell };
   }
   const row = `(${columns.map(() => '?').join(', ')})`;
   return {
-    source: `(values ${lines.map(() => row).join(', ')}) as "_v"`,
+    source: `(values ${lines.map(() => row).join(', ')}) as _v`,
     params: lines.flat(),
-    cell: (name) => `"_v"."column${names.indexOf(name) + 1}"`,
+    cell: (name) => `_v.column${names.indexOf(name) + 1}`,
   };
 }
 

@@ -29,27 +29,29 @@ export function updateOne({ table, keys, version, columns, returning }: BatchUpd
 
 /** A row of the table has the key of a row in the list. */
 export function sameKey(rows: BatchRows, table: string, list: string): string {
-  return rows.keys.map((key, i) => `"${table}".${key.name} = "${list}"."k${i}"`).join(' and ');
+  return rows.keys.map((key, i) => `${table}.${key.name} = ${list}.k${i}`).join(' and ');
 }
 
 /** A condition of a DELETE: every row of the list was found with the version that is expected. */
 export function allFound(rows: BatchRows): string {
-  return `(select count(*) from "_l") = ${rows.version.values.length}`;
+  return `(select count(*) from _l) = ${rows.version.values.length}`;
 }
 
 /**
- * The assignments of an UPDATE of `"_t"`: a row keeps what it has not changed.
+ * The assignments of an UPDATE of `_t`: a row keeps what it has not changed.
  *
  * @param cell where a column of the list is
+ * @param target what stands before the columns that are written
  */
 export function assignments(
   { columns, version }: BatchUpdate,
   cell: (name: string) => string,
-  convert: (column: Column, value: string) => string,
+  convert: (column: Column, value: string) => string = (column, value) => column.convert?.(value) ?? value,
+  target = '',
 ): string {
   const set = columns.map((column, i) => {
     const value = convert(column, cell(`c${i}`));
-    return `${column.name} = ${column.changed ? `case when ${cell(`f${i}`)} then ${value} else "_t".${column.name} end` : value}`;
+    return `${target}${column.name} = ${column.changed ? `case when ${cell(`f${i}`)} then ${value} else _t.${column.name} end` : value}`;
   });
-  return [...set, `${version.name} = "_t".${version.name} + 1`].join(', ');
+  return [...set, `${target}${version.name} = _t.${version.name} + 1`].join(', ');
 }

@@ -5,11 +5,15 @@ import { inject } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 
 export const postgresql: TestDriver = {
-  name: 'PostgreSQL',
+  name: `PostgreSQL ${inject('postgresVersion')}`,
   concurrent: true,
   batches: true,
+  autocommits: true,
+  replicas: true,
+  cascadeDepth: 350,
   plain: PostgreSqlDriver,
   literal: (column) => `row(${column})::text`,
+  dropUnique: (table, index) => `alter table ${table} drop constraint ${index}`,
   schemas: () => ({}),
   async create() {
     const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;

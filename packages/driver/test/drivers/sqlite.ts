@@ -11,8 +11,12 @@ const temporary = () => mkdtempSync(join(tmpdir(), 'mikro-ool-sqlite-'));
 const common = {
   concurrent: false,
   batches: true,
+  autocommits: true,
+  replicas: true,
+  cascadeDepth: 350,
   plain: SqliteDriver,
   literal: (column: string) => `quote(${column})`,
+  dropUnique: (_table: string, index: string) => `drop index ${index}`,
   schemas: (names: string[]) => {
     const dir = temporary();
     onTestFinished(() => rmSync(dir, { recursive: true }));

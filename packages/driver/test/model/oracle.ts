@@ -220,6 +220,11 @@ export interface Plan {
   readonly deletes: Copy[];
 }
 
+/** MikroORM sees no change in a reference without any value, its version taken off included: there is nothing to write. */
+function isEmpty(copy: Copy): boolean {
+  return !copy.initialized && Object.values(copy.now).every((value) => value === undefined);
+}
+
 export function planOf(unit: Unit): Plan {
   const plan: Plan = { claims: [], earlyDeletes: [], inserts: [], updates: [], deletes: [] };
   const created = new Set(unit.copies.filter((c) => c.state === 'new').map((c) => rowId(c.table, c.key)));
@@ -228,7 +233,7 @@ export function planOf(unit: Unit): Plan {
       plan.inserts.push(copy);
     } else if (copy.state === 'removed') {
       (created.has(rowId(copy.table, copy.key)) ? plan.earlyDeletes : plan.deletes).push(copy);
-    } else if (copy.touched || changedColumns(copy).length > 0) {
+    } else if (changedColumns(copy).length > 0 || (copy.touched && !isEmpty(copy))) {
       plan.updates.push(copy);
     } else if (isVersioned(copy) && differs(copy.base['version'], copy.now['version'])) {
       plan.claims.push(copy);

@@ -366,8 +366,8 @@ export class World {
   async #compareRows(em: EntityManager, rows: ReadonlyMap<string, Fields>, where: string): Promise<void> {
     const found = await em.getConnection().execute<(Fields & { t: string; id: number })[]>(
       `select 'item' as t, id, a, b, slug, version from item
-       union all select 'entry', id, a, cast(null as varchar(255)), cast(null as varchar(255)), version from entry
-       union all select 'note', id, a, cast(null as varchar(255)), cast(null as varchar(255)), cast(null as integer) from note`,
+       union all select 'entry', id, a, null, null, version from entry
+       union all select 'note', id, a, null, null, null from note`,
       [],
       'all',
       em.getTransactionContext(),

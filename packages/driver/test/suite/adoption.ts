@@ -2,7 +2,7 @@
 import { EntitySchema, LockMode, MikroORM, type Opt, defineEntity, p, wrap } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, thrown } from '../harness.ts';
+import { type TestDriver, open, testUnless, thrown } from '../harness.ts';
 
 type Entities = Parameters<typeof open>[1];
 
@@ -99,7 +99,9 @@ const unwrapped = <T>(versionedDriver: T): T => Object.getPrototypeOf(versionedD
 export function adoption(driver: TestDriver): void {
   describe('adoption', () => {
     for (const [name, { entities, initial = 1 }] of Object.entries(declarations)) {
-      test(`${name}: the same schema, and locked`, async () => {
+      const testSchema =
+        name === 'single-table inheritance' ? testUnless(driver, 'comparison of single-table schemas') : test;
+      testSchema(`${name}: the same schema, and locked`, async () => {
         const { options, drop } = await driver.create();
         const plain = new MikroORM({ ...options, driver: unwrapped(options.driver), entities } as never);
         const ddl = await plain.schema.getCreateSchemaSQL();
@@ -142,11 +144,14 @@ export function adoption(driver: TestDriver): void {
     }
   });
 
-  test('unsigned counts no further where the database has no unsigned columns', async () => {
+  test('unsigned counts further only where the database has unsigned columns', async () => {
     const { fork, orm, sent } = await open(driver, [declared(p.integer().unsigned().version())]);
-    expect(orm.em.getPlatform().supportsUnsigned()).toBe(false);
     const em = fork();
     em.create('Article' as never, { id: 1, title: 'new', version: 3_000_000_000 } as never);
+    if (orm.em.getPlatform().supportsUnsigned()) {
+      await em.flush();
+      return expect(await fork().findOne('Article' as never, 1 as never)).toMatchObject({ version: 3_000_000_000 });
+    }
     expect(await sent(async () => expect(await thrown(() => em.flush())).toBeInstanceOf(InvalidVersion))).toEqual([]);
   });
 
@@ -305,7 +310,9 @@ export function adoption(driver: TestDriver): void {
       ['version: true', [declared(p.integer().version())]],
       ['single-table inheritance', [Single, SingleChild]],
     ] as const) {
-      test(`orm.discoverEntity(), ${name}: locked`, async () => {
+      const testSchema =
+        name === 'single-table inheritance' ? testUnless(driver, 'comparison of single-table schemas') : test;
+      testSchema(`orm.discoverEntity(), ${name}: locked`, async () => {
         const Other = defineEntity({ name: 'Other', properties: { ...content } });
         const { orm, fork } = await open(driver, [Other]);
         orm.discoverEntity(entities as never);

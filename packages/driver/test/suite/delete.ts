@@ -111,7 +111,7 @@ export function deletes(driver: TestDriver): void {
       const db = await open(driver, [FolderSchema]);
       const seed = db.fork();
       let parent: Folder | null = null;
-      for (let id = 1; id <= 350; id++) {
+      for (let id = 1; id <= driver.cascadeDepth; id++) {
         parent = seed.create(Folder, { id, parent, version: 1 });
       }
       await seed.flush();

@@ -2,7 +2,7 @@
 import { type Dictionary, type EntitySchema, LockMode, type Opt, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, thrown } from '../harness.ts';
+import { type TestDriver, open, testUnless, thrown } from '../harness.ts';
 
 type Species = 'Animal' | 'Dog' | 'Puppy' | 'Cat';
 type Row = Dictionary & { id: number; name: string; version?: number };
@@ -473,7 +473,8 @@ export function inheritance(driver: TestDriver): void {
       }
     });
 
-    test('upserts bump rows that exist, whichever table they change, and start new ones as given', async () => {
+    const testUpserts = shape.tables === 'one' ? testUnless(driver, 'upsert of single-table inheritance') : test;
+    testUpserts('upserts bump rows that exist, whichever table they change, and start new ones as given', async () => {
       const { fork, one, classes } = await setUp();
       for (const species of versionedSpecies) {
         const id = concrete.indexOf(species) + 1;
@@ -641,38 +642,42 @@ export function inheritance(driver: TestDriver): void {
     });
 
     for (const tables of ['one', 'per type'] as const) {
-      test(`generated columns of every class come back from a batch (${tables === 'one' ? 'one table' : 'a table per type'})`, async () => {
-        const loud = (column: string) => p.string().generated(`(${column} || '!') stored`);
-        const Animal = defineEntity({
-          name: 'Animal',
-          ...(tables === 'one' ? { discriminatorColumn: 'type' } : { inheritance: 'tpt' }),
-          properties: {
-            id: p.integer().primary(),
-            name: p.string(),
-            loudName: loud('name'),
-            version: p.type(VersionField),
-          },
-        } as never) as unknown as EntitySchema<Row>;
-        const child = (name: string, column: string) =>
-          defineEntity({
-            name,
-            extends: Animal,
-            properties: { [column]: p.string().nullable(), [`loud_${column}`]: loud(column) },
+      const testGenerated = tables === 'one' ? testUnless(driver, 'nullable generated columns') : test;
+      testGenerated(
+        `generated columns of every class come back from a batch (${tables === 'one' ? 'one table' : 'a table per type'})`,
+        async () => {
+          const loud = (column: string) => p.string().generated(`(upper(${column})) stored`);
+          const Animal = defineEntity({
+            name: 'Animal',
+            ...(tables === 'one' ? { discriminatorColumn: 'type' } : { inheritance: 'tpt' }),
+            properties: {
+              id: p.integer().primary(),
+              name: p.string(),
+              loudName: loud('name'),
+              version: p.type(VersionField),
+            },
           } as never) as unknown as EntitySchema<Row>;
-        const [Dog, Cat] = [child('Dog', 'breed'), child('Cat', 'mood')];
-        const db = await open(driver, [Animal, Dog, Cat]);
-        const em = db.fork();
-        const rows = [1, 2, 3, 4].map((id) =>
-          em.create(id % 2 ? Dog : Cat, { id, name: 'new', [id % 2 ? 'breed' : 'mood']: 'new' } as never),
-        );
-        await em.flush();
-        rows.forEach((row) => (row.name = row['breed' in row ? 'breed' : 'mood'] = 'changed'));
-        await em.flush();
-        const stored = await db.fork().find(Animal, {}, { orderBy: { id: 'asc' } });
-        expect(stored.map((row) => row.loudName)).toEqual(rows.map(() => 'changed!'));
-        expect(rows.map((row) => row.loudName)).toEqual(rows.map(() => 'changed!'));
-        expect(rows.map((row) => row.loud_breed ?? row.loud_mood)).toEqual(rows.map(() => 'changed!'));
-      });
+          const child = (name: string, column: string) =>
+            defineEntity({
+              name,
+              extends: Animal,
+              properties: { [column]: p.string().nullable(), [`loud_${column}`]: loud(column) },
+            } as never) as unknown as EntitySchema<Row>;
+          const [Dog, Cat] = [child('Dog', 'breed'), child('Cat', 'mood')];
+          const db = await open(driver, [Animal, Dog, Cat]);
+          const em = db.fork();
+          const rows = [1, 2, 3, 4].map((id) =>
+            em.create(id % 2 ? Dog : Cat, { id, name: 'new', [id % 2 ? 'breed' : 'mood']: 'new' } as never),
+          );
+          await em.flush();
+          rows.forEach((row) => (row.name = row['breed' in row ? 'breed' : 'mood'] = 'changed'));
+          await em.flush();
+          const stored = await db.fork().find(Animal, {}, { orderBy: { id: 'asc' } });
+          expect(stored.map((row) => row.loudName)).toEqual(rows.map(() => 'CHANGED'));
+          expect(rows.map((row) => row.loudName)).toEqual(rows.map(() => 'CHANGED'));
+          expect(rows.map((row) => row.loud_breed ?? row.loud_mood)).toEqual(rows.map(() => 'CHANGED'));
+        },
+      );
     }
 
     test('joined tables: a removal that another table refuses leaves both tables as they were, without implicit transactions too', async () => {

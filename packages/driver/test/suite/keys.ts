@@ -81,7 +81,7 @@ export function keys(driver: TestDriver): void {
         test(`${name}, ${count} ${count === 1 ? 'row' : 'rows in a batch'}`, async () => {
           const { fork, sent } = await open(driver, [entity]);
           const seed = fork();
-          const ids = Array.from({ length: count }, (_, i) => key(i));
+          const ids = Array.from({ length: count }, (_, i) => key(i + 1));
           ids.forEach((id) => seed.create(entity, { ...id, title: 'new' } as never));
           await seed.flush();
 
@@ -131,7 +131,7 @@ export function keys(driver: TestDriver): void {
 
     const renamed: { name: string; key: string; to: (row: Record<string, unknown>) => unknown }[] = [
       { name: 'string key', key: 'id', to: ({ id }) => `${String(id)}!` },
-      { name: 'bigint key as bigint', key: 'id', to: ({ id }) => -(id as bigint) },
+      { name: 'bigint key as bigint', key: 'id', to: ({ id }) => (id as bigint) + 10n ** 12n },
       { name: 'custom-typed key', key: 'id', to: ({ id }) => (id as number) + 100 },
       { name: 'composite key', key: 'number', to: ({ number }) => (number as number) + 100 },
       { name: 'reserved and odd names', key: 'id', to: ({ id }) => (id as number) + 100 },

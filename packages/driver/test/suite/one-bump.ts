@@ -305,9 +305,7 @@ export function oneBump(driver: TestDriver): void {
       const connection = db.fork().getConnection();
       for (const column of ['slug', 'email', 'desk_id']) {
         const name = `member_${column}_unique`;
-        await connection.execute(
-          driver.name === 'PostgreSQL' ? `alter table member drop constraint ${name}` : `drop index ${name}`,
-        );
+        await connection.execute(driver.dropUnique('member', name, column));
       }
     }
     const seed = db.fork();

@@ -97,6 +97,21 @@ export function setBased(driver: TestDriver): void {
       expect(await row()).toEqual(['changed', 11]);
     });
 
+    for (const exists of [true, false]) {
+      test(`em.upsert over a claimed reference has the version that it left (${exists ? 'an old' : 'a new'} row)`, async () => {
+        const { fork, row } = await setUp();
+        const em = fork();
+        const id = exists ? 1 : 2;
+        const reference = em.getReference(Article, id);
+        reference.version = 5;
+        expect(await em.upsert(Article, { id, slug: `${id}`, title: 'upserted', version: 3 })).toBe(reference);
+        expect([await row(id), reference.version]).toEqual([['upserted', exists ? 10 : 3], exists ? 10 : 3]);
+        reference.title = 'changed';
+        await em.flush();
+        expect(await row(id)).toEqual(['changed', exists ? 11 : 4]);
+      });
+    }
+
     test('em.upsertMany bumps the rows that exist, once', async () => {
       const { fork, row } = await setUp();
       const articles = await fork().upsertMany(Article, [

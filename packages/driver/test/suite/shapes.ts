@@ -57,7 +57,7 @@ const Address = defineEntity({
   properties: {
     street: p.string().nullable(),
     city: p.string().fieldName('town').nullable(),
-    since: p.datetime().nullable(),
+    since: p.datetime(3).nullable(),
     price: p.type(Cents).nullable(),
   },
 });
@@ -190,7 +190,13 @@ const shapes: Shape[] = [
       properties: {
         region: () => p.manyToOne(Region).primary().joinColumns('country_code', 'region_number'),
         name: p.string().primary(),
-        twin: () => p.manyToOne(Region).nullable().joinColumns('country_code', 'twin_number').ownColumns('twin_number'),
+        twin: () =>
+          p
+            .manyToOne(Region)
+            .nullable()
+            .joinColumns('country_code', 'twin_number')
+            .ownColumns('twin_number')
+            .deleteRule('restrict'),
         partner: () => p.manyToOne(Region).nullable(),
         size: p.integer(),
         version,
@@ -237,7 +243,7 @@ const shapes: Shape[] = [
         id: p.integer().primary(),
         price: p.integer(),
         count: p.integer(),
-        total: p.integer().generated('(price * count) stored').nullable(),
+        total: p.integer().generated('(price * count) stored'),
         version,
       },
     }),
@@ -252,7 +258,7 @@ const shapes: Shape[] = [
         order: p.string().primary(),
         number: p.integer().primary(),
         price: p.integer(),
-        double: p.integer().generated('(price * 2) stored').nullable(),
+        double: p.integer().generated('(price * 2) stored'),
         version,
       },
     }),

@@ -43,7 +43,7 @@ export function statements(driver: TestDriver): void {
     };
     /** A single row needs no transaction around its statement. */
     const inTransaction = (rows: number, ...kinds: string[]) =>
-      rows === 1 && driver.batches ? kinds : ['begin', ...kinds, 'commit'];
+      rows === 1 && driver.autocommits ? kinds : ['begin', ...kinds, 'commit'];
 
     test('batchSize: 1 writes row by row, each checked, by plain statements without a list or a lock', async () => {
       const { em, articles, sent, fork } = await setUp(4, { batchSize: 1 });
@@ -83,7 +83,7 @@ export function statements(driver: TestDriver): void {
       const { em, articles, kinds, fork, conflict } = await setUp(1);
       await fork().nativeUpdate(Article, 1, { title: 'theirs' });
       articles[0]!.title = 'ours';
-      const sent = (kind: string) => (driver.batches ? [kind, 'select'] : ['begin', kind, 'select', 'rollback']);
+      const sent = (kind: string) => (driver.autocommits ? [kind, 'select'] : ['begin', kind, 'select', 'rollback']);
       expect(await kinds(conflict)).toEqual(sent('update'));
       em.remove(articles[0]!);
       expect(await kinds(conflict)).toEqual(sent('delete'));
@@ -108,7 +108,7 @@ export function statements(driver: TestDriver): void {
         failing = false;
         expect(await db.kinds(() => em.flush())).toEqual(['begin', 'update', 'commit']);
         em.remove(article);
-        const isWatched = event === 'beforeTransactionCommit' || !driver.batches;
+        const isWatched = event === 'beforeTransactionCommit' || !driver.autocommits;
         expect(await db.kinds(() => em.flush())).toEqual(isWatched ? ['begin', 'delete', 'commit'] : ['delete']);
       });
     }

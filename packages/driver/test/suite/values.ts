@@ -105,7 +105,7 @@ const columns: Record<string, ValueColumn> = {
     old: '00000000-0000-4000-8000-000000000000',
     values: ['a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'],
   },
-  color: { property: p.enum(['red', 'green', "bl'ue", '']), old: 'green', values: ["bl'ue", 'red', ''] },
+  color: { property: p.enum(['red', 'green', 'b"lue', '']), old: 'green', values: ['b"lue', 'red', ''] },
   level: { property: p.enum([1, 2, -3]), old: 1, values: [2, -3] },
   colors: { property: p.enum(['red', 'green']).array(), old: ['red'], values: [['green', 'red'], []] },
 };
@@ -136,7 +136,7 @@ export function valueTests(driver: TestDriver, table: Record<string, ValueColumn
   const roundTrip = async (how: 'in a batch' | 'one by one', more = {}): Promise<Database> => {
     const db = await open(driver, [Sample], more);
     const seed = db.fork();
-    changes.forEach((_, id) => seed.create(Sample, { id, ...initial } as never));
+    changes.forEach((_, i) => seed.create(Sample, { id: i + 1, ...initial } as never));
     await seed.flush();
     const em = db.fork();
     const samples = await em.find(Sample, {}, { orderBy: { id: 'asc' } as never });

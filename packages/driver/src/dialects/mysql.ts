@@ -1,0 +1,94 @@
+/**
+ * MariaDB and MySQL: the rows as a list of SELECTs, joined to the table.
+ *
+ *   update `article` as _t force index (primary) straight_join (select 1 as k0, 3 as v, 'a' as c0 union all select 2, 1, 'b') as _v
+ *   set _t.`title` = _v.c0, _t.`version` = _t.`version` + 1
+ *   where _t.`id` in (1, 2) and _t.`id` = _v.k0 and _t.`version` = _v.v
+ *
+ * The table comes first and by its primary key, so that rows are locked in key order, also those that turn out stale:
+ * otherwise two flushes of the same rows deadlock. A version is bumped, so each row that matches counts as changed.
+ */
+import { raw } from '@mikro-orm/core';
+import type { BatchRows, Column, Dialect, DriverError, Statement } from '../dialect.ts';
+import { assignments, sameKey, valueColumns } from './values.ts';
+
+/** A deadlock, a row that changed since the snapshot, and what a cluster finds at COMMIT. */
+const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
+
+export const mysql: Dialect = {
+  update(batch) {
+    const list = listOf(batch, batch.columns);
+    const among = keyList(batch);
+    return {
+      sql:
+        `update ${batch.table} as _t force index (primary) straight_join (${list.sql}) as _v ` +
+        `set ${assignments(batch, (name) => `_v.${name}`, undefined, '_t.')} ` +
+        `where ${among.sql} and ${sameKey(batch, '_t', '_v')} and _t.${batch.version.name} = _v.v`,
+      params: [...list.params, ...among.params],
+    };
+  },
+
+  // what it deletes may not be joined to a list, and a subquery of the same table must be a table of its own
+  delete(rows) {
+    const among = keyList(rows, '');
+    const found = keyList(rows, '', true);
+    return {
+      sql:
+        `delete from ${rows.table} where ${among.sql} and (select count(*) from (select 1 from ${rows.table} ` +
+        `force index (primary) where ${found.sql} for update) as _l) = ${rows.version.values.length}`,
+      params: [...among.params, ...found.params],
+    };
+  },
+
+  proposed: (column) => `values(${column})`,
+
+  // `autocommit = 0` is a setting of the session
+  autocommits: false,
+
+  // by default a transaction reads from a snapshot, where a rival's write is not seen
+  readsCurrent: false,
+
+  lostRaceCodes: LOST_RACES,
+  endsTransaction: ({ code }) => LOST_RACES.includes(String(code)),
+
+  losesAnswer: isCutOff,
+
+  // a dead client refuses statements without sending them
+  mayRelease: (error) => isCutOff(error) || error.message?.startsWith("Can't add new command") === true,
+};
+
+/** The connection ended under a statement: by mysql2, by the network, by a shutdown, by KILL. */
+function isCutOff({ code }: DriverError): boolean {
+  return /^(?:PROTOCOL_CONNECTION_LOST|PROTOCOL_SEQUENCE_TIMEOUT|ECONNRESET|EPIPE|ETIMEDOUT|ER_SERVER_SHUTDOWN|ER_CONNECTION_KILLED)$/.test(
+    String(code),
+  );
+}
+
+/** One SELECT per row; the first one names the columns. */
+function listOf(rows: BatchRows, changes: readonly Column[]): Statement {
+  const columns = [...valueColumns(rows, changes)];
+  const selects = rows.version.values.map(
+    (_, r) => `select ${columns.map(([name]) => (r === 0 ? `? as ${name}` : '?')).join(', ')}`,
+  );
+  const params = rows.version.values.flatMap((_, r) => columns.map(([, column]) => valueOf(column, r)));
+  return { sql: selects.join(' union all '), params };
+}
+
+/** The condition that a row has one of the keys, and its version where that is asked for. */
+function keyList(rows: BatchRows, prefix = '_t.', withVersion = false): Statement {
+  const columns = withVersion ? [...rows.keys, rows.version] : rows.keys;
+  const tuple = (parts: readonly string[]) => (parts.length > 1 ? `(${parts.join(', ')})` : parts[0]!);
+  const marks = tuple(columns.map(() => '?'));
+  return {
+    sql: `${tuple(columns.map(({ name }) => prefix + name))} in (${rows.version.values.map(() => marks).join(', ')})`,
+    params: rows.version.values.flatMap((_, r) => columns.map((column) => valueOf(column, r))),
+  };
+}
+
+/** MikroORM has large numbers as strings, which would be compared with a number inexactly. */
+function valueOf({ type, values }: Column, row: number): unknown {
+  const value = values[row];
+  const isNumber =
+    typeof value === 'string' && /int|serial|decimal|numeric/i.test(type) && /^-?\d+(?:\.\d+)?$/.test(value);
+  return isNumber ? raw(value) : value;
+}

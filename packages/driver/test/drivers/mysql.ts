@@ -1,0 +1,52 @@
+import { randomUUID } from 'node:crypto';
+import { MariaDbDriver } from '@mikro-orm/mariadb';
+import { MikroORM, MySqlDriver } from '@mikro-orm/mysql';
+import { versioned } from '@mikro-ool/driver';
+import { inject, onTestFinished } from 'vitest';
+import type { Gap, TestDriver } from '../harness.ts';
+
+async function forDatabases(what: 'create database' | 'drop database if exists', names: string[]): Promise<void> {
+  const admin = await MikroORM.init({
+    clientUrl: inject('mariaDbUrl')!,
+    dbName: 'mysql',
+    entities: [],
+    discovery: { warnWhenNoEntities: false },
+  });
+  for (const name of names) {
+    await admin.em.getConnection().execute(`${what} \`${name}\``);
+  }
+  await admin.close();
+}
+
+/** Both MikroORM drivers of the family, on the same MariaDB server. */
+const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriver, gaps: Gap[] = []): TestDriver => ({
+  name,
+  concurrent: true,
+  batches: true,
+  autocommits: false,
+  replicas: true,
+  cascadeDepth: 10,
+  gaps: ['upsert of single-table inheritance', 'nullable generated columns', ...gaps],
+  plain: Driver,
+  literal: (column) => `hex(${column})`,
+  // a foreign key needs an index all the same
+  dropUnique: (table, index, column) => `alter table ${table} drop index ${index}, add index (${column})`,
+  schemas: async (names) => {
+    await forDatabases('create database', names);
+    onTestFinished(() => forDatabases('drop database if exists', names));
+    return {};
+  },
+  async create() {
+    const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;
+    const clientUrl = inject('mariaDbUrl')!;
+    return {
+      options: { driver: versioned(Driver), clientUrl, dbName },
+      drop: () => forDatabases('drop database if exists', [dbName]),
+    };
+  },
+});
+
+export const mariaDb = onMariaDb(`MariaDB ${inject('mariaDbVersion')}`, MariaDbDriver);
+export const mySqlDriver = onMariaDb(`MariaDB ${inject('mariaDbVersion')} through MySqlDriver`, MySqlDriver, [
+  'comparison of single-table schemas',
+]);

@@ -1,0 +1,119 @@
+/**
+ * A MariaDB server for the tests: the one that MARIADB_URL names, else one of our own on a free port with a data directory
+ * that goes away with it, where Debian's mariadb-server (or another mariadbd) is installed. `node tools/mariadb.ts` prints
+ * its URL and runs until it is told to stop.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, chownSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir, userInfo } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { freePort } from './postgres.ts';
+
+export interface MariaDbServer {
+  /** Connection URL without a database name. */
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/** Returns undefined where there is no server program. */
+export async function startMariaDb(): Promise<MariaDbServer | undefined> {
+  if (process.env.MARIADB_URL) {
+    return { url: process.env.MARIADB_URL, stop: async () => {} };
+  }
+  const program = find('mariadbd');
+  const installer = find('mariadb-install-db');
+  if (!program || !installer) {
+    return undefined;
+  }
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-mariadb-'));
+  const isRoot = userInfo().uid === 0;
+  // run as root, the server becomes the user of its package
+  const owner = isRoot ? ['--user=mysql'] : [];
+  if (isRoot) {
+    const id = (flag: string) => Number(execFileSync('id', [flag, 'mysql'], { encoding: 'utf8' }));
+    chownSync(directory, id('-u'), id('-g'));
+    chmodSync(directory, 0o755);
+  }
+  const data = join(directory, 'data');
+  execFileSync(
+    installer,
+    ['--no-defaults', `--datadir=${data}`, '--auth-root-authentication-method=normal', ...owner],
+    {
+      stdio: 'ignore',
+      // installations that share a directory for temporary files can meet there
+      env: { ...process.env, TMPDIR: directory },
+    },
+  );
+  const port = await freePort();
+  const server = spawn(
+    program,
+    [
+      '--no-defaults',
+      `--datadir=${data}`,
+      `--socket=${join(directory, 'socket')}`,
+      `--pid-file=${join(directory, 'pid')}`,
+      `--port=${port}`,
+      '--bind-address=127.0.0.1',
+      '--max-connections=300',
+      // durability is not under test; everything that orders transactions stays on
+      '--innodb-flush-log-at-trx-commit=0',
+      '--innodb-doublewrite=0',
+      '--skip-log-bin',
+      ...owner,
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  const atExit = () => {
+    server.kill('SIGKILL');
+    rmSync(directory, { recursive: true, force: true });
+  };
+  process.once('exit', atExit);
+  const log: string[] = [];
+  server.stderr.on('data', (text) => log.push(String(text)));
+  const stop = async () => {
+    if (server.exitCode === null) {
+      server.kill('SIGTERM');
+      await once(server, 'exit');
+    }
+    process.removeListener('exit', atExit);
+    rmSync(directory, { recursive: true, force: true });
+  };
+  if (!(await listens(port, server))) {
+    await stop();
+    throw new Error(`MariaDB did not start:\n${log.join('')}`);
+  }
+  return { url: `mysql://root@127.0.0.1:${port}`, stop };
+}
+
+function find(program: string): string | undefined {
+  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin'];
+  return directories.map((directory) => join(directory, program)).find((file) => existsSync(file));
+}
+
+async function listens(port: number, server: ChildProcess): Promise<boolean> {
+  for (let attempt = 0; attempt < 300 && server.exitCode === null; attempt++) {
+    const socket = connect(port, '127.0.0.1');
+    const isOpen = await Promise.race([
+      once(socket, 'connect').then(() => true),
+      once(socket, 'error').then(() => false),
+    ]).catch(() => false);
+    socket.destroy();
+    if (isOpen) {
+      return true;
+    }
+    await sleep(100);
+  }
+  return false;
+}
+
+if (import.meta.main) {
+  const server = await startMariaDb();
+  if (!server) {
+    throw new Error('There is no mariadbd on this machine. Install mariadb-server.');
+  }
+  console.log(server.url);
+  process.once('SIGTERM', () => void server.stop());
+}
