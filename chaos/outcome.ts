@@ -8,7 +8,7 @@ import type { DatabaseKind, Lock } from './model.ts';
  * connections back that were lost inside a transaction. There the run insists on both: every other error of a flush is a
  * failure, and a connection that does not come back is an error.
  */
-const STRICT: readonly DatabaseKind[] = [];
+const STRICT: readonly DatabaseKind[] = ['postgresql', 'mariadb'];
 
 export function isStrict(database: DatabaseKind, lock: Lock): boolean {
   return lock === 'mikro-ool' && STRICT.includes(database);
