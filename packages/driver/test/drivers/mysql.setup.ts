@@ -1,6 +1,7 @@
-import { MikroORM } from '@mikro-orm/mariadb';
+import { MariaDbDriver } from '@mikro-orm/mariadb';
 import type { TestProject } from 'vitest/node';
 import { startMariaDb } from '../../../../tools/mariadb.ts';
+import { onServer } from './server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -16,14 +17,8 @@ export default async function setup(project: TestProject): Promise<(() => Promis
   if (!server) {
     return undefined;
   }
-  const orm = await MikroORM.init({
-    clientUrl: server.url,
-    dbName: 'mysql',
-    entities: [],
-    discovery: { warnWhenNoEntities: false },
-  });
-  const [row] = await orm.em.getConnection().execute<[{ version: string }]>('select version() as version');
-  await orm.close();
-  project.provide('mariaDbVersion', row.version.split('-')[0]!);
+  const options = { driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' };
+  const [row] = await onServer(options, 'select version() as version');
+  project.provide('mariaDbVersion', row!['version']!.split('-')[0]!);
   return () => server.stop();
 }

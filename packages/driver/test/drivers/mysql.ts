@@ -1,21 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { MariaDbDriver } from '@mikro-orm/mariadb';
-import { MikroORM, MySqlDriver } from '@mikro-orm/mysql';
+import { MySqlDriver } from '@mikro-orm/mysql';
 import { versioned } from '@mikro-ool/driver';
 import { inject, onTestFinished } from 'vitest';
 import type { Gap, TestDriver } from '../harness.ts';
+import { onServer } from './server.ts';
 
 async function forDatabases(what: 'create database' | 'drop database if exists', names: string[]): Promise<void> {
-  const admin = await MikroORM.init({
-    clientUrl: inject('mariaDbUrl')!,
-    dbName: 'mysql',
-    entities: [],
-    discovery: { warnWhenNoEntities: false },
-  });
-  for (const name of names) {
-    await admin.em.getConnection().execute(`${what} \`${name}\``);
-  }
-  await admin.close();
+  const options = { driver: MySqlDriver, clientUrl: inject('mariaDbUrl')!, dbName: 'mysql' };
+  await onServer(options, ...names.map((name) => `${what} \`${name}\``));
 }
 
 /** Both MikroORM drivers of the family, on the same MariaDB server. */

@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { MikroORM, PostgreSqlDriver } from '@mikro-orm/postgresql';
+import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { versioned } from '@mikro-ool/driver';
 import { inject } from 'vitest';
 import type { TestDriver } from '../harness.ts';
+import { onServer } from './server.ts';
 
 export const postgresql: TestDriver = {
   name: `PostgreSQL ${inject('postgresVersion')}`,
@@ -21,14 +22,8 @@ export const postgresql: TestDriver = {
     return {
       options: { driver: versioned(PostgreSqlDriver), clientUrl, dbName, ensureDatabase: { create: false } },
       drop: async () => {
-        const admin = await MikroORM.init({
-          clientUrl,
-          dbName: 'postgres',
-          entities: [],
-          discovery: { warnWhenNoEntities: false },
-        });
-        await admin.em.getConnection().execute(`drop database if exists "${dbName}" with (force)`);
-        await admin.close();
+        const server = { driver: PostgreSqlDriver, clientUrl, dbName: 'postgres' };
+        await onServer(server, `drop database if exists "${dbName}" with (force)`);
       },
     };
   },
