@@ -12,6 +12,7 @@ import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
+import { relations } from './relations.ts';
 import { removals } from './removal.ts';
 import { schemas } from './schemas.ts';
 import { shapesOfAll } from './shapes.ts';
@@ -23,6 +24,7 @@ import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
 import { values } from './values.ts';
+import { wrapping } from './wrapping.ts';
 
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
@@ -37,11 +39,13 @@ export function suite(driver: TestDriver): void {
     keys(driver);
     inheritance(driver);
     values(driver);
+    relations(driver);
     shapesOfAll(driver);
     schemas(driver);
     loading(driver);
     setBased(driver);
     surroundings(driver);
+    wrapping(driver);
     transactions(driver);
     statements(driver);
     telemetry(driver);
