@@ -35,10 +35,8 @@ const ways: Record<string, (em: SqlEntityManager, use: (em: EntityManager) => un
   'forked in a RequestContext': (em, use) => RequestContext.create(em, () => use(em.fork())),
   'in a transaction': (em, use) => em.transactional((tx) => use(tx)),
   'in a nested transaction': (em, use) => em.transactional((tx) => tx.transactional((inner) => use(inner))),
-  'in a transaction of its own': (em, use) =>
-    em.transactional((tx) =>
-      tx.transactional((own) => use(own), { propagation: TransactionPropagation.NOT_SUPPORTED }),
-    ),
+  'in no transaction': (em, use) =>
+    em.transactional((tx) => use(tx), { propagation: TransactionPropagation.NOT_SUPPORTED }),
 };
 
 export function wrapping(driver: TestDriver): void {
@@ -70,7 +68,12 @@ export function wrapping(driver: TestDriver): void {
       for (const nothing of [undefined, null, {}, 'sqlite', () => {}, class Other {}]) {
         expect(() => versioned(nothing as never)).toThrow(/^versioned\(\) wraps a driver class of MikroORM/);
       }
-      expect(() => versioned(versioned(Base))).not.toThrow();
+    });
+
+    test('what is wrapped already stays as it is', () => {
+      const Driver = versioned(Base);
+      class Own extends Driver {}
+      expect([versioned(Driver), versioned(Own)]).toEqual([Driver, Own]);
     });
 
     for (const [name, way] of Object.entries(ways)) {
