@@ -23,6 +23,7 @@ import { telemetry } from './telemetry.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
+import { upserts } from './upserts.ts';
 import { values } from './values.ts';
 import { wrapping } from './wrapping.ts';
 
@@ -44,6 +45,7 @@ export function suite(driver: TestDriver): void {
     schemas(driver);
     loading(driver);
     setBased(driver);
+    upserts(driver);
     surroundings(driver);
     wrapping(driver);
     transactions(driver);

@@ -177,7 +177,10 @@ export function wrapping(driver: TestDriver): void {
           em.create(Note, { id: 9, text: 'nine' });
           em.create(Note, { id: 8, text: 'eight' });
           await em.flush();
-          await em.upsertMany(Tag, [{ name: 'tag 3', notes: 'x' }, { name: 'tag 9' }]);
+          await em.upsertMany(Tag, [
+            { id: 3, name: 'tag 3', notes: 'x' },
+            { id: 9, name: 'tag 9' },
+          ]);
           await em.nativeUpdate(Note, { id: 8 }, { text: 'again' });
         });
       });
