@@ -188,7 +188,8 @@ export function relations(driver: TestDriver): void {
   });
 
   describe('a reference that is changed, and then loaded', () => {
-    const loads: Record<string, (em: ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>, person: object) => unknown> =
+    type Em = ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>;
+    const loads: Record<string, (em: Em) => Promise<unknown>> =
       {
         'em.find': (em) => em.find('Person' as never, {}),
         'em.findOne': (em) => em.findOne('Person' as never, 1 as never),
@@ -207,7 +208,7 @@ export function relations(driver: TestDriver): void {
           const em = fork();
           const person = em.getReference(PersonSchema, 1);
           person.name = 'mine';
-          await load(em, person).catch?.(() => {});
+          await load(em);
           expect([person.version, person.name]).toEqual([1, 'mine']);
           if (rival) {
             const theirs = fork();

@@ -58,7 +58,7 @@ export function wrapping(driver: TestDriver): void {
         inspect(Driver).replaceAll(/\[class \w+/g, `[class ${Base.name}`),
       ]);
       const { plain, wrapped } = await onBoth([Note], async ({ orm }) => {
-        const unsupported = await thrown(() => Promise.try(() => orm.driver.aggregate(Note, [])));
+        const unsupported = await thrown(async () => orm.driver.aggregate(Note, []));
         return [orm.driver.constructor.name, unsupported.message];
       });
       expect(wrapped).toEqual(plain);
