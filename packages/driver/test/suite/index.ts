@@ -2,6 +2,7 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
+import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
@@ -50,6 +51,7 @@ export function suite(driver: TestDriver): void {
     wrapping(driver);
     transactions(driver);
     statements(driver);
+    alone(driver);
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
