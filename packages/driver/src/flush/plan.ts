@@ -102,6 +102,9 @@ function planUpdates(
   elsewhere: Set<object>,
   claims: VersionedRow[],
 ): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets; // as MikroORM would
+  }
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
@@ -111,10 +114,13 @@ function planUpdates(
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return inOrder(em, compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets;
+  }
   const versioned = sets.filter((set) => versionOf(set.meta));
   for (const changeSet of versioned) {
     const { entity, meta } = changeSet;
@@ -123,14 +129,14 @@ function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChange
     expectedVersion(entity, meta, 'delete');
   }
   deletes.push(...inKeyOrder(versioned));
-  return inOrder(em, sets);
+  return inKeyOrder(sets);
 }
 
-/** Rows of one table in key order, when there is a version among them; in joined tables it may be in another one. */
-function inOrder(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
-  const isVersioned = ({ entity, meta }: AnyChangeSet) =>
-    versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity)));
-  return sets.some(isVersioned) ? inKeyOrder(sets) : sets;
+/** Is there a version among these rows of one table? In joined tables it may be in another one. */
+function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
+  return sets.some(
+    ({ entity, meta }) => versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity))),
+  );
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {

@@ -27,8 +27,8 @@ export function hookPersister(
   const { executeInserts, executeUpdates, executeDeletes, reloadVersionValues } = persister;
   // Without RETURNING, MikroORM reads back what the database computed, and the version, which we know.
   persister.reloadVersionValues = (meta, sets, options) => {
-    const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
-    return reloadVersionValues.call(persister, versionOf(meta) ? withoutVersion : meta, sets, options);
+    const known = versionOf(meta) ? Object.create(meta, { ownsVersionProperty: { value: () => false } }) : meta;
+    return reloadVersionValues.call(persister, known, sets, options);
   };
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
@@ -47,6 +47,11 @@ export function hookPersister(
         await persister.executeUpdates(before, false, options);
       }
       return executeUpdates.call(persister, sets, batched, options, withSchema);
+    }
+    if (!sets.some(isVersioned)) {
+      await executeUpdates.call(persister, sets, batched, options, true);
+      flush.sent();
+      return;
     }
     const { batch, single, plain } = flush.updates.divide(sets);
     if (plain.length > 0) {
@@ -67,8 +72,8 @@ export function hookPersister(
       await flush?.deletes.before(sets, options?.ctx);
       return executeDeletes.call(persister, sets, options, withSchema);
     }
-    const checked = sets.filter((set) => versionOf(set.meta));
-    const rest = sets.filter((set) => !versionOf(set.meta));
+    const checked = sets.filter(isVersioned);
+    const rest = checked.length > 0 ? sets.filter((set) => !isVersioned(set)) : sets;
     if (rest.length > 0) {
       await executeDeletes.call(persister, rest, options, withSchema);
     }
@@ -77,6 +82,10 @@ export function hookPersister(
     }
     flush.sent();
   };
+}
+
+function isVersioned({ meta }: AnyChangeSet): boolean {
+  return versionOf(meta) !== undefined;
 }
 
 /** What MikroORM's own batch does around its statement. */

@@ -97,6 +97,10 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) =>
-    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => {
+    const write = () => commitCollectionUpdates.call(uow, ctx);
+    return em.getUnitOfWork(false).getCollectionUpdates().length > 0
+      ? syncingCollections.run(state.flush!, write)
+      : write();
+  };
 }
