@@ -4,6 +4,7 @@ import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
+import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
@@ -47,6 +48,7 @@ export function suite(driver: TestDriver): void {
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
+    discards(driver);
     races(driver);
   });
 }
