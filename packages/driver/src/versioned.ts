@@ -144,7 +144,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes(this, () => new Flush(this, driver, driver.log));
         hookReads(this);
         hookLocks(this, lockFailed);
-        hookCopies(this);
+        hookCopies(this, driver.log);
       }
     };
   }
