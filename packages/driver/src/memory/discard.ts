@@ -52,10 +52,12 @@ export function discard(undos: readonly Undo[]): void {
   const changed = written.filter(({ base }) => base);
   const orphans = orphansOf(undos);
   const isNew = new Set<object>(created.map(({ entity }) => entity));
-  created.forEach((one) => expunge(one, isNew));
   changed.forEach(manage);
   changed.forEach(restoreValues);
   changed.filter(({ entity }) => removed.has(entity)).forEach(({ entity }) => reattach(entity));
+  changed.forEach(({ entity }) => settleRelations(entity));
+  // after the values, of which some are the keys that new ones have no more
+  created.forEach((one) => expunge(one, isNew));
   for (const [collection, state] of collections) {
     if (isNew.has(collection.owner)) {
       restoreCollection(collection, state);
@@ -152,7 +154,7 @@ function leaveRelations(entity: Dictionary, isNew: ReadonlySet<object>): void {
     const other: unknown = inverse && target[inverse];
     if (Utils.isCollection(other)) {
       other.removeWithoutPropagation(entity as never);
-      other.setDirty(false);
+      settle(other);
     } else if (inverse && Reference.unwrapReference(other as object) === entity && !prop.mappedBy) {
       forget(target, inverse);
     }
@@ -229,10 +231,30 @@ function reattach(entity: Dictionary): void {
     if (Utils.isCollection(other)) {
       if (other.isInitialized() && !other.isPartial()) {
         other.addWithoutPropagation(entity as never);
+        settle(other);
       }
     } else if (inverse && other == null && (!prop.mappedBy || hasReferred(target, inverse))) {
       const back = propOf(prop.targetMeta!, inverse);
       (helper(target).__data as Dictionary)[inverse] = Reference.wrapReference(entity, back as never);
+    }
+  }
+}
+
+/** Setting a relation back makes the collection on its other side dirty, which has what is in the database again. */
+function settle(collection: Collection<object>): void {
+  if (collection.property.kind === ReferenceKind.ONE_TO_MANY && collection.getSnapshot()) {
+    const items = collection.getItems(false);
+    const known = items.filter((item) => snapshotOf(item));
+    forgetSnapshot(collection, known);
+    collection.setDirty(known.length < items.length);
+  }
+}
+
+function settleRelations(entity: Dictionary): void {
+  for (const [{ kind, inversedBy }, target] of targetsOf(entity)) {
+    const inverse: unknown = inversedBy && target[inversedBy];
+    if (kind === ReferenceKind.MANY_TO_ONE && Utils.isCollection(inverse)) {
+      settle(inverse);
     }
   }
 }
