@@ -83,7 +83,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
         hookLocks(em, lockFailed);
-        hookCopies(em);
+        hookCopies(em, this.log);
       }) as never;
     }
 

@@ -5,6 +5,7 @@ import { adoption } from './adoption.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
+import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
@@ -55,6 +56,7 @@ export function suite(driver: TestDriver): void {
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
+    discards(driver);
     races(driver);
   });
 }
