@@ -1,6 +1,6 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
-import { type EntityClass, type EntityMetadata, ValidationError, helper } from '@mikro-orm/core';
-import { VersionNotLoaded } from './concurrent-update.ts';
+import { type EntityClass, type EntityMetadata, helper } from '@mikro-orm/core';
+import { Refusal, VersionNotLoaded } from './concurrent-update.ts';
 import { versionOf } from './version-field.ts';
 
 /** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
@@ -22,7 +22,7 @@ export function touch(entity: object): void {
   const snapshot = wrapped?.__originalEntityData as Snapshot | undefined;
   if (!em || !snapshot || !wrapped.__managed) {
     const name = wrapped?.__meta.className ?? entity.constructor.name;
-    throw new ValidationError(
+    throw new Refusal(
       `${name} cannot be touched, because it is not managed. Load it first; a new entity has its version anyway.`,
       entity,
     );
@@ -32,7 +32,7 @@ export function touch(entity: object): void {
   const { className } = meta;
   const version = versionOf(meta);
   if (!version) {
-    throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
+    throw new Refusal(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
   }
   if ((entity as Snapshot)[version.name] == null) {
     throw new VersionNotLoaded(entity, className, version.name, 'update');

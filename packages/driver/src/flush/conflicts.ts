@@ -1,13 +1,13 @@
 /** From a row count to the error: who is stale, and what the database has instead. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, type Operation, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, keyOf, keyValues } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { invalidVersion } from './expected.ts';
+import { exhausted, invalidVersion } from './expected.ts';
 
 /**
  * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
@@ -60,6 +60,25 @@ export async function describeBatch(
   const left = rows.filter((row) => actual(row) !== (operation === 'update' ? row.expected + 1 : null));
   const isClear = rows.length - left.length === written;
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
+}
+
+/**
+ * Rows with the last version that the column can hold cannot be bumped: databases raise an error, cut the version, or
+ * let it grow. So they are not written at all; it is a conflict where that version was claimed and is not the row's.
+ */
+export async function refuseExhausted(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  options: PersistOptions,
+): Promise<void> {
+  const { meta } = rows[0]!.changeSet;
+  const maximum = maximumVersion(versionOf(meta)!);
+  const last = rows.filter(({ expected }) => expected === maximum);
+  if (last.length > 0) {
+    const actual = await currentVersions(driver, last, options);
+    const stale = last.filter((row) => actual(row) !== maximum);
+    throw stale.length > 0 ? conflictOf(stale, 'update', actual) : exhausted(last[0]!.changeSet.entity, meta);
+  }
 }
 
 function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {

@@ -1,13 +1,13 @@
 /** The rows that a flush inserts and updates: which statement writes them, and the version that they have then. */
 import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { versionOf } from '@mikro-ool/core';
-import { initialVersion, ownVersionOf, versionTable } from '../discovery.ts';
+import { initialVersion, versionOf } from '@mikro-ool/core';
+import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchDialect } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeBatch, describeConflict } from './conflicts.ts';
+import { describeBatch, describeConflict, refuseExhausted } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -84,6 +84,7 @@ export class Updates {
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
       const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
+      await refuseExhausted(this.#driver, rows, options);
       const result = await updateRows(this.#driver, rows, options);
       if (result.affectedRows !== rows.length) {
         throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
@@ -101,7 +102,11 @@ export class Updates {
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
     const row = rowOf(changeSet, 'update');
-    const result = await updateRow(this.#driver, row, this.#moved.has(changeSet.entity), addConditions, options);
+    const hasMoved = this.#moved.has(changeSet.entity);
+    if (!hasMoved) {
+      await refuseExhausted(this.#driver, [row], options);
+    }
+    const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
       throw await describeConflict(this.#driver, [row], 'update', options);
     }
