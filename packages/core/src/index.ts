@@ -7,5 +7,5 @@ export {
   VersionNotLoaded,
 } from './concurrent-update.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
-export { isTouched, touch } from './touch.ts';
+export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
 export { initialVersion, maximumStart, maximumVersion, registerPlatform, VersionField, versionOf } from './version-field.ts';

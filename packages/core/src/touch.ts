@@ -8,8 +8,12 @@ const TOUCHED = Symbol('touched');
 
 type Snapshot = Record<string, unknown>;
 
+/** Entities that were touched, by the unit of work that will flush them. */
+const touched = new WeakMap<object, Set<object>>();
+
 /**
- * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes.
+ * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes. In a listener
+ * for `beforeFlush` or `onFlush`, that is the flush which is going on.
  *
  * @param entity managed by an EntityManager, with a version that is loaded or claimed
  * @throws {ValidationError} when it is not managed, or its class has no `VersionField`
@@ -39,7 +43,22 @@ export function touch(entity: object): void {
   }
   // a version that differs from the snapshot's is a change, so MikroORM computes a change set; a refresh or a flush
   // overwrites the mark
-  wrapped.__originalEntityData = { ...snapshot, [version.name]: TOUCHED } as never;
+  wrapped.__originalEntityData = asTouched(snapshot, version.name) as never;
+  touchedIn(em.getUnitOfWork(false)).add(entity);
+}
+
+/** @internal The same snapshot, of a touched entity. */
+export function asTouched(snapshot: object, version: string): object {
+  return { ...snapshot, [version]: TOUCHED };
+}
+
+/** @internal The entities of a unit of work that were touched since its last flush, or before it. */
+export function touchedIn(uow: object): Set<object> {
+  let entities = touched.get(uow);
+  if (!entities) {
+    touched.set(uow, (entities = new Set()));
+  }
+  return entities;
 }
 
 /** @internal Was the entity with this snapshot touched? */

@@ -55,6 +55,11 @@ export class Flush {
     return this.#plan.isOneStatement;
   }
 
+  /** Change sets are no longer looked at: what is touched now is for the next flush. */
+  get isPlanned(): boolean {
+    return this.#remembered;
+  }
+
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups): void {
     this.#undo.remember(groups);

@@ -5,6 +5,7 @@ import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-
 import type { ChangeSetGroups } from './entity.ts';
 import { type FlushState, insideFlush, restoreWhenIdle, stateFor, syncingCollections } from './flush-state.ts';
 import { countClears } from './generation.ts';
+import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods {
@@ -12,6 +13,7 @@ interface UnitOfWorkMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
+  filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   commitCollectionUpdates(ctx?: Transaction): Promise<void>;
@@ -63,13 +65,21 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
 }
 
 function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
-  const { doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  const keepTouches = hookTouches(em);
+  const { doCommit, filterCollectionUpdates, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {
       removers.set(entity, state.flush);
     }
     unsetIdentity.call(uow, entity);
+  };
+  // The first step after all listeners, also when there is nothing to write so far.
+  uow.filterCollectionUpdates = () => {
+    if (!state.flush?.isPlanned) {
+      keepTouches();
+    }
+    filterCollectionUpdates.call(uow);
   };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {

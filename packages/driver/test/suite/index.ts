@@ -21,6 +21,7 @@ import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
 import { statements } from './statements.ts';
 import { telemetry } from './telemetry.ts';
+import { touches } from './touch.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
@@ -45,6 +46,7 @@ export function suite(driver: TestDriver): void {
     setBased(driver);
     givenVersions(driver);
     newRows(driver);
+    touches(driver);
     surroundings(driver);
     transactions(driver);
     statements(driver);
