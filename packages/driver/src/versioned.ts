@@ -31,7 +31,7 @@ import { hookTransactions } from './mikro-orm/connection.ts';
 import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
-import { syncingCollections } from './mikro-orm/flush-state.ts';
+import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
@@ -81,7 +81,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
       bumpSetBasedWrites(qb as unknown as Writer, this.platform);
-      const flush = syncingCollections.getStore();
+      const flush = syncingFlush();
       if (flush) {
         sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
       }

@@ -3,7 +3,7 @@ import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { ChangeSetGroups } from './entity.ts';
-import { type FlushState, insideFlush, restoreWhenIdle, stateFor, syncingCollections } from './flush-state.ts';
+import { type FlushState, isInFlushOf, restoreWhenIdle, runFlush, stateFor, syncCollections } from './flush-state.ts';
 import { countClears } from './generation.ts';
 import { hookTouches } from './touches.ts';
 
@@ -46,14 +46,13 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
   const { commit } = uow;
   let queue: Promise<unknown> = Promise.resolve();
   uow.commit = async () => {
-    const outer = insideFlush.getStore() ?? [];
-    if (state.flushing && outer.includes(uow)) {
+    if (state.flushing && isInFlushOf(uow)) {
       return commit.call(uow);
     }
     const turn = queue.then(async () => {
       state.flushing = true;
       try {
-        await insideFlush.run([...outer, uow], () => commit.call(uow));
+        await runFlush(uow, () => commit.call(uow));
       } finally {
         state.flushing = false;
         state.pending.splice(0).forEach((undo) => undo.restore());
@@ -107,6 +106,5 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) =>
-    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => syncCollections(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
 }

@@ -9,6 +9,7 @@ import { givenVersions } from './given-versions.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
+import { leaks } from './leaks.ts';
 import { loading } from './loading.ts';
 import { newRows } from './new-rows.ts';
 import { oneBump } from './one-bump.ts';
@@ -50,6 +51,7 @@ export function suite(driver: TestDriver): void {
     surroundings(driver);
     transactions(driver);
     statements(driver);
+    leaks(driver);
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
