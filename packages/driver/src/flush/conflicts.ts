@@ -121,29 +121,40 @@ export async function findRows(
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
   const platform = driver.getPlatform();
   const readsCurrent = dialectOf(platform)?.readsCurrent ?? true;
-  const reading = driver.find(
-    meta.class,
-    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
-    {
-      fields: [...meta.primaryKeys, ...fields] as never,
-      ctx: options.ctx,
-      schema: options.schema,
-      connectionType: 'write',
-      lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
-      logging: options.loggerContext as never,
-    },
-  );
-  const found = await reading.catch((error) => {
-    noteReadFailure(error);
-    throw error;
-  });
+  const read = async (sets: readonly ChangeSet<object>[]): Promise<Dictionary[]> => {
+    const reading = driver.find(
+      meta.class,
+      { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: sets.map(keyOf) } } as never,
+      {
+        fields: [...meta.primaryKeys, ...fields] as never,
+        ctx: options.ctx,
+        schema: options.schema,
+        connectionType: 'write',
+        lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
+        logging: options.loggerContext as never,
+      },
+    );
+    return reading.catch((error) => {
+      noteReadFailure(error);
+      throw error;
+    });
+  };
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
     Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const rows = new Map(
-    found.map((row) => [hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true)), row]),
-  );
-  return (changeSet) => rows.get(hash(keyValues(changeSet)));
+  const keyIn = (row: Dictionary) => hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true));
+  const rows = new Map((await read(changeSets)).map((row) => [keyIn(row), row]));
+  const bySpelling = new Map(changeSets.map((changeSet) => [changeSet, rows.get(hash(keyValues(changeSet)))]));
+  bySpelling.forEach((row) => row && rows.delete(keyIn(row)));
+  // what is left has its key spelled otherwise (by case, padding, zeros), and only the database knows whose it is
+  for (const [changeSet] of [...bySpelling].filter(([, row]) => !row)) {
+    const [row] = rows.size > 0 ? await read([changeSet]) : [];
+    if (row) {
+      bySpelling.set(changeSet, row);
+      rows.delete(keyIn(row));
+    }
+  }
+  return (changeSet) => bySpelling.get(changeSet);
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */

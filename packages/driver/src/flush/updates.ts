@@ -7,7 +7,7 @@ import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchDialect } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeBatch, describeConflict, refuseExhausted } from './conflicts.ts';
+import { describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -89,7 +89,7 @@ export class Updates {
       if (result.affectedRows !== rows.length) {
         throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
-      matchReturned(rows, result.rows ?? [], returned);
+      await this.#matchReturned(rows, result.rows ?? [], returned, options);
       this.#written(rows);
     }
     return returned;
@@ -123,6 +123,37 @@ export class Updates {
     this.#undo.moved(moving);
   }
 
+  /** Finds the change sets of returned rows, which have the columns of the key. */
+  async #matchReturned(
+    rows: readonly VersionedRow[],
+    found: Dictionary[],
+    returned: Map<AnyChangeSet, Dictionary>,
+    options: PersistOptions,
+  ): Promise<void> {
+    const { meta } = rows[0]!.changeSet;
+    const fields = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
+    const hash = (key: unknown[]) => Utils.getPrimaryKeyHash(key as string[]);
+    const byKey = new Map(found.map((row) => [hash(fields.map((field) => row[field])), row]));
+    const rest: AnyChangeSet[] = [];
+    for (const { changeSet } of found.length > 0 ? rows : []) {
+      const row = byKey.get(helper(changeSet.entity).getSerializedPrimaryKey());
+      if (row) {
+        returned.set(changeSet, row);
+      } else {
+        rest.push(changeSet);
+      }
+    }
+    // spelled otherwise, or converted: the database knows whose they are
+    const find = rest.length > 0 ? await findRows(this.#driver, meta, rest, [], options) : undefined;
+    for (const changeSet of rest) {
+      const known = find!(changeSet);
+      const row = known && byKey.get(hash(Utils.flatten(Utils.getCompositeKeyValue(known, meta) as unknown[][], true)));
+      if (row) {
+        returned.set(changeSet, row);
+      }
+    }
+  }
+
   #move(entity: object, { name }: EntityProperty, version: number): void {
     this.#moved.add(entity);
     (entity as Record<string, unknown>)[name] = version;
@@ -133,22 +164,4 @@ export class Updates {
 function shareColumns(sets: readonly AnyChangeSet[]): boolean {
   const { meta } = sets[0]!;
   return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
-}
-
-/** Finds the change sets of returned rows, which have the columns of the key. */
-function matchReturned(
-  rows: readonly VersionedRow[],
-  found: Dictionary[],
-  returned: Map<AnyChangeSet, Dictionary>,
-): void {
-  if (found.length === 0) {
-    return;
-  }
-  const fields = rows[0]!.changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
-  const byKey = new Map(
-    found.map((row) => [Utils.getPrimaryKeyHash(fields.map((field) => row[field] as string)), row]),
-  );
-  for (const { changeSet } of rows) {
-    returned.set(changeSet, byKey.get(helper(changeSet.entity).getSerializedPrimaryKey())!);
-  }
 }

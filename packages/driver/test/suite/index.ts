@@ -20,6 +20,7 @@ import { schemas } from './schemas.ts';
 import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
+import { spellings } from './spelling.ts';
 import { statements } from './statements.ts';
 import { telemetry } from './telemetry.ts';
 import { touches } from './touch.ts';
@@ -39,6 +40,7 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     keys(driver);
+    spellings(driver);
     inheritance(driver);
     values(driver);
     shapesOfAll(driver);
