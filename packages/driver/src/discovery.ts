@@ -13,7 +13,7 @@ import {
   type MetadataStorage,
   type Platform,
 } from '@mikro-orm/core';
-import { VersionField, versionOf } from '@mikro-ool/core';
+import { VersionField, initialVersion, versionOf } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -40,11 +40,6 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
   }
   const children = [...metadata].filter((child) => child.extends && metadata.find(child.extends)?.class === meta.class);
   return children.flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
-}
-
-/** The version a row starts with when none is given. */
-export function initialVersion(prop: EntityProperty): number {
-  return Number(prop.default ?? prop.defaultRaw);
 }
 
 /** Makes versions ours also where entities are discovered without an ORM, by `mikro-orm compile` for one. */
@@ -151,6 +146,9 @@ function flawOf(
   }
   if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
     return 'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.';
+  }
+  if (prop.default != null && (prop.customType as VersionField | undefined)?.start === 'random') {
+    return `is a version that starts at random, so its default ${String(prop.default)} would never be used. Remove one of the two.`;
   }
   if (!Number.isInteger(initialVersion(prop))) {
     return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;

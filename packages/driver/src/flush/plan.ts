@@ -10,7 +10,7 @@ import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../
 import type { VersionedRow } from '../write/batch.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -140,8 +140,8 @@ function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operati
 /** A version that a new row is given. Returns whether its table has one. */
 export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
   const version = ownVersionOf(meta);
-  if (version && (entity as Record<string, unknown>)[version.name] != null) {
-    expectedVersion(entity, meta, 'update');
+  if (version) {
+    checkGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
   }
   return version !== undefined;
 }
