@@ -431,21 +431,16 @@ const statements: Situation = {
   },
 };
 
+const inPart = (em: EntityManager, ids: number[]) =>
+  em.find(Page, ids, { fields: ['hits'] }) as Promise<unknown> as Promise<Page[]>;
+
 export const SITUATIONS: readonly Situation[] = [
   race,
   stale('5 stale rows', 5, (em, ids) => em.find(Page, ids)),
   staleDelete,
   deleteOfDeleted,
-  stale(
-    'loaded in part, 1 row',
-    1,
-    (em, ids) => em.find(Page, ids, { fields: ['hits'] }) as Promise<unknown> as Promise<Page[]>,
-  ),
-  stale(
-    'loaded in part, 5 rows',
-    5,
-    (em, ids) => em.find(Page, ids, { fields: ['hits'] }) as Promise<unknown> as Promise<Page[]>,
-  ),
+  stale('loaded in part, 1 row', 1, inPart),
+  stale('loaded in part, 5 rows', 5, inPart),
   stale('a reference without a version', 1, async (em, [id]) => [em.getReference(Page, id!)]),
   stale('the version is null', 1, async (em, [id]) => {
     const page = await em.findOneOrFail(Page, id!);
