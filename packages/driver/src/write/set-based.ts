@@ -4,14 +4,17 @@
  */
 import { type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { ownVersionOf } from '../discovery.ts';
+import { type Helper, bumpUnlessGiven } from '../mikro-orm/query-builder.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 export interface Writer {
   mainAlias: { meta: EntityMetadata };
   state: { data?: object; returning?: string[] };
+  helper: Helper;
   update(data: object): unknown;
   merge(data?: string[] | Record<string, unknown>): unknown;
+  clone(...args: unknown[]): Writer;
   ignore(): unknown;
   returning(fields: string[]): unknown;
   andWhere(condition: object): unknown;
@@ -33,19 +36,21 @@ export function sparing(qb: Writer, keysOf: (meta: EntityMetadata) => unknown[])
 
 /** Makes `update()` and `merge()` of this query builder bump the version. */
 export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
-  const { update, merge } = qb;
+  const { update, merge, clone } = qb;
   const quote = (name: string) => platform.quoteIdentifier(name);
   const proposed = dialectOf(platform)?.proposed ?? ((column: string) => `excluded.${column}`);
 
   qb.update = (data) => {
     const result = update.call(qb, data);
-    const version = ownVersionOf(qb.mainAlias.meta);
-    const column = version?.fieldNames[0];
-    // MikroORM looks for a given version by property, but has the data by column then
-    if (version && column && qb.state.data && Object.hasOwn(qb.state.data, column)) {
-      Object.defineProperty(qb.state.data, version.name, { enumerable: version.name === column });
-    }
+    takeGivenVersion(qb);
     return result;
+  };
+
+  qb.clone = (...args) => {
+    const copy = clone.apply(qb, args);
+    bumpSetBasedWrites(copy, platform);
+    takeGivenVersion(copy);
+    return copy;
   };
 
   qb.merge = (data) => {
@@ -81,4 +86,11 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     }
     return merge.call(qb, values);
   };
+}
+
+function takeGivenVersion(qb: Writer): void {
+  const column = ownVersionOf(qb.mainAlias.meta)?.fieldNames[0];
+  if (column) {
+    bumpUnlessGiven(qb.helper, column);
+  }
 }
