@@ -18,6 +18,7 @@ import { shapesOfAll } from './shapes.ts';
 import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
 import { statements } from './statements.ts';
+import { targetKeys } from './target-key.ts';
 import { telemetry } from './telemetry.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
@@ -40,6 +41,7 @@ export function suite(driver: TestDriver): void {
     shapesOfAll(driver);
     schemas(driver);
     loading(driver);
+    targetKeys(driver);
     setBased(driver);
     surroundings(driver);
     transactions(driver);
