@@ -2,6 +2,7 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
+import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
@@ -46,6 +47,7 @@ export function suite(driver: TestDriver): void {
     surroundings(driver);
     transactions(driver);
     statements(driver);
+    alone(driver);
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
