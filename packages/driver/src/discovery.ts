@@ -65,7 +65,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
       const version = versionOf(meta);
       if (foreign) {
         left.push(`${meta.className}.${foreign.name}`);
-      } else if (version && isCompiledWithout(version, meta, config)) {
+      } else if (version && isCompiledWithout(version, meta, storage, config)) {
         refuse(meta, version, 'is missing in the compiled functions. Run `npx mikro-orm compile` again.');
       }
     }

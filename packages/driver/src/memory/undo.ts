@@ -22,6 +22,7 @@ import {
 import { VersionField, isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import type { VersionedRow } from '../write/batch.ts';
@@ -269,8 +270,11 @@ export class Undo {
         entity[name] = expected;
       }
     }
-    for (const { entity, originalEntity } of this.#updates.flat()) {
-      restoreSnapshot(entity, originalEntity);
+    for (const changeSet of this.#updates.flat()) {
+      restoreSnapshot(changeSet.entity, changeSet.originalEntity);
+      if (hasMovedTargetKey(changeSet)) {
+        this.#mapsWith(changeSet.entity).forEach((map) => restoreTargetKeys(map, changeSet));
+      }
     }
   }
 

@@ -25,6 +25,7 @@ import { setBased } from './set-based.ts';
 import { surroundings } from './surroundings.ts';
 import { spellings } from './spelling.ts';
 import { statements } from './statements.ts';
+import { targetKeys } from './target-key.ts';
 import { telemetry } from './telemetry.ts';
 import { touches } from './touch.ts';
 import { transactions } from './transaction.ts';
@@ -52,6 +53,7 @@ export function suite(driver: TestDriver): void {
     shapesOfAll(driver);
     schemas(driver);
     loading(driver);
+    targetKeys(driver);
     setBased(driver);
     upserts(driver);
     givenVersions(driver);
