@@ -1,7 +1,7 @@
 import { MariaDbDriver } from '@mikro-orm/mariadb';
 import type { TestProject } from 'vitest/node';
 import { startMariaDb } from '../../../../tools/mariadb.ts';
-import { onServer } from './server.ts';
+import { session } from './server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -17,8 +17,9 @@ export default async function setup(project: TestProject): Promise<(() => Promis
   if (!server) {
     return undefined;
   }
-  const options = { driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' };
-  const [row] = await onServer(options, 'select version() as version');
+  const run = session({ driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' });
+  const [row] = await run('select version() as version');
+  await run.close();
   project.provide('mariaDbVersion', row!['version']!.split('-')[0]!);
   return () => server.stop();
 }
