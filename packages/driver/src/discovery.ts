@@ -13,7 +13,7 @@ import {
   type MetadataStorage,
   type Platform,
 } from '@mikro-orm/core';
-import { VersionField, versionOf } from '@mikro-ool/core';
+import { VersionField, initialVersion, versionOf } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -42,11 +42,6 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
   return children.flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
 }
 
-/** The version a row starts with when none is given. */
-export function initialVersion(prop: EntityProperty): number {
-  return Number(prop.default ?? prop.defaultRaw);
-}
-
 /** Makes versions ours also where entities are discovered without an ORM, by `mikro-orm compile` for one. */
 export function hookDiscovery(config: Configuration): void {
   // the configuration is the ORM's private copy
@@ -70,7 +65,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
       const version = versionOf(meta);
       if (foreign) {
         left.push(`${meta.className}.${foreign.name}`);
-      } else if (version && isCompiledWithout(version, meta, config)) {
+      } else if (version && isCompiledWithout(version, meta, storage, config)) {
         refuse(meta, version, 'is missing in the compiled functions. Run `npx mikro-orm compile` again.');
       }
     }
@@ -90,11 +85,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
 }
 
 /** Returns a version that stays MikroORM's. */
-function adoptVersion(
-  meta: EntityMetadata,
-  platform: Platform,
-  storage: MetadataStorage,
-): EntityProperty | undefined {
+function adoptVersion(meta: EntityMetadata, platform: Platform, storage: MetadataStorage): EntityProperty | undefined {
   const versions = Object.values<EntityProperty>(meta.properties).filter(
     (prop) => prop.version || prop.customType instanceof VersionField,
   );
@@ -155,6 +146,9 @@ function flawOf(
   }
   if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
     return 'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.';
+  }
+  if (prop.default != null && (prop.customType as VersionField | undefined)?.start === 'random') {
+    return `is a version that starts at random, so its default ${String(prop.default)} would never be used. Remove one of the two.`;
   }
   if (!Number.isInteger(initialVersion(prop))) {
     return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;

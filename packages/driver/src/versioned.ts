@@ -10,6 +10,7 @@
 import { inspect } from 'node:util';
 import type {
   Configuration,
+  EntityData,
   EntityDictionary,
   EntityMetadata,
   EntityName,
@@ -31,10 +32,10 @@ import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookManager } from './mikro-orm/entity-manager-class.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
-import { syncingCollections } from './mikro-orm/flush-state.ts';
+import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { type Writer, bumpSetBasedWrites, sparing } from './write/set-based.ts';
+import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
 
 /** A MikroORM SQL driver class. */
@@ -83,7 +84,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
         hookLocks(em, lockFailed);
-        hookCopies(em);
+        hookCopies(em, this.log);
       }) as never;
     }
 
@@ -93,7 +94,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
       bumpSetBasedWrites(qb as unknown as Writer, this.platform);
-      const flush = syncingCollections.getStore();
+      const flush = syncingFlush();
       if (flush) {
         sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
       }
@@ -127,12 +128,35 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return prop.customType instanceof VersionField || super.shouldHaveColumn(meta, prop, ...rest);
     }
 
+    override nativeInsertMany<T extends object>(
+      entityName: EntityName<T>,
+      data: EntityDictionary<T>[],
+      options: PersistOptions = {},
+      ...rest: [transform?: never]
+    ): Promise<QueryResult<T>> {
+      const meta = this.metadata.get(entityName) as unknown as EntityMetadata;
+      return super.nativeInsertMany(entityName, withInitialVersions(meta, data), options, ...rest);
+    }
+
+    /** `em.clone()`, whose copy is a new row. */
+    override nativeClone<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>,
+      overrides?: EntityData<T>,
+      options?: PersistOptions,
+    ): Promise<QueryResult<T>> {
+      const meta = this.metadata.get(entityName) as unknown as EntityMetadata;
+      const [complete] = withInitialVersions(meta, [overrides ?? {}]);
+      return super.nativeClone(entityName, where, complete as EntityData<T>, options);
+    }
+
     override nativeUpdate<T extends object>(
       entityName: EntityName<T>,
       where: FilterQuery<T>,
       data: EntityDictionary<T>,
       options: PersistOptions = {},
     ): Promise<QueryResult<T>> {
+      this.#checkVersions(entityName as never, [data], options);
       const write = (more: PersistOptions) => super.nativeUpdate(entityName, where, data, more);
       return withVersions(this, entityName, [where], options, write);
     }
@@ -144,8 +168,16 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       options: PersistOptions = {},
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
+      this.#checkVersions(entityName as never, data, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
       return withVersions(this, entityName, where, options, write);
+    }
+
+    /** Calls by an EntityManager; a flush has checked what it writes. */
+    #checkVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
+      if (options.em || options.upsert) {
+        checkVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
+      }
     }
   }
 

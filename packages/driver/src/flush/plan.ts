@@ -10,7 +10,7 @@ import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../
 import type { VersionedRow } from '../write/batch.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -82,16 +82,13 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   }
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
-  versioned = followUps.filter(([entity, keys]) => checkFollowUp(em, entity, keys)).length > 0 || versioned;
+  for (const [entity, keys] of followUps) {
+    versioned = checkFollowUp(em, entity, keys) || versioned;
+  }
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
-  const alone = isPlain
-    ? classAlone(
-        em,
-        driver,
-        written.filter((sets) => sets.length > 0),
-      )
-    : undefined;
+  const groupsOfRows = written.filter((sets) => sets.length > 0);
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
   return { ...plan, versioned, several: rows + further > 1, alone };
 }
 
@@ -149,8 +146,8 @@ function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operati
 /** A version that a new row is given. Returns whether its table has one. */
 export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
   const version = ownVersionOf(meta);
-  if (version && (entity as Record<string, unknown>)[version.name] != null) {
-    expectedVersion(entity, meta, 'update');
+  if (version) {
+    checkGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
   }
   return version !== undefined;
 }

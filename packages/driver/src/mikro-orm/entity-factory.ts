@@ -69,7 +69,7 @@ export function versionsOf(entity: Dictionary, version: string): { current: unkn
 }
 
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
-function ownFactory(em: EntityManager): object {
+export function ownFactory(em: EntityManager): object {
   em.getContext = () => em as never;
   try {
     return em.getEntityFactory();
