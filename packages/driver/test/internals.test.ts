@@ -130,6 +130,28 @@ test('reading again: factory.mergeData() gets the row by property name, and load
   expect(calls).toEqual(['[true,{"id":1,"title":"a"}]']);
 });
 
+test('em.fork() makes the fork by `new em.constructor()`, and tells it its flush mode before anything else', () => {
+  const em = orm.em.fork();
+  const Manager = em.constructor as new (...args: unknown[]) => typeof em;
+  const called: string[] = [];
+  class Fork extends Manager {
+    override setFlushMode(...args: Parameters<typeof em.setFlushMode>): void {
+      called.push('setFlushMode');
+      super.setFlushMode(...args);
+      called.push('is set up');
+    }
+    override getContext(...args: Parameters<typeof em.getContext>): never {
+      called.push('getContext');
+      return super.getContext(...args) as never;
+    }
+  }
+  Object.defineProperty(em, 'constructor', { get: () => Fork });
+  expect(em.fork(), 'em.fork() no longer uses em.constructor: forks would not be hooked').toBeInstanceOf(Fork);
+  // building an EntityManager asks for its context, which is why hooking waits
+  expect(called.filter((call) => call !== 'getContext')).toEqual(['setFlushMode', 'is set up']);
+  expect(called.at(-1), 'a fork is used before anybody has it').toBe('is set up');
+});
+
 test('em.refresh() forks before it waits for anything, and copies from the fork', async () => {
   const em = orm.em.fork();
   em.create(Article, { id: 1, title: 'a' });
