@@ -12,6 +12,7 @@ import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
+import { overlaps } from './overlap.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
 import { removals } from './removal.ts';
@@ -51,6 +52,7 @@ export function suite(driver: TestDriver): void {
     undo(driver);
     rollbacks(driver);
     discards(driver);
+    overlaps(driver);
     races(driver);
   });
 }
