@@ -59,9 +59,8 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     const column = version.fieldNames[0]!;
     const values: Record<string, unknown> = {};
     if (Array.isArray(data) || !data) {
-      const properties = meta.properties as Record<string, EntityProperty>;
       for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
-        for (const field of properties[key]?.fieldNames ?? [key]) {
+        for (const field of columnsOf(meta, key)) {
           values[field] = raw(proposed(quote(field)));
         }
       }
@@ -81,4 +80,11 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     }
     return merge.call(qb, values);
   };
+}
+
+/** The columns of a property, or of a path into an embeddable. */
+function columnsOf(meta: EntityMetadata, path: string): string[] {
+  const step = (props: Record<string, EntityProperty>, [name, ...rest]: string[]): EntityProperty | undefined =>
+    rest.length > 0 ? step(props[name!]?.embeddedProps ?? {}, rest) : props[name!];
+  return step(meta.properties, path.split('.'))?.fieldNames ?? [path];
 }

@@ -15,6 +15,7 @@ import { oneBump } from './one-bump.ts';
 import { overlaps } from './overlap.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
+import { relations } from './relations.ts';
 import { removals } from './removal.ts';
 import { schemas } from './schemas.ts';
 import { shapesOfAll } from './shapes.ts';
@@ -25,7 +26,9 @@ import { telemetry } from './telemetry.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
+import { upserts } from './upserts.ts';
 import { values } from './values.ts';
+import { wrapping } from './wrapping.ts';
 
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
@@ -40,11 +43,14 @@ export function suite(driver: TestDriver): void {
     keys(driver);
     inheritance(driver);
     values(driver);
+    relations(driver);
     shapesOfAll(driver);
     schemas(driver);
     loading(driver);
     setBased(driver);
+    upserts(driver);
     surroundings(driver);
+    wrapping(driver);
     transactions(driver);
     statements(driver);
     alone(driver);
