@@ -27,7 +27,7 @@ export class Updates {
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
-  readonly #moved = new Set<object>();
+  readonly #moved = new Map<object, number>();
 
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
@@ -118,14 +118,26 @@ export class Updates {
   #written(rows: readonly VersionedRow[]): void {
     const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
     for (const { changeSet, expected } of moving) {
-      this.#move(changeSet.entity, versionOf(changeSet.meta)!, expected + 1);
+      const { entity, meta } = changeSet;
+      const version = versionOf(meta)!;
+      // one that was assigned while the statement was on its way is compared by the next flush
+      if ((entity as Record<string, unknown>)[version.name] === expected) {
+        this.#move(entity, version, expected + 1);
+      } else {
+        this.#moved.set(entity, expected + 1);
+      }
     }
     this.#undo.moved(moving);
   }
 
   #move(entity: object, { name }: EntityProperty, version: number): void {
-    this.#moved.add(entity);
+    this.#moved.set(entity, version);
     (entity as Record<string, unknown>)[name] = version;
+  }
+
+  /** The version of the row that this flush has written. */
+  movedTo(entity: object): number | undefined {
+    return this.#moved.get(entity);
   }
 }
 

@@ -5,16 +5,15 @@ import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-
 import type { ChangeSetGroups } from './entity.ts';
 import { type FlushState, insideFlush, stateFor, syncingCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
+import { type InFlightMethods, hookInFlight } from './in-flight.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
-interface UnitOfWorkMethods {
-  clear(): void;
+interface UnitOfWorkMethods extends InFlightMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
-  commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
 }
 
@@ -32,6 +31,7 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   const state = stateFor(uow);
   countClears(uow);
   queueFlushes(uow, state);
+  hookInFlight(em, uow, state);
   hookUnitOfWork(em, uow, state, begin);
   hookPersister(em, uow.getChangeSetPersister(), state, begin);
 }
@@ -86,6 +86,8 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       throw failure;
     } finally {
       state.flush = undefined;
+      state.sent.clear();
+      state.touched.clear();
     }
   };
   // The last step before the transaction starts.

@@ -28,7 +28,11 @@ export function discovery(driver: TestDriver): void {
           properties: { id: key, type, version } as never,
         });
         const child = (name: string, parent: string, property: string) =>
-          new EntitySchema<object>({ name, extends: parent as never, properties: { [property]: text, version } as never });
+          new EntitySchema<object>({
+            name,
+            extends: parent as never,
+            properties: { [property]: text, version } as never,
+          });
         const classes = [Animal, child('Dog', 'Animal', 'bark'), child('Puppy', 'Dog', 'toy')] as const;
         const { orm, fork } = await open(driver, [...classes]);
         const em = fork();

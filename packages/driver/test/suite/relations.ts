@@ -1,14 +1,5 @@
 /** Relations that lead MikroORM to a row that nobody touched, or by another column than the primary key. */
-import {
-  EntitySchema,
-  LoadStrategy,
-  OptimisticLockError,
-  type Ref,
-  defineEntity,
-  p,
-  ref,
-  wrap,
-} from '@mikro-orm/core';
+import { EntitySchema, LoadStrategy, OptimisticLockError, type Ref, defineEntity, p, ref, wrap } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, VersionNotLoaded } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -189,17 +180,16 @@ export function relations(driver: TestDriver): void {
 
   describe('a reference that is changed, and then loaded', () => {
     type Em = ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>;
-    const loads: Record<string, (em: Em) => Promise<unknown>> =
-      {
-        'em.find': (em) => em.find('Person' as never, {}),
-        'em.findOne': (em) => em.findOne('Person' as never, 1 as never),
-        'em.find, in part': (em) => em.find('Person' as never, {}, { fields: ['id'] as never }),
-        'em.find, as a relation': (em) =>
-          em.find('Pet' as never, { id: 7 } as never, { populate: ['owner'] as never, strategy: 'joined' }),
-        'em.find, as a relation by select-in': (em) =>
-          em.find('Pet' as never, { id: 7 } as never, { populate: ['owner'] as never, strategy: 'select-in' }),
-        'em.populate': (em) => em.populate([em.getReference('Pet' as never, 7 as never)], ['owner'] as never),
-      };
+    const loads: Record<string, (em: Em) => Promise<unknown>> = {
+      'em.find': (em) => em.find('Person' as never, {}),
+      'em.findOne': (em) => em.findOne('Person' as never, 1 as never),
+      'em.find, in part': (em) => em.find('Person' as never, {}, { fields: ['id'] as never }),
+      'em.find, as a relation': (em) =>
+        em.find('Pet' as never, { id: 7 } as never, { populate: ['owner'] as never, strategy: 'joined' }),
+      'em.find, as a relation by select-in': (em) =>
+        em.find('Pet' as never, { id: 7 } as never, { populate: ['owner'] as never, strategy: 'select-in' }),
+      'em.populate': (em) => em.populate([em.getReference('Pet' as never, 7 as never)], ['owner'] as never),
+    };
     for (const [how, load] of Object.entries(loads)) {
       test(`${how}: it has the version that was loaded, and its changes`, async () => {
         const run = async (rival: boolean) => {

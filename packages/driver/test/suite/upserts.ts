@@ -94,7 +94,9 @@ export function upserts(driver: TestDriver): void {
       em.create(Pair, { left: 'a', right: 'b' });
       await em.flush();
       const other = fork();
-      const pairs = ['b', 'c'].map((right) => other.create(Pair, { left: 'a', right, note: 'x', version: 5 }, { persist: false }));
+      const pairs = ['b', 'c'].map((right) =>
+        other.create(Pair, { left: 'a', right, note: 'x', version: 5 }, { persist: false }),
+      );
       await other.upsertMany(pairs);
       const stored = await fork().find(Pair, {}, { orderBy: { right: 1 } });
       expect(pairs.map((pair) => [pair.id, pair.version])).toEqual(stored.map((pair) => [pair.id, pair.version]));
@@ -135,7 +137,12 @@ export function upserts(driver: TestDriver): void {
         em.create(Person, { id: 1, name: 'old', ...address('old') });
         await em.flush();
         const data = { id: 1, name: 'new', ...address('new') };
-        await fork().createQueryBuilder(Person).insert(data).onConflict('id').merge(fields as never).execute();
+        await fork()
+          .createQueryBuilder(Person)
+          .insert(data)
+          .onConflict('id')
+          .merge(fields as never)
+          .execute();
         const before = { id: 1, name: 'old', ...address('old') };
         const person = await fork().findOneOrFail(Person, 1);
         expect(JSON.parse(JSON.stringify(person))).toEqual({ ...before, ...merged, version: 2 as Opt<number> });
@@ -155,7 +162,7 @@ export function upserts(driver: TestDriver): void {
           const { version, ...stored } = JSON.parse(JSON.stringify(await fork().findOneOrFail(Person, 1)));
           return [stored, version];
         };
-        
+
         const [plain] = await run(withoutLock(driver));
         expect(await run({})).toEqual([plain, 2]);
       });
