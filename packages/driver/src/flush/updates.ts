@@ -4,7 +4,9 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { initialVersion, ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
+import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { withOutside } from '../mikro-orm/outside.ts';
 import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import { describeAlone, describeBatch, describeConflict } from './conflicts.ts';
@@ -29,9 +31,13 @@ export class Updates {
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Map<object, number>();
 
+  /** The entities may be handed to an EntityManager around the transaction. */
+  readonly #isInside: boolean;
+
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
     this.#undo = undo;
+    this.#isInside = withOutside(undo.uow).length > 1;
   }
 
   /** New rows are about to be inserted. */
@@ -119,6 +125,9 @@ export class Updates {
     const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
     for (const { changeSet, expected } of moving) {
       const { entity, meta } = changeSet;
+      if (this.#isInside) {
+        wrote(entity, expected, expected + 1);
+      }
       const version = versionOf(meta)!;
       // one that was assigned while the statement was on its way is compared by the next flush
       if ((entity as Record<string, unknown>)[version.name] === expected) {

@@ -7,6 +7,7 @@ import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
+import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
@@ -59,6 +60,7 @@ export function suite(driver: TestDriver): void {
     rollbacks(driver);
     discards(driver);
     overlaps(driver);
+    handing(driver);
     races(driver);
   });
 }
