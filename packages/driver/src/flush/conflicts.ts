@@ -26,6 +26,9 @@ export class StaleRows extends Error {
   }
 }
 
+/** A statement that was sent without a transaction has written nothing, and no row is stale: it may go in one. */
+export class NothingWritten extends Error {}
+
 /** What the database has now, `null` for a row that is gone. */
 type Actual = (row: VersionedRow) => number | null;
 
@@ -43,6 +46,19 @@ export async function describeConflict(
   const stale = rows.filter((row) => actual(row) !== row.expected);
   // every row is as expected, and yet they were not written: a trigger or a row policy
   return conflictOf(stale.length > 0 ? stale : rows, operation, actual);
+}
+
+/** Describes a statement without a transaction around it, which wrote none of its rows. */
+export async function describeAlone(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  operation: 'update' | 'delete',
+  options: PersistOptions,
+): Promise<ConcurrentUpdate | NothingWritten> {
+  const conflict = await describeConflict(driver, rows, operation, options);
+  const isStale = conflict.conflicts.some(({ expected, actual }) => actual !== expected);
+  const hasFurtherConditions = rows.length > 1 || dialectOf(driver.getPlatform())?.aloneWhen !== undefined;
+  return isStale || !hasFurtherConditions ? conflict : new NothingWritten();
 }
 
 /** Describes a statement that wrote fewer rows than were meant, and which is about to be rolled back. */

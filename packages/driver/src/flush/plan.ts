@@ -2,12 +2,13 @@
  * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
  * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
-import { ChangeSetType, type EntityManager, type EntityMetadata, EventType } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type EntityMetadata } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
-import type { Dialect } from '../write/dialects/index.ts';
+import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
@@ -29,8 +30,8 @@ export interface Plan {
   readonly versioned: boolean;
   /** More than one row is written, so that part of them could stay. */
   readonly several: boolean;
-  /** Nothing but one statement, and nobody can see whether there is a transaction around it. */
-  readonly isOneStatement: boolean;
+  /** It is nothing but one statement on the table of this class, and nobody can see a transaction around it. */
+  readonly alone?: EntityMetadata;
 }
 
 /** Of a flush that failed before it could be planned. */
@@ -40,7 +41,6 @@ export const NO_PLAN: Plan = {
   deletes: [],
   versioned: false,
   several: false,
-  isOneStatement: false,
 };
 
 const WRITES = [
@@ -56,38 +56,43 @@ const WRITES = [
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
-export function planFlush(em: EntityManager, dialect: Dialect | undefined, groups: ChangeSetGroups): Plan {
+export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
   const plan = { claims: [] as VersionedRow[], unsure: [] as UnsureRow[], deletes: [] as AnyChangeSet[] };
   let versioned = false;
   let rows = 0;
-  let last: AnyChangeSet | undefined;
+  const written: AnyChangeSet[][] = [];
   for (const sets of groups[ChangeSetType.CREATE].values()) {
     rows += sets.length;
+    written.push(sets);
     sets.forEach((changeSet) => (versioned = checkInitial(changeSet) || versioned));
   }
   const elsewhere = changedElsewhere(groups);
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       versioned ||= sets.some((set) => versionOf(set.meta));
-      const written =
+      const ordered =
         operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets, plan.deletes);
       plan.unsure.push(...unsureAmong(em, sets, operation));
-      groups[type].set(id, written);
+      groups[type].set(id, ordered);
+      written.push(ordered);
       // joined-table inheritance: one DELETE for the table with the version, and one for the rest
-      const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
-      rows += split ? 2 * written.length : written.length;
-      last = written.at(-1) ?? last;
+      const split = operation === 'delete' && ordered.some(({ meta }) => versionTable(meta) !== meta.root);
+      rows += split ? 2 * ordered.length : ordered.length;
     }
   }
   const uow = em.getUnitOfWork(false);
-  for (const [entity] of uow.getExtraUpdates()) {
-    rows++;
-    versioned = checkFollowUp(em, entity) || versioned;
-  }
-  rows += uow.getCollectionUpdates().length;
-  const isPlain = plan.claims.length + plan.unsure.length === 0;
-  const isOneStatement = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last);
-  return { ...plan, versioned, several: rows > 1, isOneStatement };
+  const followUps = [...uow.getExtraUpdates()];
+  versioned = followUps.filter(([entity]) => checkFollowUp(em, entity)).length > 0 || versioned;
+  const further = followUps.length + uow.getCollectionUpdates().length;
+  const isPlain = further + plan.claims.length + plan.unsure.length === 0;
+  const alone = isPlain
+    ? classAlone(
+        em,
+        driver,
+        written.filter((sets) => sets.length > 0),
+      )
+    : undefined;
+  return { ...plan, versioned, several: rows + further > 1, alone };
 }
 
 /** Returns what is written, in order; a claim without another change is only compared. */
@@ -145,22 +150,4 @@ function checkFollowUp(em: EntityManager, entity: object): boolean {
     expectedVersion(entity, meta, 'update');
   }
   return isVersioned;
-}
-
-const UPDATE_EVENTS = [EventType.beforeUpdate, EventType.afterUpdate];
-const DELETE_EVENTS = [EventType.beforeDelete, EventType.afterDelete];
-const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
-
-/** Nothing is read in the same transaction, nothing can fail after the only row was written, and nobody watches. */
-function isAlone(em: EntityManager, dialect: Dialect | undefined, { meta, type }: AnyChangeSet): boolean {
-  const events = em.getEventManager();
-  const watched = type.startsWith('update') ? UPDATE_EVENTS : DELETE_EVENTS;
-  return (
-    dialect?.autocommits === true &&
-    ownVersionOf(meta) !== undefined &&
-    meta.inheritanceType !== 'tpt' &&
-    em.getTransactionSessionContext() === undefined &&
-    !watched.some((event) => events.hasListeners(event, meta)) &&
-    ![...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
-  );
 }

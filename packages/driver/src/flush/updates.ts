@@ -5,9 +5,9 @@ import { initialVersion, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, batchDialect } from '../write/batch.ts';
+import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
+import { describeAlone, describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -24,6 +24,8 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
+  /** The one statement of the flush has no transaction around it. */
+  alone = false;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
 
@@ -85,7 +87,10 @@ export class Updates {
       // checked again: listeners may have touched the version during the flush
       const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
       await refuseExhausted(this.#driver, rows, options);
-      const result = await updateRows(this.#driver, rows, options);
+      const result = await updateRows(this.#driver, rows, options, this.alone);
+      if (result.affectedRows !== rows.length && this.alone) {
+        throw await describeAlone(this.#driver, rows, 'update', options);
+      }
       if (result.affectedRows !== rows.length) {
         throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
@@ -158,10 +163,4 @@ export class Updates {
     this.#moved.add(entity);
     (entity as Record<string, unknown>)[name] = version;
   }
-}
-
-/** With single-table inheritance, properties of one name may have a column per class. */
-function shareColumns(sets: readonly AnyChangeSet[]): boolean {
-  const { meta } = sets[0]!;
-  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
 }

@@ -14,7 +14,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   connection.transactional = (work, options = {}) => {
     const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
     const flush = em && flushingIn(em);
-    return flush?.isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
+    const inTransaction = () => transactional.call(connection, work, options);
+    return (
+      flush?.isOneStatement ? flush.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
+    ) as never;
   };
   const lending = borrower(connection, log.mayRelease);
   connection.begin = async (options) => {

@@ -44,6 +44,12 @@ export function batchDialect(platform: Platform, sets: readonly ChangeSet<object
   return dialectOf(platform);
 }
 
+/** With single-table inheritance, properties of one name may have a column per class. */
+export function shareColumns(sets: readonly ChangeSet<object>[]): boolean {
+  const { meta } = sets[0]!;
+  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
+}
+
 function isComparable(meta: EntityMetadata): boolean {
   return (
     meta.getOwnConcurrencyCheckKeys().length === 0 &&

@@ -16,7 +16,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   name,
   concurrent: true,
   batches: true,
-  autocommits: false,
+  alone: 'updates and deletes',
   replicas: true,
   cascadeDepth: 10,
   gaps: ['upsert of single-table inheritance', 'nullable generated columns', ...gaps],
@@ -24,6 +24,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   literal: (column) => `hex(${column})`,
   // a foreign key needs an index all the same
   dropUnique: (table, index, column) => `alter table ${table} drop index ${index}, add index (${column})`,
+  widens: (table, column) => [`alter table ${table} modify ${column} bigint not null`],
   schemas: async (names) => {
     await forDatabases('create database', names);
     onTestFinished(() => forDatabases('drop database if exists', names));

@@ -11,12 +11,17 @@ const temporary = () => mkdtempSync(join(tmpdir(), 'mikro-ool-sqlite-'));
 const common = {
   concurrent: false,
   batches: true,
-  autocommits: true,
+  alone: 'every statement' as const,
   replicas: true,
   cascadeDepth: 350,
   plain: SqliteDriver,
   literal: (column: string) => `quote(${column})`,
   dropUnique: (_table: string, index: string) => `drop index ${index}`,
+  keepsBack: {
+    'a trigger': (table: string, operation: string, id: number) => [
+      `create trigger keep_back before ${operation} on ${table} when old.id = ${id} begin select raise(ignore); end`,
+    ],
+  },
   schemas: (names: string[]) => {
     const dir = temporary();
     onTestFinished(() => rmSync(dir, { recursive: true }));

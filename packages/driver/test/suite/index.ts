@@ -2,6 +2,7 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
+import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discovery } from './discovery.ts';
@@ -54,6 +55,7 @@ export function suite(driver: TestDriver): void {
     transactions(driver);
     statements(driver);
     leaks(driver);
+    alone(driver);
     telemetry(driver);
     undo(driver);
     rollbacks(driver);
