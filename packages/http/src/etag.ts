@@ -117,15 +117,24 @@ function asStored(key: string, prop: EntityProperty, platform: Platform): string
     const [, sign, whole, fraction] = /([+-]?)0*(\d*)(?:\.(\d*?)0*)?\s*$/.exec(key)!;
     return `${sign === '-' ? '-' : ''}${whole || '0'}${fraction ? `.${fraction}` : ''}`;
   }
-  const unpadded = /^(?:char|character|bpchar|nchar)\b(?! varying)/i.test(type) ? key.trimEnd() : key;
+  const isPadded = /^(?:char|character|bpchar|nchar)\b(?! varying)/i.test(type) && !isA('SqlitePlatform', platform);
+  const unpadded = isPadded ? key.trimEnd() : key;
   return comparesCase(prop, type, platform) ? unpadded : unpadded.trimEnd().toLowerCase();
 }
 
 /** MariaDB and MySQL do not, unless the column says so; the others do, unless it says otherwise. */
 function comparesCase({ collation = '' }: EntityProperty, type: string, platform: Platform): boolean {
   const said = `${type} ${collation}`;
-  const isMySql = platform.quoteIdentifier('a').startsWith('`');
-  return isMySql ? /_bin\b|_cs\b|binary|blob/i.test(said) : !/citext|nocase|_ci\b/i.test(said);
+  return isA('BaseMySqlPlatform', platform)
+    ? /_bin\b|_cs\b|binary|blob/i.test(said)
+    : !/citext|nocase|_ci\b/i.test(said);
+}
+
+/** By name: this package knows no driver. */
+function isA(name: string, platform: object | null): boolean {
+  return (
+    platform !== null && (platform.constructor.name === name || isA(name, Object.getPrototypeOf(platform) as object))
+  );
 }
 
 function text(value: unknown): string {

@@ -61,7 +61,9 @@ function isBetween(value: unknown, maximum: number): boolean {
 export function invalidVersion(entity: object, meta: EntityMetadata, value: unknown): InvalidVersion | undefined {
   const prop = versionOf(meta)!;
   const maximum = maximumVersion(prop);
-  return isBetween(value, maximum) ? undefined : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
+  return isBetween(value, maximum)
+    ? undefined
+    : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
 }
 
 /** A row with the version that it must still have. */

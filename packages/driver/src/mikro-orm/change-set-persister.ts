@@ -112,7 +112,9 @@ async function readBack(
     const hydrator = em.config.getHydrator(em.getMetadata());
     for (const set of known) {
       const found = find(set);
-      const row = Object.fromEntries(generated.flatMap((name) => (found && name in found ? [[name, found[name]]] : [])));
+      const row = Object.fromEntries(
+        generated.flatMap((name) => (found && name in found ? [[name, found[name]]] : [])),
+      );
       hydrator.hydrate(set.entity, set.meta, row as never, em.getEntityFactory(), 'full', false, true);
       Object.assign(set.payload, row);
     }

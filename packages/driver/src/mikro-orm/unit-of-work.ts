@@ -65,7 +65,14 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
 
 function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
   const keepTouches = hookTouches(em);
-  const { doCommit, filterCollectionUpdates, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  const {
+    doCommit,
+    filterCollectionUpdates,
+    getChangeSetGroups,
+    persistToDatabase,
+    commitCollectionUpdates,
+    unsetIdentity,
+  } = uow;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {

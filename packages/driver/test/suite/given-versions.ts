@@ -165,7 +165,10 @@ export function givenVersions(driver: TestDriver): void {
           },
         ],
         ['em.insert of data', (em, version) => em.insert(Article, event(version, 2))],
-        ['em.insert of an entity', (em, version) => em.insert(em.create(Article, event(version, 2), { persist: false }))],
+        [
+          'em.insert of an entity',
+          (em, version) => em.insert(em.create(Article, event(version, 2), { persist: false })),
+        ],
         ['em.insertMany of data', (em, version) => em.insertMany(Article, [event(1, 3), event(version, 2)])],
         ['em.upsert', (em, version) => em.upsert(Article, event(version, 2))],
         ['em.upsert of a row that exists', (em, version) => em.upsert(Article, event(version))],

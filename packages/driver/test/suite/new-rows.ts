@@ -128,7 +128,10 @@ export function newRows(driver: TestDriver): void {
       const em = fork();
       em.create(Seat, { id: 1, guest: 'a', version: 7 });
       await em.flush();
-      await fork().insertMany(Seat, [{ id: 2, guest: 'b', version: 8 }, { id: 3, guest: 'c' }]);
+      await fork().insertMany(Seat, [
+        { id: 2, guest: 'b', version: 8 },
+        { id: 3, guest: 'c' },
+      ]);
       const [, , third] = await versions(fork());
       await fork().upsert(Seat, { id: 1, guest: 'upserted' });
       await fork().upsertMany(Seat, [
@@ -209,7 +212,10 @@ export function newRows(driver: TestDriver): void {
 
     test('in a smallint', async () => {
       const { fork } = await open(driver, [Small]);
-      await fork().insertMany(Small, Array.from({ length: 50 }, (_, i) => ({ id: i + 1, guest: 'a' })));
+      await fork().insertMany(
+        Small,
+        Array.from({ length: 50 }, (_, i) => ({ id: i + 1, guest: 'a' })),
+      );
       const seen = (await fork().find(Small, {})).map((row) => row.version);
       expect(new Set(seen).size).toBeGreaterThan(40);
       expect(seen.every((version) => version >= 1 && version < 2 ** 14)).toBe(true);
@@ -220,7 +226,9 @@ export function newRows(driver: TestDriver): void {
         const { fork } = await open(driver, [
           defineEntity({
             class: Animal,
-            ...(inheritance === 'tpt' ? { inheritance } : { discriminatorColumn: 'kind', discriminatorValue: 'animal' }),
+            ...(inheritance === 'tpt'
+              ? { inheritance }
+              : { discriminatorColumn: 'kind', discriminatorValue: 'animal' }),
             properties: {
               id: p.integer().primary(),
               name: p.string(),

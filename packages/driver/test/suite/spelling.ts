@@ -45,7 +45,10 @@ const shapes: Shape[] = [
   },
   {
     name: 'char, without its padding',
-    entity: defineEntity({ name: 'CharKey', properties: { id: p.string().columnType('char(10)').primary(), ...content } }),
+    entity: defineEntity({
+      name: 'CharKey',
+      properties: { id: p.string().columnType('char(10)').primary(), ...content },
+    }),
     key: (i) => `k${i}`.padEnd(10),
     otherwise: (key: string) => key.trimEnd(),
   },
@@ -179,10 +182,9 @@ export function spellings(driver: TestDriver): void {
       if (!db.orm.em.getPlatform().usesReturningStatement()) {
         return; // MikroORM matches what it reads back by the text
       }
-      const many = (await db.fork().upsertMany(
-        entity,
-        [1, 2].map((i) => ({ id: otherwise(key(i) as never), title: 'many' })) as never,
-      )) as Row[];
+      const many = (await db
+        .fork()
+        .upsertMany(entity, [1, 2].map((i) => ({ id: otherwise(key(i) as never), title: 'many' })) as never)) as Row[];
       expect(many.map(({ version }) => version)).toEqual([5, 3]);
     });
   });

@@ -193,7 +193,9 @@ export function touches(driver: TestDriver): void {
     test('a touch in a hook of a line counts for the next flush at the latest', async () => {
       let touching: Order | undefined;
       const db = await setUp({
-        subscribers: [{ getSubscribedEntities: () => [Line], beforeUpdate: async () => void (touching && touch(touching)) }],
+        subscribers: [
+          { getSubscribedEntities: () => [Line], beforeUpdate: async () => void (touching && touch(touching)) },
+        ],
       });
       const { em, line, root } = await load(db, 1);
       touching = root;
