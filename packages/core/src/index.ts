@@ -8,4 +8,11 @@ export {
 } from './concurrent-update.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
-export { initialVersion, maximumStart, maximumVersion, registerPlatform, VersionField, versionOf } from './version-field.ts';
+export {
+  initialVersion,
+  maximumStart,
+  maximumVersion,
+  registerPlatform,
+  VersionField,
+  versionOf,
+} from './version-field.ts';

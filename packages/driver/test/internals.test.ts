@@ -47,7 +47,7 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   for (const method of ['begin', 'commit']) {
     spy(connection, method);
   }
-  for (const method of ['doCommit', 'getChangeSetGroups', 'persistToDatabase']) {
+  for (const method of ['doCommit', 'filterCollectionUpdates', 'getChangeSetGroups', 'persistToDatabase']) {
     spy(uow, method);
   }
   const persister = uow.getChangeSetPersister();
@@ -59,12 +59,12 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   em.create(Article, { id: 2, title: 'b' });
   await em.flush();
   const wholeFlush = (...writes: string[]) => [
-    ...['doCommit', 'onFlush', 'getChangeSetGroups', 'begin', 'persistToDatabase'],
+    ...['doCommit', 'onFlush', 'filterCollectionUpdates', 'getChangeSetGroups', 'begin', 'persistToDatabase'],
     ...writes,
     'commit',
   ];
   const message = 'MikroORM carries out a flush in another order than src/mikro-orm/ relies on';
-  expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true'));
+  expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true', 'filterCollectionUpdates'));
 
   const [a, b] = await em.find(Article, {});
   a!.title = 'changed';
@@ -72,7 +72,10 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   calls = [];
   await em.flush();
   expect(calls, message).toEqual(
-    wholeFlush('executeUpdates false', 'executeUpdates true', 'executeDeletes false', 'executeDeletes true'),
+    wholeFlush(
+      ...['executeUpdates false', 'executeUpdates true', 'filterCollectionUpdates'],
+      ...['executeDeletes false', 'executeDeletes true'],
+    ),
   );
 });
 
@@ -103,6 +106,22 @@ test('what the database computed is read back by persister.reloadVersionValues()
   await em.flush();
   expect(calls, 'without RETURNING a version is read back again after every write').toContain('Article');
   expect(String(Object.getPrototypeOf(persister).reloadVersionValues)).toContain('meta.ownsVersionProperty()');
+});
+
+test('listeners recompute by uow.computeChangeSet() and uow.recomputeSingleChangeSet(), which take a new snapshot', async () => {
+  const em = orm.em.fork();
+  const uow = em.getUnitOfWork(false);
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const before = helper(article).__originalEntityData;
+  article.title = 'b';
+  uow.computeChangeSet(article);
+  expect(helper(article).__originalEntityData).not.toBe(before);
+  expect(uow.getChangeSets()).toMatchObject([{ payload: { title: 'b' } }]);
+  expect(uow.getChangeSets()[0]!.originalEntity, 'the mark of a touch is found in it').toBe(before);
+  article.title = 'c';
+  uow.recomputeSingleChangeSet(article);
+  expect(uow.getChangeSets()).toMatchObject([{ payload: { title: 'c' }, originalEntity: { title: 'a' } }]);
 });
 
 test('the snapshot that changes are computed from is __originalEntityData', async () => {
