@@ -10,6 +10,7 @@
  * client's nonsense. Nor is `CommitOutcomeUnknown`. None of the three is `instanceof OptimisticLockError`.
  */
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
+import { recogniseCopies } from './copies.ts';
 
 /** What was attempted on a stale row; `check` wrote nothing: a claimed version without another change, or `em.lock()`. */
 export type Operation = 'update' | 'delete' | 'check';
@@ -146,6 +147,11 @@ export class InvalidVersion extends ValidationError {
     this.name = 'InvalidVersion';
   }
 }
+
+recogniseCopies(ConcurrentUpdate, 'ConcurrentUpdate');
+recogniseCopies(CommitOutcomeUnknown, 'CommitOutcomeUnknown');
+recogniseCopies(VersionNotLoaded, 'VersionNotLoaded');
+recogniseCopies(InvalidVersion, 'InvalidVersion');
 
 const LISTED = 5;
 

@@ -9,6 +9,8 @@
  */
 import type {
   Configuration,
+  Connection,
+  DatabaseDriver,
   EntityDictionary,
   EntityManager,
   EntityMetadata,
@@ -31,13 +33,18 @@ import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingCollections } from './mikro-orm/flush-state.ts';
+import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, sparing } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
 
-/** A MikroORM SQL driver class. */
-export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
+/** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
+export type DriverClass = new (
+  config: Configuration,
+) => DatabaseDriver<Connection> & { createQueryBuilder(...args: never[]): unknown };
+
+type SqlDriverClass = new (config: Configuration) => AbstractSqlDriver;
 
 /** All parameters but the first, which is generic. */
 type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknown ? Tail : never;
@@ -50,28 +57,41 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
  * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
  */
 export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
-  class VersionedDriver extends (Base as DriverClass) {
+  class VersionedDriver extends (Base as unknown as SqlDriverClass) {
     readonly log: TransactionLog;
     #managerClass?: new (...args: unknown[]) => EntityManager;
 
     constructor(config: Configuration) {
       super(config);
+      requireDriver(Base.prototype as object, this.connection);
       registerPlatform(this.platform);
       hookDiscovery(config);
-      this.log = new TransactionLog(dialectOf(this.platform));
+      const dialect = dialectOf(this.platform);
+      warnOfVersion(config);
+      if (!dialect) {
+        warnOnce(config, `versioned(${Base.name}) knows no batch statements of this database: it writes row by row.`);
+      }
+      this.log = new TransactionLog(dialect);
       hookTransactions(this.connection, this.log);
     }
 
     /** MikroORM calls this when all entities are discovered, and before anything uses them. */
     override setMetadata(metadata: MetadataStorage): void {
+      requireMetadata(metadata);
       adoptVersions(metadata, this.config);
       super.setMetadata(metadata);
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
       // forks are made by `new em.constructor()`, so the hooks belong into a class: whichever the config names, extended
-      this.#managerClass ??= managerClass(super.createEntityManager(useContext), this);
+      this.#managerClass ??= managerClass(this.#checked(super.createEntityManager(useContext)), this);
       return new this.#managerClass(this.config, this, this.metadata, useContext) as never;
+    }
+
+    /** Before anything is hooked: is all of it there? */
+    #checked(em: EntityManager): EntityManager {
+      requireManager(em, (meta) => super.createQueryBuilder(meta.class));
+      return em;
     }
 
     override createQueryBuilder<T extends object>(
