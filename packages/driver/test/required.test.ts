@@ -78,22 +78,28 @@ const methods = Object.entries(REQUIRED).flatMap(([owner, names]) =>
   names.map((name) => [owner as Owner, name] as const),
 );
 
-test.each(methods)('without %s.%s()', async (owner, method) => {
-  const { message } = await thrown(() => start(...lacking(owner, method)));
-  expect(message).toBe(
-    `versioned() cannot lock with MikroORM ${Utils.getORMVersion()}, which has no ${owner}.${method}(). It works with ` +
-      `MikroORM ${TESTED.join(' to ')}: install one of these, or a newer @mikro-ool/driver.`,
-  );
-  expect(sent).toEqual([]);
-});
+/** What has none of these is no SQL driver, and is refused by `versioned()` itself. */
+const ofEveryDriver = ['driver.createEntityManager', 'driver.createQueryBuilder', 'driver.nativeUpdate'];
+
+test.each(methods.filter((path) => !ofEveryDriver.includes(path.join('.'))))(
+  'without %s.%s()',
+  async (owner, method) => {
+    const { message } = await thrown(() => start(...lacking(owner, method)));
+    expect(message).toBe(
+      `versioned() cannot lock with MikroORM ${Utils.getORMVersion()}, which has no ${owner}.${method}(). It works with ` +
+        `MikroORM ${TESTED.join(' to ')}: install one of these, or a newer @mikro-ool/driver.`,
+    );
+    expect(sent).toEqual([]);
+  },
+);
 
 test('all that is missing is named at once', async () => {
   class Lacking extends SqliteDriver {}
-  for (const name of ['buildFields', 'nativeUpdate']) {
+  for (const name of ['buildFields', 'nativeDelete']) {
     Object.defineProperty(Lacking.prototype, name, { value: undefined });
   }
   expect((await thrown(() => start(Lacking as typeof SqliteDriver))).message).toContain(
-    'which has no driver.buildFields(), no driver.nativeUpdate(). It works',
+    'which has no driver.buildFields(), no driver.nativeDelete(). It works',
   );
 });
 

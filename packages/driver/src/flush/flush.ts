@@ -86,6 +86,11 @@ export class Flush {
     this.deletes.alone = alone;
   }
 
+  /** Change sets are no longer looked at: what is touched now is for the next flush. */
+  get isPlanned(): boolean {
+    return this.#remembered;
+  }
+
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups): void {
     this.#undo.remember(groups);
@@ -144,6 +149,11 @@ export class Flush {
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void {
     this.#undo.removing(uow, entity);
+  }
+
+  /** Whatever becomes of the transaction around it, nothing of this flush is pending. */
+  succeeded(): void {
+    this.#undo.succeeded = true;
   }
 
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */

@@ -10,8 +10,10 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import type { TransactionLog } from '../memory/transaction-log.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, isKnown, versionsOf } from './entity-factory.ts';
+import { opened } from './outside.ts';
 
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
@@ -51,7 +53,7 @@ export function hookLocks(
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
  * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
  */
-export function hookCopies(em: EntityManager): void {
+export function hookCopies(em: EntityManager, log: TransactionLog): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { props } = helper(entity).__meta as EntityMetadata;
@@ -78,7 +80,18 @@ export function hookCopies(em: EntityManager): void {
     const keepVersions = options.clear ? versionsBefore(outside) : undefined;
     let reader: EntityManager | undefined;
     try {
-      const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+      const inside = async (tx: EntityManager) => {
+        reader = tx;
+        if (tx !== outside) {
+          opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+        }
+        const done = await work(tx);
+        if (tx !== outside && options.clear) {
+          log.copies(tx, outside);
+        }
+        return done;
+      };
+      const result = await transactional.call(em, inside, options);
       keepVersions?.(reader);
       return result;
     } catch (error) {
