@@ -1,5 +1,5 @@
 /** A MikroORM that lacks something is refused when the ORM starts, before any SQL; one that was not tested is named. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { type Configuration, MikroORM, type Options, Utils, defineEntity, p } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { VersionField } from '@mikro-ool/core';
@@ -125,4 +125,19 @@ test.each(['core', 'driver', 'http', 'resolve'])('@mikro-ool/%s asks for what wa
   const manifest = readFileSync(new URL(`../../${name}/package.json`, import.meta.url), 'utf8');
   const { peerDependencies } = JSON.parse(manifest) as { peerDependencies: Record<string, string> };
   expect(peerDependencies['@mikro-orm/core']).toBe(`>=${TESTED[0]} <=${TESTED[1]}`);
+});
+
+test('all that is overridden is looked for', () => {
+  const src = new URL('../src/', import.meta.url);
+  const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'));
+  const overridden = files.flatMap((file) => {
+    const text = readFileSync(new URL(file, src), 'utf8');
+    const onInstances = text.matchAll(
+      /^ +(?:uow|em|persister|factory|connection|locks|qb|helper|registry)\.(\w+) = /gm,
+    );
+    return [...onInstances, ...text.matchAll(/^ +(?:protected )?override (?:async )?(\w+)/gm)].map(([, name]) => name!);
+  });
+  const required: readonly string[] = Object.values(REQUIRED).flat();
+  expect(overridden.length).toBeGreaterThan(35);
+  expect([...new Set(overridden)].filter((name) => !required.includes(name))).toEqual([]);
 });

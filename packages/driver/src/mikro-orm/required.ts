@@ -18,7 +18,16 @@ export const TESTED = ['7.2.1', '7.2.5'] as const;
 export const REQUIRED = {
   driver: [
     ...['createEntityManager', 'setMetadata', 'createQueryBuilder', 'buildFields', 'shouldHaveColumn'],
-    ...['nativeUpdate', 'nativeUpdateMany', 'nativeDelete', 'find', 'execute', 'rethrow'],
+    ...[
+      'nativeInsertMany',
+      'nativeClone',
+      'nativeUpdate',
+      'nativeUpdateMany',
+      'nativeDelete',
+      'find',
+      'execute',
+      'rethrow',
+    ],
     ...['getTableName', 'mapDataToFieldNames', 'getConnection'],
   ],
   connection: ['begin', 'commit', 'rollback', 'transactional', 'getClient', 'execute'],
@@ -27,9 +36,11 @@ export const REQUIRED = {
   EntityManager: [
     ...['getUnitOfWork', 'getEntityFactory', 'getComparator', 'getContext', 'getEventManager', 'getMetadata', 'fork'],
     ...['refresh', 'transactional', 'isInTransaction', 'setTransactionContext', 'getTransactionSessionContext'],
+    'setFlushMode',
   ],
   UnitOfWork: [
     ...['clear', 'commit', 'doCommit', 'getChangeSetGroups', 'persistToDatabase', 'commitCollectionUpdates'],
+    'filterCollectionUpdates',
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],
@@ -40,7 +51,7 @@ export const REQUIRED = {
   ],
   EntityFactory: ['create', 'findEntity', 'mergeData'],
   EntityComparator: ['getSnapshotGenerator', 'prepareEntity', 'diffEntities', 'matching'],
-  QueryBuilder: ['update', 'merge', 'ignore', 'returning', 'andWhere', 'execute', 'clone'],
+  QueryBuilder: ['insert', 'update', 'merge', 'ignore', 'returning', 'andWhere', 'execute', 'clone'],
   QueryBuilderHelper: ['updateVersionProperty'],
 } as const;
 
