@@ -10,11 +10,12 @@ import {
   MetadataStorage,
   type Transaction,
 } from '@mikro-orm/core';
-import type { AbstractSqlConnection } from '@mikro-orm/sql';
-import type { DriverClass } from '@mikro-ool/driver';
+import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 
 const NAME = 'hiddenVersion';
 const COLUMN = 'hidden_version';
+
+export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
 
 export function withVersions(Base: DriverClass): DriverClass {
   class Driver extends Base {

@@ -1,8 +1,8 @@
 /** What replaces a driver package in MikroORM's tests: the driver is wrapped, and is the one that the package's ORM takes. */
 import type { MikroORM, Options } from '@mikro-orm/core';
-import { type DriverClass, versioned } from '@mikro-ool/driver';
+import { versioned } from '@mikro-ool/driver';
 import type { Run } from './runs.ts';
-import { withVersions } from './with-versions.ts';
+import { type DriverClass, withVersions } from './with-versions.ts';
 
 type OrmClass = new (options: Options) => MikroORM;
 

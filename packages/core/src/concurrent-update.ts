@@ -10,6 +10,7 @@
  * client's nonsense. Nor is `CommitOutcomeUnknown`, nor `VersionExhausted`. None of them is `instanceof OptimisticLockError`.
  */
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
+import { recogniseCopies } from './copies.ts';
 
 /** What was attempted on a stale row; `check` wrote nothing: a claimed version without another change, or `em.lock()`. */
 export type Operation = 'update' | 'delete' | 'check';
@@ -211,6 +212,12 @@ function hideStatement(cause: unknown): void {
     }
   }
 }
+
+recogniseCopies(ConcurrentUpdate, 'ConcurrentUpdate');
+recogniseCopies(CommitOutcomeUnknown, 'CommitOutcomeUnknown');
+recogniseCopies(VersionNotLoaded, 'VersionNotLoaded');
+recogniseCopies(InvalidVersion, 'InvalidVersion');
+recogniseCopies(VersionExhausted, 'VersionExhausted');
 
 /** Reachable by getEntity(), but an error that is logged must not print the columns of a row. */
 function hideEntity(error: ValidationError): void {

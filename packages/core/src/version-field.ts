@@ -20,8 +20,12 @@ import {
   Type,
   ValidationError,
 } from '@mikro-orm/core';
+import { recogniseCopies } from './copies.ts';
 
-const checkedPlatforms = new WeakSet<Platform>();
+/** On the platform of a driver that checks versions; another copy of this package may look for it. */
+const CHECKED = Symbol.for('mikro-ool:checked');
+
+type MaybeChecked = Platform & { [CHECKED]?: boolean };
 
 /** Largest values of the integer columns, by the names the databases give them. */
 const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
@@ -55,8 +59,8 @@ export class VersionField extends Type<Opt<number>, number> {
     let current: Platform | undefined;
     Object.defineProperty(this, 'platform', {
       get: () => current,
-      set: (platform: Platform) => {
-        if (!checkedPlatforms.has(platform)) {
+      set: (platform: MaybeChecked) => {
+        if (!platform[CHECKED]) {
           throw new ValidationError(
             `A VersionField was found, but the driver checks no versions. Wrap it in the MikroORM config: ` +
               `driver: versioned(…), from '@mikro-ool/driver'.`,
@@ -84,6 +88,8 @@ export class VersionField extends Type<Opt<number>, number> {
   }
 }
 
+recogniseCopies(VersionField, 'VersionField');
+
 /** @internal The version property of a class, when it is one of ours; a `Date` version is not. */
 export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
   const prop = meta.versionProperty && meta.properties[meta.versionProperty];
@@ -92,7 +98,7 @@ export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
 
 /** @internal `versioned()` says here that versions are checked for every driver on this platform. */
 export function registerPlatform(platform: Platform): void {
-  checkedPlatforms.add(platform);
+  Object.defineProperty(platform, CHECKED, { value: true });
 }
 
 const maxima = new WeakMap<EntityProperty, number>();

@@ -8,7 +8,7 @@
 import {
   type ChangeSet,
   ChangeSetType,
-  Collection,
+  type Collection,
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
@@ -369,7 +369,7 @@ function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
   Utils.asArray(keys as string | string[]).forEach((key, i) => {
     const value: unknown = Array.isArray(keys) ? (values as unknown[])[i] : values;
     const now: unknown = entity[key];
-    if (now === undefined || (value instanceof Collection && now !== value)) {
+    if (now === undefined || (Utils.isCollection(value) && now !== value)) {
       entity[key] = value;
     }
   });

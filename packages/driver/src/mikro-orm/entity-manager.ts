@@ -4,7 +4,7 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
-  OptimisticLockError,
+  type ValidationError,
   ReferenceKind,
   Utils,
   helper,
@@ -39,7 +39,8 @@ export function hookLocks(
     try {
       await lockOptimistic.call(uow, entity, meta, version);
     } catch (error) {
-      throw error instanceof OptimisticLockError && name ? failed((entity as Dictionary)[name]) : error;
+      const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
+      throw isMismatch ? failed((entity as Dictionary)[name]) : error;
     }
     // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
     const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
