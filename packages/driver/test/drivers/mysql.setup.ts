@@ -10,13 +10,14 @@ declare module 'vitest' {
   }
 }
 
-/** One server for all MariaDB tests; without one they are skipped, visibly. */
+/** One server for all MariaDB tests, also of projects that are set up later; without one they are skipped, visibly. */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
   const server = await startMariaDb();
   project.provide('mariaDbUrl', server?.url);
   if (!server) {
     return undefined;
   }
+  process.env.MARIADB_URL = server.url;
   const run = session({ driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' });
   const [row] = await run('select version() as version');
   await run.close();

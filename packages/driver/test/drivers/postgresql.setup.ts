@@ -13,9 +13,10 @@ declare module 'vitest' {
   }
 }
 
-/** One server for all PostgreSQL tests. */
+/** One server for all PostgreSQL tests of a version: projects that are set up later find it running. */
 export default async function setup(project: TestProject, version?: 15): Promise<() => Promise<void>> {
   const server = await startPostgres(version);
+  process.env[version ? 'POSTGRES_15_URL' : 'POSTGRES_URL'] = server.url;
   const run = session({ driver: PostgreSqlDriver, clientUrl: server.url, dbName: 'postgres' });
   const [row] = await run('show server_version');
   const prefix = `mikro_ool_${randomUUID().slice(0, 8)}_`;
