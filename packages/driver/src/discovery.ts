@@ -5,7 +5,6 @@
  * property; `prop.version` is off, or MikroORM's persister would check, reload and return it by itself.
  */
 import {
-  BigIntType,
   type Configuration,
   type EntityMetadata,
   type EntityProperty,
@@ -13,7 +12,7 @@ import {
   type MetadataStorage,
   type Platform,
 } from '@mikro-orm/core';
-import { VersionField, versionOf } from '@mikro-ool/core';
+import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -42,11 +41,6 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
   return children.flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
 }
 
-/** The version a row starts with when none is given. */
-export function initialVersion(prop: EntityProperty): number {
-  return Number(prop.default ?? prop.defaultRaw);
-}
-
 /** Makes versions ours also where entities are discovered without an ORM, by `mikro-orm compile` for one. */
 export function hookDiscovery(config: Configuration): void {
   // the configuration is the ORM's private copy
@@ -70,7 +64,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
       const version = versionOf(meta);
       if (foreign) {
         left.push(`${meta.className}.${foreign.name}`);
-      } else if (version && isCompiledWithout(version, meta, config)) {
+      } else if (version && isCompiledWithout(version, meta, storage, config)) {
         refuse(meta, version, 'is missing in the compiled functions. Run `npx mikro-orm compile` again.');
       }
     }
@@ -123,7 +117,7 @@ function isInteger({ customType, runtimeType, columnTypes }: EntityProperty, pla
   return (
     customType instanceof VersionField ||
     (runtimeType === 'number' &&
-      (!customType || customType instanceof BigIntType) &&
+      (!customType || isOfType(customType, 'bigint')) &&
       platform.isNumericColumn(platform.getMappedType(columnTypes[0]!)))
   );
 }
@@ -151,6 +145,9 @@ function flawOf(
   }
   if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
     return 'is a version, so it must be an ordinary column: no key, not generated, not a formula, persisted.';
+  }
+  if (prop.default != null && (prop.customType as VersionField | undefined)?.start === 'random') {
+    return `is a version that starts at random, so its default ${String(prop.default)} would never be used. Remove one of the two.`;
   }
   if (!Number.isInteger(initialVersion(prop))) {
     return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;

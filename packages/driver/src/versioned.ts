@@ -11,6 +11,9 @@ import { inspect } from 'node:util';
 import {
   type Collection,
   type Configuration,
+  type Connection,
+  type DatabaseDriver,
+  type EntityData,
   type EntityDictionary,
   type EntityMetadata,
   type EntityName,
@@ -33,14 +36,19 @@ import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookManager } from './mikro-orm/entity-manager-class.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
-import { syncingCollections } from './mikro-orm/flush-state.ts';
+import { syncingFlush } from './mikro-orm/flush-state.ts';
+import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { type Writer, bumpSetBasedWrites, sparing } from './write/set-based.ts';
+import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
 
-/** A MikroORM SQL driver class. */
-export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
+/** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
+export type DriverClass = new (
+  config: Configuration,
+) => DatabaseDriver<Connection> & { createQueryBuilder(...args: never[]): unknown };
+
+type SqlDriverClass = new (config: Configuration) => AbstractSqlDriver;
 
 /** All parameters but the first, which is generic. */
 type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknown ? Tail : never;
@@ -63,25 +71,34 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   if (isWrapped(Base)) {
     return Base;
   }
-  class VersionedDriver extends (Base as DriverClass) {
+  class VersionedDriver extends (Base as unknown as SqlDriverClass) {
     readonly log: TransactionLog;
 
     constructor(config: Configuration) {
       super(config);
+      requireDriver(Base.prototype as object, this.connection);
       registerPlatform(this.platform);
       hookDiscovery(config);
-      this.log = new TransactionLog(dialectOf(this.platform));
+      const dialect = dialectOf(this.platform);
+      warnOfVersion(config);
+      if (!dialect) {
+        warnOnce(config, `versioned(${Base.name}) knows no batch statements of this database: it writes row by row.`);
+      }
+      this.log = new TransactionLog(dialect);
       hookTransactions(this.connection, this.log);
     }
 
     /** MikroORM calls this when all entities are discovered, and before anything uses them. */
     override setMetadata(metadata: MetadataStorage): void {
+      requireMetadata(metadata);
       adoptVersions(metadata, this.config);
       super.setMetadata(metadata);
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
-      return hookManager(super.createEntityManager(useContext), (em) => {
+      const manager = super.createEntityManager(useContext);
+      requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
+      return hookManager(manager, (em) => {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
         hookLocks(em, lockFailed);
@@ -95,7 +112,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
       bumpSetBasedWrites(qb as unknown as Writer, this.platform);
-      const flush = syncingCollections.getStore();
+      const flush = syncingFlush();
       if (flush) {
         sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
       }
@@ -140,12 +157,35 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return prop.customType instanceof VersionField || super.shouldHaveColumn(meta, prop, ...rest);
     }
 
+    override nativeInsertMany<T extends object>(
+      entityName: EntityName<T>,
+      data: EntityDictionary<T>[],
+      options: PersistOptions = {},
+      ...rest: [transform?: never]
+    ): Promise<QueryResult<T>> {
+      const meta = this.metadata.get(entityName) as unknown as EntityMetadata;
+      return super.nativeInsertMany(entityName, withInitialVersions(meta, data), options, ...rest);
+    }
+
+    /** `em.clone()`, whose copy is a new row. */
+    override nativeClone<T extends object>(
+      entityName: EntityName<T>,
+      where: FilterQuery<T>,
+      overrides?: EntityData<T>,
+      options?: PersistOptions,
+    ): Promise<QueryResult<T>> {
+      const meta = this.metadata.get(entityName) as unknown as EntityMetadata;
+      const [complete] = withInitialVersions(meta, [overrides ?? {}]);
+      return super.nativeClone(entityName, where, complete as EntityData<T>, options);
+    }
+
     override nativeUpdate<T extends object>(
       entityName: EntityName<T>,
       where: FilterQuery<T>,
       data: EntityDictionary<T>,
       options: PersistOptions = {},
     ): Promise<QueryResult<T>> {
+      this.#checkVersions(entityName as never, [data], options);
       const write = (more: PersistOptions) => super.nativeUpdate(entityName, where, data, more);
       return withVersions(this, entityName, [where], options, write);
     }
@@ -157,8 +197,16 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       options: PersistOptions = {},
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
+      this.#checkVersions(entityName as never, data, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
       return withVersions(this, entityName, where, options, write);
+    }
+
+    /** Calls by an EntityManager; a flush has checked what it writes. */
+    #checkVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
+      if (options.em || options.upsert) {
+        checkVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
+      }
     }
   }
 

@@ -1,13 +1,13 @@
 /** From a row count to the error: who is stale, and what the database has instead. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, type Operation, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, keyOf, keyValues } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { invalidVersion } from './expected.ts';
+import { exhausted, invalidVersion } from './expected.ts';
 
 /**
  * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
@@ -78,6 +78,25 @@ export async function describeBatch(
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
 }
 
+/**
+ * Rows with the last version that the column can hold cannot be bumped: databases raise an error, cut the version, or
+ * let it grow. So they are not written at all; it is a conflict where that version was claimed and is not the row's.
+ */
+export async function refuseExhausted(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  options: PersistOptions,
+): Promise<void> {
+  const { meta } = rows[0]!.changeSet;
+  const maximum = maximumVersion(versionOf(meta)!);
+  const last = rows.filter(({ expected }) => expected === maximum);
+  if (last.length > 0) {
+    const actual = await currentVersions(driver, last, options);
+    const stale = last.filter((row) => actual(row) !== maximum);
+    throw stale.length > 0 ? conflictOf(stale, 'update', actual) : exhausted(last[0]!.changeSet.entity, meta);
+  }
+}
+
 function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {
   return new ConcurrentUpdate(
     rows.map((row) => ({
@@ -118,29 +137,40 @@ export async function findRows(
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
   const platform = driver.getPlatform();
   const readsCurrent = dialectOf(platform)?.readsCurrent ?? true;
-  const reading = driver.find(
-    meta.class,
-    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
-    {
-      fields: [...meta.primaryKeys, ...fields] as never,
-      ctx: options.ctx,
-      schema: options.schema,
-      connectionType: 'write',
-      lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
-      logging: options.loggerContext as never,
-    },
-  );
-  const found = await reading.catch((error) => {
-    noteReadFailure(error);
-    throw error;
-  });
+  const read = async (sets: readonly ChangeSet<object>[]): Promise<Dictionary[]> => {
+    const reading = driver.find(
+      meta.class,
+      { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: sets.map(keyOf) } } as never,
+      {
+        fields: [...meta.primaryKeys, ...fields] as never,
+        ctx: options.ctx,
+        schema: options.schema,
+        connectionType: 'write',
+        lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
+        logging: options.loggerContext as never,
+      },
+    );
+    return reading.catch((error) => {
+      noteReadFailure(error);
+      throw error;
+    });
+  };
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
     Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const rows = new Map(
-    found.map((row) => [hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true)), row]),
-  );
-  return (changeSet) => rows.get(hash(keyValues(changeSet)));
+  const keyIn = (row: Dictionary) => hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true));
+  const rows = new Map((await read(changeSets)).map((row) => [keyIn(row), row]));
+  const bySpelling = new Map(changeSets.map((changeSet) => [changeSet, rows.get(hash(keyValues(changeSet)))]));
+  bySpelling.forEach((row) => row && rows.delete(keyIn(row)));
+  // what is left has its key spelled otherwise (by case, padding, zeros), and only the database knows whose it is
+  for (const [changeSet] of [...bySpelling].filter(([, row]) => !row)) {
+    const [row] = rows.size > 0 ? await read([changeSet]) : [];
+    if (row) {
+      bySpelling.set(changeSet, row);
+      rows.delete(keyIn(row));
+    }
+  }
+  return (changeSet) => bySpelling.get(changeSet);
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */

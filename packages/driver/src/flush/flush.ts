@@ -86,6 +86,11 @@ export class Flush {
     this.deletes.alone = alone;
   }
 
+  /** Change sets are no longer looked at: what is touched now is for the next flush. */
+  get isPlanned(): boolean {
+    return this.#remembered;
+  }
+
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups): void {
     this.#undo.remember(groups);

@@ -8,7 +8,7 @@
 import {
   type ChangeSet,
   ChangeSetType,
-  Collection,
+  type Collection,
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
@@ -22,6 +22,7 @@ import {
 import { VersionField, isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import type { VersionedRow } from '../write/batch.ts';
@@ -269,8 +270,11 @@ export class Undo {
         entity[name] = expected;
       }
     }
-    for (const { entity, originalEntity } of this.#updates.flat()) {
-      restoreSnapshot(entity, originalEntity);
+    for (const changeSet of this.#updates.flat()) {
+      restoreSnapshot(changeSet.entity, changeSet.originalEntity);
+      if (hasMovedTargetKey(changeSet)) {
+        this.#mapsWith(changeSet.entity).forEach((map) => restoreTargetKeys(map, changeSet));
+      }
     }
   }
 
@@ -365,7 +369,7 @@ function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
   Utils.asArray(keys as string | string[]).forEach((key, i) => {
     const value: unknown = Array.isArray(keys) ? (values as unknown[])[i] : values;
     const now: unknown = entity[key];
-    if (now === undefined || (value instanceof Collection && now !== value)) {
+    if (now === undefined || (Utils.isCollection(value) && now !== value)) {
       entity[key] = value;
     }
   });

@@ -3,7 +3,9 @@ import {
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
-  OptimisticLockError,
+  type EntityProperty,
+  type ValidationError,
+  ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
@@ -37,7 +39,8 @@ export function hookLocks(
     try {
       await lockOptimistic.call(uow, entity, meta, version);
     } catch (error) {
-      throw error instanceof OptimisticLockError && name ? failed((entity as Dictionary)[name]) : error;
+      const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
+      throw isMismatch ? failed((entity as Dictionary)[name]) : error;
     }
     // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
     const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
@@ -66,7 +69,7 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
     const refreshed = await refreshing;
     for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
       const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
-      copyRenamed(em, source, (managed as object | undefined) ?? entity);
+      copyExactly(em, source, (managed as object | undefined) ?? entity);
     }
     keepVersions(reader);
     return refreshed;
@@ -102,17 +105,36 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
   }) as never;
 }
 
-/** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
-function copyRenamed(em: EntityManager, source: object, managed: object): void {
+/**
+ * MikroORM refreshes by way of the serialised form. It misses what has another name there and, before 7.2.5, takes what a
+ * type makes of a value for JSON for the value.
+ */
+function copyExactly(em: EntityManager, source: Dictionary, managed: object): void {
   const meta = metaOf(em, managed);
-  const renamed = meta.props.filter((prop) => prop.serializedName && prop.serializedName !== prop.name);
-  if (renamed.length > 0) {
-    const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
-    const data = helper(source).serialize(options as never) as Dictionary;
-    const missed = renamed.filter((prop) => Object.hasOwn(data, prop.serializedName!));
-    const values = Object.fromEntries(missed.map((prop) => [prop.name, data[prop.serializedName!]]));
-    em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+  const differs = (prop: EntityProperty) => isRenamed(prop) || (isValue(prop) && prop.customType);
+  const props = meta.props.filter(differs);
+  if (props.length === 0) {
+    return;
   }
+  const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
+  const data = helper(source).serialize(options as never) as Dictionary;
+  const values: Dictionary = {};
+  for (const prop of props) {
+    const value: unknown = isValue(prop) ? source[prop.name] : data[prop.serializedName!];
+    if (value !== undefined) {
+      values[prop.name] = value;
+    }
+  }
+  em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+}
+
+function isRenamed({ name, serializedName }: EntityProperty): boolean {
+  return serializedName !== undefined && serializedName !== name;
+}
+
+/** Neither a relation, nor an embeddable, nor behind a reference. */
+function isValue({ kind, ref }: EntityProperty): boolean {
+  return kind === ReferenceKind.SCALAR && !ref;
 }
 
 /** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */

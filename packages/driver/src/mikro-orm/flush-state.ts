@@ -47,8 +47,53 @@ export function whenIdle(uow: object, work: () => void): void {
   }
 }
 
-/** The flush that writes the collections of which it knows the new items only: set-based, before its own deletes. */
-export const syncingCollections = new AsyncLocalStorage<Flush>();
+/**
+ * Async context lives as long as whatever was created in it, and the sockets and timers of a connection stay for as long as
+ * the pool does. So it holds a token, which is emptied when the work is over.
+ */
+interface Token<Value> {
+  value?: Value;
+  readonly outer?: Token<Value>;
+}
 
-/** The units of work in whose flushes this code runs, one inside another. */
-export const insideFlush = new AsyncLocalStorage<readonly object[]>();
+async function runWith<Value>(
+  context: AsyncLocalStorage<Token<Value>>,
+  value: Value,
+  work: () => Promise<void>,
+): Promise<void> {
+  const token: Token<Value> = { value, outer: context.getStore() };
+  try {
+    await context.run(token, work);
+  } finally {
+    token.value = undefined;
+  }
+}
+
+const syncing = new AsyncLocalStorage<Token<Flush>>();
+
+/** Lets a flush write the collections of which it knows the new items only: set-based, before its own deletes. */
+export function syncCollections(flush: Flush, work: () => Promise<void>): Promise<void> {
+  return runWith(syncing, flush, work);
+}
+
+/** The flush that writes such collections right now, if any. */
+export function syncingFlush(): Flush | undefined {
+  return syncing.getStore()?.value;
+}
+
+const inside = new AsyncLocalStorage<Token<object>>();
+
+/** Runs a flush of a unit of work. */
+export function runFlush(uow: object, work: () => Promise<void>): Promise<void> {
+  return runWith(inside, uow, work);
+}
+
+/** Is the code that asks part of a flush of this unit of work, or of one inside it? */
+export function isInFlushOf(uow: object): boolean {
+  for (let token = inside.getStore(); token; token = token.outer) {
+    if (token.value === uow) {
+      return true;
+    }
+  }
+  return false;
+}

@@ -3,15 +3,17 @@ import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { ChangeSetGroups } from './entity.ts';
-import { type FlushState, insideFlush, stateFor, syncingCollections, whenIdle } from './flush-state.ts';
+import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
 import { type InFlightMethods, hookInFlight } from './in-flight.ts';
+import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods extends InFlightMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
+  filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
@@ -44,14 +46,13 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
   const { commit } = uow;
   let queue: Promise<unknown> = Promise.resolve();
   uow.commit = async () => {
-    const outer = insideFlush.getStore() ?? [];
-    if (state.flushing && outer.includes(uow)) {
+    if (state.flushing && isInFlushOf(uow)) {
       return commit.call(uow);
     }
     const turn = queue.then(async () => {
       state.flushing = true;
       try {
-        await insideFlush.run([...outer, uow], () => commit.call(uow));
+        await runFlush(uow, () => commit.call(uow));
       } finally {
         state.flushing = false;
         state.pending.splice(0).forEach((work) => work());
@@ -63,13 +64,28 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
 }
 
 function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
-  const { doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  const keepTouches = hookTouches(em);
+  const {
+    doCommit,
+    filterCollectionUpdates,
+    getChangeSetGroups,
+    persistToDatabase,
+    commitCollectionUpdates,
+    unsetIdentity,
+  } = uow;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {
       removers.set(entity, state.flush);
     }
     unsetIdentity.call(uow, entity);
+  };
+  // The first step after all listeners, also when there is nothing to write so far.
+  uow.filterCollectionUpdates = () => {
+    if (!state.flush?.isPlanned) {
+      keepTouches();
+    }
+    filterCollectionUpdates.call(uow);
   };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {
@@ -102,6 +118,9 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) =>
-    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => {
+    const write = () => commitCollectionUpdates.call(uow, ctx);
+    const isNeeded = em.getUnitOfWork(false).getCollectionUpdates().length > 0;
+    return isNeeded ? syncCollections(state.flush!, write) : write();
+  };
 }

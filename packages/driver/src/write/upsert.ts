@@ -38,14 +38,21 @@ export async function withVersions<T extends object>(
     const names = returned.map((prop) => prop.name);
     const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition)).concat(names))];
     const { schema } = options;
-    const found = await driver.find(meta.class, { $or: conditions } as never, { fields, ctx, schema } as never);
+    const find = (condition: object): Promise<Dictionary[]> =>
+      driver.find(meta.class, condition as never, { fields, ctx, schema } as never);
+    const found = await find({ $or: conditions });
     const matches = (row: Dictionary, condition: Dictionary) => {
       const values = Object.keys(condition).map((name) => [name, row[name]] as const);
       const comparator = driver.config.getComparator(driver.getMetadata());
       return comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
     };
-    const rows = conditions.map((condition, i) => {
-      const row = found.find((one) => matches(one, condition));
+    const bySpelling = conditions.map((condition) => found.find((one) => matches(one, condition)));
+    for (const i of conditions.keys()) {
+      // spelled otherwise, and only the database knows which row is meant
+      const [row] = bySpelling[i] ? [] : await find(conditions[i]!);
+      bySpelling[i] ??= row;
+    }
+    const rows = bySpelling.map((row, i) => {
       return { ...result.rows?.[i], ...(row && byColumn(row, returned)) };
     });
     return { ...result, row: rows[0], rows } as QueryResult<T>;
