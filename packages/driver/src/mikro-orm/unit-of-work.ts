@@ -91,10 +91,12 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.doCommit = async () => {
     const flush = begin();
     state.flush = flush;
+    state.hasFailed = false;
     try {
       await doCommit.call(uow);
       flush.succeeded();
     } catch (error) {
+      state.hasFailed = true;
       const { undo, error: failure } = await flush.failed(error);
       if (undo) {
         whenIdle(uow, () => undo.restore());
