@@ -42,7 +42,8 @@ export function withVersions(Base: DriverClass): DriverClass {
     /** Some tests make their tables by SQL of their own, which knows nothing of the column. */
     #completeTables(): void {
       const { connection } = this as unknown as { connection: AbstractSqlConnection };
-      const { execute, executeDump } = connection;
+      // looked up at each call: tests spy on the prototype
+      const plain = Object.getPrototypeOf(connection) as AbstractSqlConnection;
       const complete = async (sql: unknown, ctx?: Transaction) => {
         if (typeof sql !== 'string' || !/create table/i.test(sql) || sql.includes(COLUMN)) {
           return;
@@ -54,17 +55,23 @@ export function withVersions(Base: DriverClass): DriverClass {
           );
           if (hasHidden(meta) && name.test(sql)) {
             const table = this.getPlatform().quoteIdentifier(meta.tableName);
-            await execute.call(connection, `alter table ${table} add ${COLUMN} int not null default 1`, [], 'run', ctx);
+            await plain.execute.call(
+              connection,
+              `alter table ${table} add ${COLUMN} int not null default 1`,
+              [],
+              'run',
+              ctx,
+            );
           }
         }
       };
       connection.execute = (async (sql: string, params: never, method: never, ctx?: Transaction, ...rest: never[]) => {
-        const result = await execute.call(connection, sql, params, method, ctx, ...rest);
+        const result = await plain.execute.call(connection, sql, params, method, ctx, ...rest);
         await complete(sql, ctx);
         return result;
-      }) as typeof execute;
+      }) as typeof plain.execute;
       connection.executeDump = async (dump) => {
-        await executeDump.call(connection, dump);
+        await plain.executeDump.call(connection, dump);
         await complete(dump);
       };
     }

@@ -14,7 +14,8 @@ interface DriverModule {
 
 export function wrap(plain: DriverModule, driverName: string, run: Run) {
   const Base = plain[driverName] as DriverClass;
-  const Driver = versioned(run === 'versions' ? withVersions(Base) : Base);
+  const Inner = run === 'wrapped' ? Base : withVersions(Base);
+  const Driver = run === 'control' ? Inner : versioned(Inner);
   const defineConfig = (options: Options) => plain.defineConfig({ driver: Driver, ...options } as Options);
   class WrappedOrm extends plain.MikroORM {
     static override init(options: Options): Promise<MikroORM> {

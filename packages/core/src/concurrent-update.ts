@@ -67,7 +67,7 @@ class StaleRow implements Conflict {
 export class ConcurrentUpdate extends OptimisticLockError {
   /** Every stale row of the failing statement; empty when the database itself aborted the transaction (see `cause`). */
   readonly conflicts: readonly Conflict[];
-  override readonly cause?: unknown;
+  declare readonly cause?: unknown;
 
   /**
    * @param conflicts the stale rows; the first one's entity is what `getEntity()` returns
@@ -78,7 +78,8 @@ export class ConcurrentUpdate extends OptimisticLockError {
     this.name = 'ConcurrentUpdate';
     this.conflicts = conflicts.map((conflict) => new StaleRow(conflict));
     if (cause !== undefined) {
-      this.cause = cause;
+      hideStatement(cause);
+      Object.defineProperty(this, 'cause', { value: cause, enumerable: false, configurable: true, writable: true });
     }
     hideEntity(this);
   }
@@ -107,6 +108,12 @@ export class CommitOutcomeUnknown extends Error {
       { cause },
     );
     this.name = 'CommitOutcomeUnknown';
+    hideStatement(cause);
+  }
+
+  /** What a log or an API may show. */
+  toJSON(): object {
+    return { name: this.name, message: this.message };
   }
 }
 
@@ -194,6 +201,15 @@ export class VersionExhausted extends Refusal {
       entity,
     );
     this.name = 'VersionExhausted';
+  }
+}
+
+/** Drivers put the statement on their error, with all values in it: reachable, but no log of ours prints it. */
+function hideStatement(cause: unknown): void {
+  for (const key of ['sql', 'query', 'parameters']) {
+    if (typeof cause === 'object' && cause !== null && Object.getOwnPropertyDescriptor(cause, key)?.configurable) {
+      Object.defineProperty(cause, key, { enumerable: false });
+    }
   }
 }
 

@@ -8,20 +8,22 @@
  * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
  */
 import { inspect } from 'node:util';
-import type {
-  Configuration,
-  Connection,
-  DatabaseDriver,
-  EntityData,
-  EntityDictionary,
-  EntityMetadata,
-  EntityName,
-  EntityProperty,
-  FilterQuery,
-  FindOptions,
-  MetadataStorage,
-  PopulateOptions,
-  QueryResult,
+import {
+  type Collection,
+  type Configuration,
+  type Connection,
+  type DatabaseDriver,
+  type EntityData,
+  type EntityDictionary,
+  type EntityMetadata,
+  type EntityName,
+  type EntityProperty,
+  type FilterQuery,
+  type FindOptions,
+  type MetadataStorage,
+  type PopulateOptions,
+  type QueryResult,
+  ReferenceKind,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
@@ -115,6 +117,17 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
       }
       return qb;
+    }
+
+    /** What is written of M:N collections is what they have now: they come first, before anything is waited for. */
+    override syncCollections<T extends object, O extends object>(
+      collections: Iterable<Collection<T, O>>,
+      ...rest: Rest<AbstractSqlDriver['syncCollections']>
+    ): Promise<void> {
+      const isManyToMany = ({ property }: Collection<T, O>) => property.kind === ReferenceKind.MANY_TO_MANY;
+      const all = [...collections];
+      const sorted = [...all.filter(isManyToMany), ...all.filter((one) => !isManyToMany(one))];
+      return super.syncCollections(sorted, ...rest);
     }
 
     /** Partial loading loads the version all the same; what is serialised does not change. */

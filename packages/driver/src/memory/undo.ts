@@ -348,12 +348,13 @@ function isSimple({ entity, meta }: ChangeSet<object>): boolean {
 const simpleClasses = new WeakMap<EntityMetadata, boolean>();
 
 function isFilledByUpdate(prop: EntityProperty): boolean {
-  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated || prop.customType instanceof VersionField);
+  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated);
 }
 
 function isFilledByInsert(prop: EntityProperty): boolean {
-  const { primary, autoincrement, defaultRaw, kind } = prop;
-  return kind === ReferenceKind.SCALAR && Boolean(primary || autoincrement || defaultRaw || isFilledByUpdate(prop));
+  const { primary, autoincrement, defaultRaw, generated, kind, customType } = prop;
+  const isFilled = primary || autoincrement || defaultRaw || generated || customType instanceof VersionField;
+  return kind === ReferenceKind.SCALAR && Boolean(isFilled);
 }
 
 export function assign(target: Dictionary, key: string, value: unknown): void {

@@ -11,6 +11,7 @@ import {
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
 import type { TransactionLog } from '../memory/transaction-log.ts';
+import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, isKnown, versionsOf } from './entity-factory.ts';
 import { opened } from './outside.ts';
@@ -148,7 +149,13 @@ function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: E
     for (const { entity, version, current, based } of before) {
       const source = read?.getByEntity(entity as never) as Dictionary | undefined;
       const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
-      if (copied && !covers(helper(source!).__loadedProperties, entity)) {
+      const from = copied ? writtenFrom(source!, entity[version]) : undefined;
+      if (from !== undefined) {
+        wrote(entity, from, entity[version] as number);
+      }
+      // what was not loaded is as old as the version that the first write found
+      const isUpToDate = from !== undefined && from === current && from === based;
+      if (copied && !isUpToDate && !covers(helper(source!).__loadedProperties, entity)) {
         entity[version] = current;
         restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
       }
