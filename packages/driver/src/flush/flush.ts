@@ -13,6 +13,7 @@ import { type Dialect, type DriverError, dialectOf } from '../write/dialects/ind
 import { checkClaims, checkClasses } from './checks.ts';
 import { StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
+import { needsDatabaseOrder, sortInDatabase } from './key-order.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
 import { Updates } from './updates.ts';
 
@@ -93,11 +94,14 @@ export class Flush {
   }
 
   async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, unsure, several, versioned } = this.#plan;
+    const { claims, unsure, unsorted, several, versioned } = this.#plan;
     this.#begun = true;
     this.#log.carries(ctx, this.#undo, versioned);
     await checkClasses(this.#driver, unsure, ctx);
     await checkClaims(this.#driver, claims, ctx);
+    for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {
+      await sortInDatabase(this.#driver, sets, ctx);
+    }
     await this.deletes.beforeOrphans(ctx);
     this.#autocommits = ctx === undefined && !several;
     await write(ctx);

@@ -25,6 +25,8 @@ export interface Plan {
   readonly unsure: readonly UnsureRow[];
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
+  /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
+  readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
   /** More than one row is written, so that part of them could stay. */
@@ -38,6 +40,7 @@ export const NO_PLAN: Plan = {
   claims: [],
   unsure: [],
   deletes: [],
+  unsorted: [],
   versioned: false,
   several: false,
   isOneStatement: false,
@@ -57,7 +60,12 @@ const WRITES = [
  * @throws {InvalidVersion} when it is no version
  */
 export function planFlush(em: EntityManager, dialect: Dialect | undefined, groups: ChangeSetGroups): Plan {
-  const plan = { claims: [] as VersionedRow[], unsure: [] as UnsureRow[], deletes: [] as AnyChangeSet[] };
+  const plan = {
+    claims: [] as VersionedRow[],
+    unsure: [] as UnsureRow[],
+    deletes: [] as AnyChangeSet[],
+    unsorted: [] as AnyChangeSet[][],
+  };
   let versioned = false;
   let rows = 0;
   let last: AnyChangeSet | undefined;
@@ -69,10 +77,16 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       versioned ||= sets.some((set) => versionOf(set.meta));
-      const written =
-        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets, plan.deletes);
+      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets);
       plan.unsure.push(...unsureAmong(em, sets, operation));
+      const { sorted: written, isKnown } = inKeyOrder(rest, dialect);
       groups[type].set(id, written);
+      if (operation === 'delete') {
+        plan.deletes.push(...written.filter((set) => versionOf(set.meta)));
+      }
+      if (!isKnown && written.some((set) => versionOf(set.meta))) {
+        plan.unsorted.push(written);
+      }
       // joined-table inheritance: one DELETE for the table with the version, and one for the rest
       const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
       rows += split ? 2 * written.length : written.length;
@@ -90,7 +104,7 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
   return { ...plan, versioned, several: rows > 1, isOneStatement };
 }
 
-/** Returns what is written, in order; a claim without another change is only compared. */
+/** Returns what is written; a claim without another change is only compared. */
 function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
@@ -106,19 +120,17 @@ function planUpdates(
       expectedVersion(changeSet.entity, changeSet.meta, 'update');
     }
   }
-  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets;
 }
 
-function planDeletes(sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
-  const versioned = sets.filter((set) => versionOf(set.meta));
-  for (const changeSet of versioned) {
+function planDeletes(sets: AnyChangeSet[]): AnyChangeSet[] {
+  for (const changeSet of sets.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since
     changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
     expectedVersion(entity, meta, 'delete');
   }
-  deletes.push(...inKeyOrder(versioned));
-  return inKeyOrder(sets);
+  return sets;
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {

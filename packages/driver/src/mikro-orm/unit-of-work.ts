@@ -1,8 +1,9 @@
 /** The life of a flush, as MikroORM's unit of work goes through it: queued, begun, planned, written, over. */
-import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
+import type { EntityManager, EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import { inTableOrder } from '../flush/table-order.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
-import type { ChangeSetGroups } from './entity.ts';
+import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { type FlushState, insideFlush, restoreWhenIdle, stateFor, syncingCollections } from './flush-state.ts';
 import { countClears } from './generation.ts';
 
@@ -13,6 +14,8 @@ interface UnitOfWorkMethods {
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
   getChangeSetGroups(): ChangeSetGroups;
+  getCommitOrder(): EntityMetadata[];
+  commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
@@ -33,6 +36,7 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   countClears(uow);
   queueFlushes(uow, state);
   hookUnitOfWork(em, uow, state, begin);
+  hookOrder(em, uow);
   hookPersister(em, uow.getChangeSetPersister(), state, begin);
 }
 
@@ -99,4 +103,29 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   };
   uow.commitCollectionUpdates = (ctx) =>
     syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+}
+
+/** MikroORM writes tables in the order in which their entities were loaded, and deletes from them in the opposite one. */
+function hookOrder(em: EntityManager, uow: UnitOfWorkMethods): void {
+  const { getCommitOrder, commitDeleteChangeSets, persistToDatabase } = uow;
+  let groups: ChangeSetGroups;
+  uow.getCommitOrder = () => inTableOrder(getCommitOrder.call(uow), em.getMetadata(), 'written');
+  uow.persistToDatabase = (all, ctx) => {
+    groups = all;
+    return persistToDatabase.call(uow, all, ctx);
+  };
+  // called for one table after the other: the first time, all of them are deleted from
+  const done = new WeakSet<AnyChangeSet[]>();
+  uow.commitDeleteChangeSets = async (sets, ctx) => {
+    if (sets.length === 0 || done.has(sets)) {
+      return;
+    }
+    const byTable = groups[sets[0]!.type];
+    const metas = [...byTable.values()].map(([set]) => (set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!));
+    for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
+      const some = byTable.get(_id)!;
+      done.add(some);
+      await commitDeleteChangeSets.call(uow, some, ctx);
+    }
+  };
 }

@@ -10,6 +10,7 @@ import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
+import { orders } from './order.ts';
 import { races } from './race.ts';
 import { rollbacks } from './rollback.ts';
 import { removals } from './removal.ts';
@@ -48,5 +49,6 @@ export function suite(driver: TestDriver): void {
     undo(driver);
     rollbacks(driver);
     races(driver);
+    orders(driver);
   });
 }

@@ -48,6 +48,13 @@ export interface Dialect {
    * counted, so the count alone could not tell.
    */
   delete(rows: BatchRows): Statement;
+  /**
+   * Sorts rows as the statements lock them; their place in the list is given as their version, and returned as `i`.
+   * Absent where a connection that writes holds the only lock.
+   */
+  order?(rows: BatchRows): Statement;
+  /** Texts of a column that the database sorts by code point, without what it does not compare. */
+  sortedText?(texts: string[], type: string): string[] | undefined;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
   /** A statement outside of a transaction always is one by itself; some servers can be told otherwise. */

@@ -40,6 +40,18 @@ export const mysql: Dialect = {
     };
   },
 
+  // texts are sorted by the collation of their column
+  order(rows) {
+    const list = listOf(rows, []);
+    const among = keyList(rows);
+    return {
+      sql:
+        `select _v.v as i from ${rows.table} as _t force index (primary) straight_join (${list.sql}) as _v ` +
+        `where ${among.sql} and ${sameKey(rows, '_t', '_v')} order by ${rows.keys.map(({ name }) => `_t.${name}`).join(', ')}`,
+      params: [...list.params, ...among.params],
+    };
+  },
+
   proposed: (column) => `values(${column})`,
 
   // `autocommit = 0` is a setting of the session

@@ -35,6 +35,22 @@ export const postgresql: Dialect = {
     };
   },
 
+  order(rows) {
+    const list = listOf(rows, []);
+    return {
+      sql: `select _v.v as i from ${rows.table} as _t join ${list.sql} on ${sameKey(rows, '_t', '_v')} order by ${keyOrder(rows)}`,
+      params: list.params,
+    };
+  },
+
+  sortedText(texts, type) {
+    if (/^uuid$/i.test(type)) {
+      return texts.map((text) => text.replace(/[{}-]/g, '').toLowerCase());
+    }
+    // the end of what is padded is not compared
+    return isText(type) ? texts.map((text) => (/^(?:bp)?char\b|^character(?! varying)/i.test(type) ? text.replace(/ +$/, '') : text)) : undefined;
+  },
+
   proposed: (column) => `excluded.${column}`,
 
   autocommits: true,
@@ -60,20 +76,30 @@ function isCutOff({ code, message = '' }: DriverError): boolean {
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
-  const list = valueColumns(rows, columns);
-  const names = [...list.keys()].join(', ');
-  const arrays = [...list.values()].map(arrayOf);
-  const unnested = arrays.map((array) => array.sql).join(', ');
+  const list = listOf(rows, columns);
   const [first] = rows.keys;
   const keys = arrayOf(first!);
-  const order = rows.keys.map((key) => `_t.${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
   return {
     sql:
       `with _l as materialized (select _v.* from ${rows.table} as _t ` +
-      `join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
-      `where _t.${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of _t)`,
-    params: [...arrays, keys].flatMap((array) => array.params),
+      `join ${list.sql} on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
+      `where _t.${first!.name} = any(${keys.sql}) order by ${keyOrder(rows)} for ${lock} of _t)`,
+    params: [...list.params, ...keys.params],
   };
+}
+
+function listOf(rows: BatchRows, columns: readonly Column[]): Statement {
+  const list = valueColumns(rows, columns);
+  const arrays = [...list.values()].map(arrayOf);
+  return {
+    sql: `unnest(${arrays.map((array) => array.sql).join(', ')}) as _v (${[...list.keys()].join(', ')})`,
+    params: arrays.flatMap((array) => array.params),
+  };
+}
+
+/** One order for texts, whatever collation a column has. */
+function keyOrder(rows: BatchRows): string {
+  return rows.keys.map((key) => `_t.${key.name}${isText(key.type) ? ' collate "C"' : ''}`).join(', ');
 }
 
 /** One literal for the whole column where every value has a plain text form, else MikroORM's literal of each value. */
@@ -166,6 +192,6 @@ function isArray(column: Column): boolean {
   return column.type.endsWith(']');
 }
 
-function isText(column: Column): boolean {
-  return /^(?:varchar|character varying|text|bpchar|char)/i.test(column.type);
+function isText(type: string): boolean {
+  return /^(?:varchar|character varying|text|bpchar|char)/i.test(type);
 }
