@@ -5,7 +5,8 @@ import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import { restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
-import { currentVersions, describeConflict, findRows } from './conflicts.ts';
+import type { RowLock } from '../write/dialects/index.ts';
+import { conflictOf, currentVersions, findRows } from './conflicts.ts';
 import type { UnsureRow } from './plan.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
@@ -26,13 +27,18 @@ export async function checkClasses(
   }
 }
 
-/** Compares the versions that were assigned to entities without another change. */
+/**
+ * Compares the versions that were assigned to entities without another change.
+ *
+ * @param isHeld nobody may change these rows until COMMIT
+ */
 export async function checkClaims(
   driver: AbstractSqlDriver,
   claims: readonly VersionedRow[],
+  isHeld: boolean,
   ctx: Transaction | undefined,
 ): Promise<void> {
-  await compare(driver, claims, 'check', ctx);
+  await compare(driver, claims, 'check', isHeld ? 'share' : undefined, ctx);
   // the claims held: from now on they are the state that changes are based on
   for (const { changeSet, expected } of claims) {
     const { entity, meta } = changeSet;
@@ -40,21 +46,22 @@ export async function checkClaims(
   }
 }
 
-/** Reads the versions of rows that no statement of ours compares. */
+/** Reads the versions of rows that no statement of ours compares. With a lock they stay like that until COMMIT. */
 export async function compare(
   driver: AbstractSqlDriver,
   all: readonly VersionedRow[],
   operation: Operation,
+  lock: RowLock | undefined,
   ctx: Transaction | undefined,
 ): Promise<void> {
   const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
   for (const rows of Map.groupBy(all, tableOf).values()) {
     const { meta, schema } = rows[0]!.changeSet;
     const options = { ctx, schema: schema ?? meta.schema };
-    const actual = await currentVersions(driver, rows, options);
+    const actual = await currentVersions(driver, rows, options, lock);
     const stale = rows.filter((row) => actual(row) !== row.expected);
     if (stale.length > 0) {
-      throw await describeConflict(driver, stale, operation, options);
+      throw conflictOf(stale, operation, actual);
     }
   }
 }

@@ -11,7 +11,7 @@ import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
 import { compare } from './checks.ts';
-import { currentVersions, describeBatch, describeConflict } from './conflicts.ts';
+import { currentVersions, describeBatch, describeConflict, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 
 export class Deletes {
@@ -69,7 +69,7 @@ export class Deletes {
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
     const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
     const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
-    await compare(this.#driver, rows, 'delete', ctx);
+    await compare(this.#driver, rows, 'delete', 'update', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
   }
 
@@ -115,11 +115,15 @@ export class Deletes {
   }
 
   async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
-    if ((await deleteRow(this.#driver, row, options)) !== 1) {
-      const conflict = await describeConflict(this.#driver, [row], 'delete', options);
-      if (!this.#mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
-        throw conflict;
-      }
+    if ((await deleteRow(this.#driver, row, options)) === 1) {
+      return;
+    }
+    if (!this.#mayBeGone(row)) {
+      throw await staleRow(this.#driver, row, 'delete', options);
+    }
+    const conflict = await describeConflict(this.#driver, [row], 'delete', options);
+    if (conflict.conflicts[0]!.actual !== null) {
+      throw conflict;
     }
   }
 

@@ -94,11 +94,11 @@ export class Flush {
   }
 
   async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, unsure, unsorted, several, versioned } = this.#plan;
+    const { claims, unsure, unsorted, writes, several, versioned } = this.#plan;
     this.#begun = true;
     this.#log.carries(ctx, this.#undo, versioned);
     await checkClasses(this.#driver, unsure, ctx);
-    await checkClaims(this.#driver, claims, ctx);
+    await checkClaims(this.#driver, claims, writes || this.#around !== undefined, ctx);
     for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {
       await sortInDatabase(this.#driver, sets, ctx);
     }
@@ -128,7 +128,7 @@ export class Flush {
     if (!this.#written) {
       this.#undo.done();
     }
-    const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
+    const error = failure instanceof StaleRows ? await this.#describe(failure).catch((reason) => reason) : failure;
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
     await this.#tellTransaction(error, lost);

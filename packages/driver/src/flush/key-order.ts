@@ -7,7 +7,7 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionTable } from '../discovery.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
-import { batchDialect, isComparable, keyColumns, keyValues } from '../write/batch.ts';
+import { batchDialect, isComparable, keyValues, locate } from '../write/batch.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
 
 /** A value that JavaScript sorts as the database sorts the key. */
@@ -91,7 +91,7 @@ export function needsDatabaseOrder(driver: AbstractSqlDriver, sets: readonly Any
     sets.length <= config.get('batchSize') &&
     config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
     batchDialect(platform, sets) !== undefined;
-  return sets.length > 1 && !isOneStatement && dialectOf(platform)?.order !== undefined && isComparable(sets[0]!.meta);
+  return sets.length > 1 && !isOneStatement && dialectOf(platform)?.locksRows === true && isComparable(sets[0]!.meta);
 }
 
 /** Sorts rows of one table, in place, as the database does. What is not found there goes to the end. */
@@ -103,13 +103,11 @@ export async function sortInDatabase(
   const platform = driver.getPlatform();
   const sorted: AnyChangeSet[] = [];
   for (const [schema, some] of Map.groupBy(sets, (set) => set.schema ?? set.meta.schema)) {
-    const meta = versionTable(some[0]!.meta);
+    const { meta } = some[0]!;
     const options = { ctx, schema };
-    const { sql, params } = dialectOf(platform)!.order!({
-      table: driver.getTableName(meta, options),
-      keys: keyColumns(meta, some, platform),
-      version: { name: '', type: 'int', values: [...some.keys()] },
-    });
+    const table = driver.getTableName(versionTable(meta), options);
+    const rows = some.map((changeSet) => ({ changeSet, expected: 0 }));
+    const { sql, params } = dialectOf(platform)!.read(locate(table, meta, rows, platform));
     const found = ((await runStatement(driver, sql, params, options)).rows ?? []).map(({ i }) => some[Number(i)]!);
     const known = new Set(found);
     sorted.push(...found, ...some.filter((set) => !known.has(set)));

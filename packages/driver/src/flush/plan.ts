@@ -29,7 +29,9 @@ export interface Plan {
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
-  /** More than one row is written, so that part of them could stay. */
+  /** Something is written, … */
+  readonly writes: boolean;
+  /** … and more than one row, so that part of them could stay. */
   readonly several: boolean;
   /** Nothing but one statement, and nobody can see whether there is a transaction around it. */
   readonly isOneStatement: boolean;
@@ -42,6 +44,7 @@ export const NO_PLAN: Plan = {
   deletes: [],
   unsorted: [],
   versioned: false,
+  writes: false,
   several: false,
   isOneStatement: false,
 };
@@ -101,7 +104,7 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
   rows += uow.getCollectionUpdates().length;
   const isPlain = plan.claims.length + plan.unsure.length === 0;
   const isOneStatement = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last);
-  return { ...plan, versioned, several: rows > 1, isOneStatement };
+  return { ...plan, versioned, writes: rows > 0, several: rows > 1, isOneStatement };
 }
 
 /** Returns what is written; a claim without another change is only compared. */

@@ -7,7 +7,7 @@ import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchDialect } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeBatch, describeConflict } from './conflicts.ts';
+import { describeBatch, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -103,7 +103,7 @@ export class Updates {
     const row = rowOf(changeSet, 'update');
     const result = await updateRow(this.#driver, row, this.#moved.has(changeSet.entity), addConditions, options);
     if (result.affectedRows !== 1) {
-      throw await describeConflict(this.#driver, [row], 'update', options);
+      throw await staleRow(this.#driver, row, 'update', options);
     }
     this.#written([row]);
     return result.row;

@@ -64,30 +64,21 @@ export function locate(
   platform: Platform,
 ): BatchRows {
   const version = versionOf(meta)!;
+  const keys = rows.map(({ changeSet }) => keyValues(changeSet));
+  const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
   return {
     table,
-    keys: keyColumns(
-      meta,
-      rows.map((row) => row.changeSet),
-      platform,
-    ),
+    keys: columns.map(({ prop, field, i }, k) => ({
+      name: platform.quoteIdentifier(field),
+      type: prop.columnTypes[i]!,
+      values: keys.map((key) => plain(key[k])),
+    })),
     version: {
       name: platform.quoteIdentifier(version.fieldNames[0]!),
       type: version.columnTypes[0]!,
       values: rows.map((row) => row.expected),
     },
   };
-}
-
-/** The columns of the primary key, with the values of these rows. */
-export function keyColumns(meta: EntityMetadata, sets: readonly ChangeSet<object>[], platform: Platform): Column[] {
-  const keys = sets.map(keyValues);
-  const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
-  return columns.map(({ prop, field, i }, k) => ({
-    name: platform.quoteIdentifier(field),
-    type: prop.columnTypes[i]!,
-    values: keys.map((key) => plain(key[k])),
-  }));
 }
 
 /** The primary key of a row as the database has it, a value per column. */

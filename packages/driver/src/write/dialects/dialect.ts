@@ -39,6 +39,9 @@ export interface Statement {
   readonly params: unknown[];
 }
 
+/** `update`: nobody else may read it with a lock, or write it; `share`: nobody may write it. */
+export type RowLock = 'share' | 'update';
+
 /** All differences between databases. */
 export interface Dialect {
   /** One UPDATE for all rows that have the expected version, written or at least locked in primary key order. */
@@ -49,10 +52,12 @@ export interface Dialect {
    */
   delete(rows: BatchRows): Statement;
   /**
-   * Sorts rows as the statements lock them; their place in the list is given as their version, and returned as `i`.
-   * Absent where a connection that writes holds the only lock.
+   * Reads the rows that are there, whatever their version, and locks them until COMMIT where that is asked for, in
+   * primary key order. Returns their place in the list as `i`, and their `version`: so the database matches the keys.
    */
-  order?(rows: BatchRows): Statement;
+  read(rows: BatchRows, lock?: RowLock): Statement;
+  /** Connections write at the same time, so the order in which they lock rows matters. */
+  readonly locksRows: boolean;
   /** Texts of a column that the database sorts by code point, without what it does not compare. */
   sortedText?(texts: string[], type: string): string[] | undefined;
   /** In an upsert, the value that was given for a column. */

@@ -6,7 +6,7 @@ import { mysql } from './mysql.ts';
 import { postgresql } from './postgresql.ts';
 import { sqlite } from './sqlite.ts';
 
-export type { Dialect, DriverError } from './dialect.ts';
+export type { Dialect, DriverError, RowLock } from './dialect.ts';
 
 /** The dialect of a platform; none for a database that we do not know. */
 export function dialectOf(platform: Platform): Dialect | undefined {

@@ -10,10 +10,12 @@
  */
 import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
-import { assignments, sameKey, valueColumns } from './values.ts';
+import { assignments, placesOf, sameKey, valueColumns } from './values.ts';
 
 /** A deadlock, a row that changed since the snapshot, and what a cluster finds at COMMIT. */
 const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
+
+const LOCKS = { share: ' lock in share mode', update: ' for update' };
 
 export const mysql: Dialect = {
   update(batch) {
@@ -40,17 +42,21 @@ export const mysql: Dialect = {
     };
   },
 
-  // texts are sorted by the collation of their column
-  order(rows) {
-    const list = listOf(rows, []);
+  // by primary key, or it would lock every row that it passes
+  read(rows, lock) {
+    const list = listOf(placesOf(rows), []);
     const among = keyList(rows);
+    const keys = rows.keys.map(({ name }) => `_t.${name}`);
     return {
       sql:
-        `select _v.v as i from ${rows.table} as _t force index (primary) straight_join (${list.sql}) as _v ` +
-        `where ${among.sql} and ${sameKey(rows, '_t', '_v')} order by ${rows.keys.map(({ name }) => `_t.${name}`).join(', ')}`,
+        `select _v.v as i, _t.${rows.version.name} as version from ${rows.table} as _t force index (primary) ` +
+        `straight_join (${list.sql}) as _v where ${among.sql} and ${sameKey(rows, '_t', '_v')} ` +
+        `order by ${keys.join(', ')}${lock ? LOCKS[lock] : ''}`,
       params: [...list.params, ...among.params],
     };
   },
+
+  locksRows: true,
 
   proposed: (column) => `values(${column})`,
 

@@ -13,7 +13,7 @@
  */
 import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
-import { allFound, assignments, sameKey, valueColumns } from './values.ts';
+import { allFound, assignments, placesOf, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch) {
@@ -35,13 +35,15 @@ export const postgresql: Dialect = {
     };
   },
 
-  order(rows) {
-    const list = listOf(rows, []);
+  read(rows, lock) {
+    const found = inOrder(placesOf(rows), []);
     return {
-      sql: `select _v.v as i from ${rows.table} as _t join ${list.sql} on ${sameKey(rows, '_t', '_v')} order by ${keyOrder(rows)}`,
-      params: list.params,
+      sql: `select _v.v as i, _t.${rows.version.name} as version from ${found.sql}${lock ? ` for ${lock} of _t` : ''}`,
+      params: found.params,
     };
   },
+
+  locksRows: true,
 
   sortedText(texts, type) {
     if (/^uuid$/i.test(type)) {
@@ -76,24 +78,26 @@ function isCutOff({ code, message = '' }: DriverError): boolean {
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
-  const list = listOf(rows, columns);
+  const found = inOrder(rows, columns, ` and _t.${rows.version.name} = _v.v`);
+  return {
+    sql: `with _l as materialized (select _v.* from ${found.sql} for ${lock} of _t)`,
+    params: found.params,
+  };
+}
+
+/** The rows of a list in the order of their keys. */
+function inOrder(rows: BatchRows, columns: readonly Column[], condition = ''): Statement {
+  const list = valueColumns(rows, columns);
+  const names = [...list.keys()].join(', ');
+  const arrays = [...list.values()].map(arrayOf);
+  const unnested = arrays.map((array) => array.sql).join(', ');
   const [first] = rows.keys;
   const keys = arrayOf(first!);
   return {
     sql:
-      `with _l as materialized (select _v.* from ${rows.table} as _t ` +
-      `join ${list.sql} on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
-      `where _t.${first!.name} = any(${keys.sql}) order by ${keyOrder(rows)} for ${lock} of _t)`,
-    params: [...list.params, ...keys.params],
-  };
-}
-
-function listOf(rows: BatchRows, columns: readonly Column[]): Statement {
-  const list = valueColumns(rows, columns);
-  const arrays = [...list.values()].map(arrayOf);
-  return {
-    sql: `unnest(${arrays.map((array) => array.sql).join(', ')}) as _v (${[...list.keys()].join(', ')})`,
-    params: arrays.flatMap((array) => array.params),
+      `${rows.table} as _t join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')}${condition} ` +
+      `where _t.${first!.name} = any(${keys.sql}) order by ${keyOrder(rows)}`,
+    params: [...arrays, keys].flatMap((array) => array.params),
   };
 }
 

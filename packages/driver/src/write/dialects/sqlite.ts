@@ -8,7 +8,7 @@
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
 import type { BatchRows, Column, Dialect } from './dialect.ts';
-import { allFound, assignments, valueColumns } from './values.ts';
+import { allFound, assignments, placesOf, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {
   update(batch) {
@@ -34,6 +34,19 @@ export const sqlite: Dialect = {
     };
   },
 
+  read(rows) {
+    const { source, params, cell } = listOf(placesOf(rows));
+    return {
+      sql:
+        `select ${cell('v')} as i, _t.${rows.version.name} as version from ${source} ` +
+        `cross join ${rows.table} as _t on ${sameKeys(rows, cell)}`,
+      params,
+    };
+  },
+
+  // a connection that writes holds the only lock
+  locksRows: false,
+
   proposed: (column) => `excluded.${column}`,
 
   autocommits: true,
@@ -52,8 +65,11 @@ export const sqlite: Dialect = {
 type Cell = (name: string) => string;
 
 function sameRow(rows: BatchRows, cell: Cell): string {
-  const keys = rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`);
-  return [...keys, `_t.${rows.version.name} = ${cell('v')}`].join(' and ');
+  return `${sameKeys(rows, cell)} and _t.${rows.version.name} = ${cell('v')}`;
+}
+
+function sameKeys(rows: BatchRows, cell: Cell): string {
+  return rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`).join(' and ');
 }
 
 function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string; params: unknown[]; cell: Cell } {
