@@ -74,7 +74,7 @@ export class Flush {
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
     if (ctx) {
-      this.#log.going(ctx);
+      this.#log.going(ctx, this.#plan.versioned);
     }
     this.#around = ownTransaction ? undefined : ctx;
     if (!this.#plan.several || !this.#plan.versioned || ownTransaction) {
@@ -131,28 +131,22 @@ export class Flush {
     const error = failure instanceof StaleRows ? await this.#describe(failure).catch((reason) => reason) : failure;
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
-    await this.#tellTransaction(error, lost);
+    this.#tellTransaction(error, lost);
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: (several && this.#begun) || this.#sent ? undefined : this.#undo };
   }
 
   /** The transaction around the flush may be aborted, or over. */
-  async #tellTransaction(error: unknown, lost: unknown): Promise<void> {
-    const hasEnded = this.#dialect?.endsTransaction?.((error ?? {}) as DriverError);
-    if (this.#around && (hasEnded || (lost !== error && !this.#hasSavepoint))) {
-      this.#log.aborted(this.#around, lost, hasEnded);
-      if (hasEnded) {
-        await this.#beginAgain(this.#around);
-      }
-    } else if (this.#around && !this.#hasSavepoint && this.#plan.versioned && !(error instanceof ConcurrentUpdate)) {
-      this.#log.suspect(this.#around, error);
+  #tellTransaction(error: unknown, lost: unknown): void {
+    if (!this.#around) {
+      return;
     }
-  }
-
-  /** The rest of a transaction that is over must not be committed one by one: it goes into one that cannot be committed. */
-  async #beginAgain(ctx: Transaction): Promise<void> {
-    for (const statement of ['rollback', 'begin']) {
-      await this.#driver.execute(statement, [], 'run', ctx).catch(() => {});
+    if (this.#dialect?.endsTransaction?.((error ?? {}) as DriverError)) {
+      this.#log.ended(this.#around, lost);
+    } else if (lost !== error && !this.#hasSavepoint) {
+      this.#log.aborted(this.#around, lost);
+    } else if (!this.#hasSavepoint && this.#plan.versioned && !(error instanceof ConcurrentUpdate)) {
+      this.#log.suspect(this.#around, error);
     }
   }
 

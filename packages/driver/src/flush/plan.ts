@@ -5,6 +5,7 @@
 import { ChangeSetType, type EntityManager, type EntityMetadata, EventType } from '@mikro-orm/core';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
+import { isAbortable } from '../mikro-orm/driver.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import type { Dialect } from '../write/dialects/index.ts';
@@ -175,6 +176,7 @@ function isAlone(em: EntityManager, dialect: Dialect | undefined, { meta, type }
     ownVersionOf(meta) !== undefined &&
     meta.inheritanceType !== 'tpt' &&
     em.getTransactionSessionContext() === undefined &&
+    !isAbortable(em) &&
     !watched.some((event) => events.hasListeners(event, meta)) &&
     ![...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
   );

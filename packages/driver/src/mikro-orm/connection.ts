@@ -2,8 +2,9 @@
 import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
-import { borrower, giveUp, rollsBack } from './connection-pool.ts';
+import { borrower, giveUp, keepRollingBack, rollsBack } from './connection-pool.ts';
 import { flushingIn, restoreWhenIdle } from './flush-state.ts';
+import { unwatch, watch } from './transaction-watch.ts';
 
 /**
  * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
@@ -23,10 +24,18 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     }
     const transaction = (await begin.call(options?.ctx ? connection : lending, options)) as Transaction<object>;
     log.began(transaction, options?.ctx as object | undefined);
+    if (!options?.ctx) {
+      // not known yet when the connection is made
+      const converter = connection.getPlatform().getExceptionConverter();
+      await watch(transaction, (error, send) =>
+        log.statementFailed(transaction, converter.convertException(error as Error), send),
+      );
+    }
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
+    unwatch(transaction);
     const { commit: send } = transaction;
     let wasSent = false;
     transaction.commit = () => {
@@ -41,6 +50,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     log.committed(transaction);
   };
   connection.rollback = async (transaction, ...rest) => {
+    unwatch(transaction);
     const undo = () => log.rolledBack(transaction).forEach(restoreWhenIdle);
     try {
       await rollback.call(connection, transaction, ...rest);
@@ -53,8 +63,11 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
         log.rollbackFailed(transaction, error);
       } else if (!transaction.isRolledBack) {
         // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
-        if (await rollsBack(() => transaction.rollback().execute(), log.mayRelease)) {
+        const again = () => transaction.rollback().execute();
+        if (await rollsBack(again, log.mayRelease)) {
           giveUp(transaction);
+        } else {
+          void keepRollingBack(again, log.mayRelease).then(() => giveUp(transaction));
         }
       }
       undo();

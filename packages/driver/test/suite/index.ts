@@ -9,6 +9,7 @@ import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
+import { locks } from './locks.ts';
 import { oneBump } from './one-bump.ts';
 import { orders } from './order.ts';
 import { races } from './race.ts';
@@ -50,5 +51,6 @@ export function suite(driver: TestDriver): void {
     rollbacks(driver);
     races(driver);
     orders(driver);
+    locks(driver);
   });
 }

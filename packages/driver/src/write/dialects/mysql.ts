@@ -12,8 +12,14 @@ import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
 import { assignments, placesOf, sameKey, valueColumns } from './values.ts';
 
-/** A deadlock, a row that changed since the snapshot, and what a cluster finds at COMMIT. */
+/** 1213, a deadlock; 1020, a row that changed since the snapshot; 3101, what a cluster finds at COMMIT. */
 const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
+
+/** 1206: InnoDB has no room left for locks, and rolls back the whole transaction, too. */
+const ENDINGS = [...LOST_RACES, 'ER_LOCK_TABLE_FULL'];
+
+/** 1180 and 1317: a cluster gave up in the middle of a COMMIT. */
+const UNSURE = ['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'];
 
 const LOCKS = { share: ' lock in share mode', update: ' for update' };
 
@@ -67,9 +73,9 @@ export const mysql: Dialect = {
   readsCurrent: false,
 
   lostRaceCodes: LOST_RACES,
-  endsTransaction: ({ code }) => LOST_RACES.includes(String(code)),
+  endsTransaction: ({ code }) => ENDINGS.includes(String(code)),
 
-  losesAnswer: isCutOff,
+  losesAnswer: (error) => UNSURE.includes(String(error.code)) || isCutOff(error),
 
   // a dead client refuses statements without sending them
   mayRelease: (error) => isCutOff(error) || error.message?.startsWith("Can't add new command") === true,
