@@ -3,10 +3,12 @@ import type { Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import type { RowLock } from '../write/dialects/index.ts';
+import type { Relations } from '../write/relations.ts';
 import { conflictOf, currentVersions, findRows } from './conflicts.ts';
+import { rowOf } from './expected.ts';
 import type { UnsureRow } from './plan.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
@@ -64,4 +66,17 @@ export async function compare(
       throw conflictOf(stale, operation, actual);
     }
   }
+}
+
+/** A trigger that writes instead of us need not compare the version, so nobody may change it meanwhile. */
+export async function compareBefore(
+  driver: AbstractSqlDriver,
+  relations: Relations,
+  changeSets: readonly AnyChangeSet[],
+  operation: 'update' | 'delete',
+  ctx: Transaction | undefined,
+): Promise<void> {
+  const exposed = changeSets.filter((set) => relations.writesInstead(versionTable(set.meta)));
+  const rows = exposed.map((changeSet) => rowOf(changeSet, operation));
+  await compare(driver, rows, operation, 'update', ctx);
 }

@@ -8,6 +8,7 @@ import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
 import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
+import { relationsOf } from '../write/relations.ts';
 import { invalidVersion } from './expected.ts';
 
 /**
@@ -112,7 +113,7 @@ export async function currentVersions(
   const { meta } = rows[0]!.changeSet;
   const table = versionTable(meta);
   const platform = driver.getPlatform();
-  const dialect = isComparable(meta) ? dialectOf(platform) : undefined;
+  const dialect = isComparable(meta) && !relationsOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
   if (!dialect) {
     const { name } = versionOf(meta)!;
     const changeSets = rows.map((row) => row.changeSet);

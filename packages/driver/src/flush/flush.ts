@@ -10,6 +10,7 @@ import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
 import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
 import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
+import { type Relations, relationsOf } from '../write/relations.ts';
 import { checkClaims, checkClasses } from './checks.ts';
 import { StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
@@ -23,6 +24,7 @@ export class Flush {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
   readonly #log: TransactionLog;
+  readonly #relations: Relations;
   readonly #dialect: Dialect | undefined;
   readonly #undo: Undo;
   #plan: Plan = NO_PLAN;
@@ -45,6 +47,7 @@ export class Flush {
     this.#em = em;
     this.#driver = driver;
     this.#log = log;
+    this.#relations = relationsOf(driver);
     this.#dialect = dialectOf(driver.getPlatform());
     this.#undo = new Undo(em);
     this.updates = new Updates(driver, this.#undo);
@@ -52,8 +55,11 @@ export class Flush {
   }
 
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
-  get isOneStatement(): boolean {
-    return this.#plan.isOneStatement;
+  async isOneStatement(): Promise<boolean> {
+    if (this.#plan.changes) {
+      await this.#relations.ask();
+    }
+    return this.#plan.alone !== undefined && this.#relations.isPlain(this.#plan.alone);
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
@@ -97,6 +103,9 @@ export class Flush {
     const { claims, unsure, unsorted, writes, several, versioned } = this.#plan;
     this.#begun = true;
     this.#log.carries(ctx, this.#undo, versioned);
+    if (this.#plan.changes) {
+      await this.#relations.ask(ctx);
+    }
     await checkClasses(this.#driver, unsure, ctx);
     await checkClaims(this.#driver, claims, writes || this.#around !== undefined, ctx);
     for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {

@@ -9,6 +9,7 @@ import { runStatement } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { batchDialect, isComparable, keyValues, locate } from '../write/batch.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
+import { relationsOf } from '../write/relations.ts';
 
 /** A value that JavaScript sorts as the database sorts the key. */
 type Sortable = number | bigint | string | Uint8Array;
@@ -91,7 +92,9 @@ export function needsDatabaseOrder(driver: AbstractSqlDriver, sets: readonly Any
     sets.length <= config.get('batchSize') &&
     config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
     batchDialect(platform, sets) !== undefined;
-  return sets.length > 1 && !isOneStatement && dialectOf(platform)?.locksRows === true && isComparable(sets[0]!.meta);
+  const [{ meta }] = sets as [AnyChangeSet];
+  const isReadable = isComparable(meta) && !relationsOf(driver).isRewritten(versionTable(meta));
+  return sets.length > 1 && !isOneStatement && isReadable && dialectOf(platform)?.locksRows === true;
 }
 
 /** Sorts rows of one table, in place, as the database does. What is not found there goes to the end. */

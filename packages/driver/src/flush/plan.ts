@@ -30,12 +30,14 @@ export interface Plan {
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
+  /** Rows with a version that are there are written or compared. */
+  readonly changes: boolean;
   /** Something is written, … */
   readonly writes: boolean;
   /** … and more than one row, so that part of them could stay. */
   readonly several: boolean;
-  /** Nothing but one statement, and nobody can see whether there is a transaction around it. */
-  readonly isOneStatement: boolean;
+  /** The table of the only statement, when nobody can see whether there is a transaction around it. */
+  readonly alone?: EntityMetadata | undefined;
 }
 
 /** Of a flush that failed before it could be planned. */
@@ -45,9 +47,9 @@ export const NO_PLAN: Plan = {
   deletes: [],
   unsorted: [],
   versioned: false,
+  changes: false,
   writes: false,
   several: false,
-  isOneStatement: false,
 };
 
 const WRITES = [
@@ -71,6 +73,7 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
     unsorted: [] as AnyChangeSet[][],
   };
   let versioned = false;
+  let changes = false;
   let rows = 0;
   let last: AnyChangeSet | undefined;
   for (const sets of groups[ChangeSetType.CREATE].values()) {
@@ -80,7 +83,7 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
   const elsewhere = changedElsewhere(groups);
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
-      versioned ||= sets.some((set) => versionOf(set.meta));
+      changes ||= sets.some((set) => versionOf(set.meta));
       const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets);
       plan.unsure.push(...unsureAmong(em, sets, operation));
       const { sorted: written, isKnown } = inKeyOrder(rest, dialect);
@@ -100,12 +103,12 @@ export function planFlush(em: EntityManager, dialect: Dialect | undefined, group
   const uow = em.getUnitOfWork(false);
   for (const [entity] of uow.getExtraUpdates()) {
     rows++;
-    versioned = checkFollowUp(em, entity) || versioned;
+    changes = checkFollowUp(em, entity) || changes;
   }
   rows += uow.getCollectionUpdates().length;
   const isPlain = plan.claims.length + plan.unsure.length === 0;
-  const isOneStatement = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last);
-  return { ...plan, versioned, writes: rows > 0, several: rows > 1, isOneStatement };
+  const alone = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last) ? last.meta.root : undefined;
+  return { ...plan, versioned: versioned || changes, changes, writes: rows > 0, several: rows > 1, alone };
 }
 
 /** Returns what is written; a claim without another change is only compared. */

@@ -7,6 +7,8 @@ import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchDialect } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
+import { type Relations, relationsOf } from '../write/relations.ts';
+import { compareBefore } from './checks.ts';
 import { describeBatch, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
@@ -24,11 +26,13 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
+  readonly #relations: Relations;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
 
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
+    this.#relations = relationsOf(driver);
     this.#undo = undo;
   }
 
@@ -65,7 +69,8 @@ export class Updates {
     const versioned = changeSets.filter((set) => ownVersionOf(set.meta));
     const plain = versioned.length < changeSets.length ? changeSets.filter((set) => !ownVersionOf(set.meta)) : [];
     const dialect = batchDialect(this.#driver.getPlatform(), versioned);
-    const batch = dialect ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const together = dialect && !versioned.some((set) => this.#relations.isRewritten(set.meta));
+    const batch = together ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
     return { batch, single, plain };
   }
@@ -78,6 +83,7 @@ export class Updates {
   ): Promise<Map<AnyChangeSet, Dictionary>> {
     const { config } = this.#driver;
     const platform = this.#driver.getPlatform();
+    await compareBefore(this.#driver, this.#relations, changeSets, 'update', options.ctx);
     const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
     const size = isBatch ? config.get('batchSize') : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
@@ -101,6 +107,7 @@ export class Updates {
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
     const row = rowOf(changeSet, 'update');
+    await compareBefore(this.#driver, this.#relations, [changeSet], 'update', options.ctx);
     const result = await updateRow(this.#driver, row, this.#moved.has(changeSet.entity), addConditions, options);
     if (result.affectedRows !== 1) {
       throw await staleRow(this.#driver, row, 'update', options);

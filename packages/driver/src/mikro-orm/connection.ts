@@ -12,10 +12,11 @@ import { unwatch, watch } from './transaction-watch.ts';
  */
 export function hookTransactions(connection: AbstractSqlConnection, log: TransactionLog): void {
   const { begin, commit, rollback, transactional } = connection;
-  connection.transactional = (work, options = {}) => {
+  connection.transactional = async (work, options = {}) => {
     const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
     const flush = em && flushingIn(em);
-    return flush?.isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
+    const isOneStatement = await flush?.isOneStatement();
+    return isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
   };
   const lending = borrower(connection, log.mayRelease);
   connection.begin = async (options) => {

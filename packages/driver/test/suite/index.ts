@@ -10,6 +10,7 @@ import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { loading } from './loading.ts';
 import { locks } from './locks.ts';
+import { specialRelations } from './no-table.ts';
 import { oneBump } from './one-bump.ts';
 import { orders } from './order.ts';
 import { races } from './race.ts';
@@ -52,5 +53,6 @@ export function suite(driver: TestDriver): void {
     races(driver);
     orders(driver);
     locks(driver);
+    specialRelations(driver);
   });
 }

@@ -60,6 +60,11 @@ export interface Dialect {
   readonly locksRows: boolean;
   /** Texts of a column that the database sorts by code point, without what it does not compare. */
   sortedText?(texts: string[], type: string): string[] | undefined;
+  /**
+   * Reads the relations of which a row count does not say what was written, as `name`, `is_rewritten` and `writes_instead`.
+   * Absent where there are none.
+   */
+  readonly specialRelations?: string;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
   /** A statement outside of a transaction always is one by itself; some servers can be told otherwise. */

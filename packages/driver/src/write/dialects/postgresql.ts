@@ -45,6 +45,17 @@ export const postgresql: Dialect = {
 
   locksRows: true,
 
+  // rules but those of SELECT; triggers BEFORE (2) and INSTEAD OF (64), also of partitions
+  specialRelations: `
+    select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
+    from (
+      select ev_class as id, 1 as is_rewritten, 0 as writes_instead from pg_catalog.pg_rewrite where ev_type <> '1'
+      union all
+      select coalesce(i.inhparent, t.tgrelid), 0, case when t.tgtype & 64 > 0 then 1 else 0 end
+      from pg_catalog.pg_trigger as t left join pg_catalog.pg_inherits as i on i.inhrelid = t.tgrelid
+      where not t.tgisinternal and t.tgtype & 66 > 0
+    ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
+
   sortedText(texts, type) {
     if (/^uuid$/i.test(type)) {
       return texts.map((text) => text.replace(/[{}-]/g, '').toLowerCase());

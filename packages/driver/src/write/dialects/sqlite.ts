@@ -44,6 +44,9 @@ export const sqlite: Dialect = {
     };
   },
 
+  specialRelations:
+    "select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'",
+
   // a connection that writes holds the only lock
   locksRows: false,
 
