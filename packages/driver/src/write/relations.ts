@@ -4,7 +4,7 @@
  */
 import type { EntityMetadata, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { dialectOf } from './dialects/index.ts';
+import { type DriverError, dialectOf } from './dialects/index.ts';
 
 /** How a relation differs from a table. */
 interface Special {
@@ -38,17 +38,18 @@ export class Relations {
     if (this.#special) {
       return;
     }
-    const { specialRelations } = dialectOf(this.#driver.getPlatform()) ?? {};
-    const found: Record<string, unknown>[] = specialRelations
-      ? await this.#driver.execute<Record<string, unknown>[]>(specialRelations, [], 'all', ctx).catch((error) => {
-          if (ctx) {
-            throw error; // it may have aborted the transaction
-          }
-          // a relative of the database that has no such catalog
-          this.#isSure = false;
-          return [];
-        })
+    const dialect = dialectOf(this.#driver.getPlatform());
+    const reading = dialect?.specialRelations
+      ? this.#driver.execute<Record<string, unknown>[]>(dialect.specialRelations, [], 'all', ctx)
       : [];
+    const found = await Promise.resolve(reading).catch((error: unknown) => {
+      if (ctx || dialect?.losesAnswer((error ?? {}) as DriverError)) {
+        throw error;
+      }
+      // a relative of the database that has no such catalog
+      this.#isSure = false;
+      return [];
+    });
     this.#special = new Map(
       found.map((row) => [
         String(row['name']),
