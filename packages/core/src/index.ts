@@ -1,4 +1,19 @@
-export { CommitOutcomeUnknown, ConcurrentUpdate, InvalidVersion, VersionNotLoaded } from './concurrent-update.ts';
+export {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  InvalidVersion,
+  Refusal,
+  VersionExhausted,
+  VersionNotLoaded,
+} from './concurrent-update.ts';
+export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
-export { isTouched, touch } from './touch.ts';
-export { maximumVersion, registerPlatform, VersionField, versionOf } from './version-field.ts';
+export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
+export {
+  initialVersion,
+  maximumStart,
+  maximumVersion,
+  registerPlatform,
+  VersionField,
+  versionOf,
+} from './version-field.ts';

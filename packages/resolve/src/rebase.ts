@@ -17,7 +17,6 @@ import {
   type EntityMetadata,
   type EntityProperty,
   FlushMode,
-  JsonType,
   Reference,
   ReferenceKind,
   ScalarReference,
@@ -25,7 +24,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { ConcurrentUpdate, isTouched, touch, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, Refusal, isOfType, isTouched, touch, versionOf } from '@mikro-ool/core';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -131,7 +130,7 @@ class Merge {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
     const name = wrapped?.__meta.className ?? entity.constructor.name;
     if (!wrapped?.__managed || wrapped.__em !== em) {
-      throw new ValidationError(
+      throw new Refusal(
         `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
           `after a transaction that was rolled back, run the whole transaction again.`,
         entity,
@@ -141,7 +140,7 @@ class Merge {
     this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
     const version = versionOf(this.#meta);
     if (!version) {
-      throw new ValidationError(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
+      throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
     }
     this.#version = version.name;
     this.#em = em;
@@ -243,7 +242,7 @@ class Merge {
     const platform = this.#em.getPlatform();
     for (const { name, customType } of platform.convertsJsonAutomatically() ? this.#meta.comparableProps : []) {
       // it is text in a snapshot all the same
-      if (customType instanceof JsonType && data[name] != null) {
+      if (customType && isOfType(customType, 'json') && data[name] != null) {
         data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
       }
     }
@@ -263,7 +262,7 @@ class Merge {
     const recreate = () => {
       const missing = this.#meta.comparableProps.find(({ name, nullable }) => !nullable && entity[name] === undefined);
       if (missing || !helper(entity).__initialized) {
-        throw new ValidationError(
+        throw new Refusal(
           `${this.#meta.className} cannot be created again, because it was loaded only in part` +
             `${missing ? `, without ${missing.name}` : ''}. Assign what is missing, or drop it.`,
           entity,
@@ -309,7 +308,7 @@ class Merge {
       if (Utils.isEntity<object>(value, true)) {
         return helper(value).getPrimaryKey(true);
       }
-      const type = prop.customType instanceof JsonType ? undefined : prop.customType;
+      const type = isOfType(prop.customType, 'json') ? undefined : prop.customType;
       return value == null || !type ? value : type.convertToDatabaseValue(value, this.#em.getPlatform());
     });
     return (left == null && right == null) || Utils.equals(left, right);
@@ -319,7 +318,7 @@ class Merge {
     const holder = at(this.#entity, path.slice(0, -1)) as Dictionary | undefined;
     const name = path.at(-1)!;
     const value = this.#own(prop, at(theirs, path));
-    if (holder?.[name] instanceof ScalarReference) {
+    if (ScalarReference.isScalarReference(holder?.[name])) {
       holder[name].set(value);
     } else if (holder) {
       holder[name] = value;
@@ -378,5 +377,5 @@ class Merge {
 /** The value, or `undefined` where there is no embeddable around it. */
 function at(entity: Dictionary, path: readonly string[]): unknown {
   const value: unknown = path.reduce((holder: Dictionary | undefined, name) => holder?.[name], entity);
-  return value instanceof ScalarReference ? value.unwrap() : value;
+  return ScalarReference.isScalarReference(value) ? value.unwrap() : value;
 }

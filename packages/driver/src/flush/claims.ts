@@ -1,6 +1,6 @@
 /** A version that was assigned and nothing else: it is only compared. And how it is told from a change. */
-import { type Dictionary, type EntityManager, type EntityProperty, ChangeSetType, JsonType } from '@mikro-orm/core';
-import { isTouched } from '@mikro-ool/core';
+import { type Dictionary, type EntityManager, type EntityProperty, ChangeSetType } from '@mikro-orm/core';
+import { isOfType, isTouched } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, snapshotOf } from '../mikro-orm/entity.ts';
 
@@ -8,9 +8,9 @@ import { type AnyChangeSet, type ChangeSetGroups, snapshotOf } from '../mikro-or
  * Was nothing but the version assigned to this entity? A touched one is written; and what `onUpdate` sets comes along
  * with every change, and is none by itself.
  */
-export function isClaim({ entity, meta, payload }: AnyChangeSet, elsewhere: Set<object>): boolean {
+export function isClaim({ entity, meta, payload, originalEntity }: AnyChangeSet, elsewhere: Set<object>): boolean {
   const version = ownVersionOf(meta)?.name;
-  if (!version || !(version in payload) || elsewhere.has(entity) || isTouched(snapshotOf(entity), version)) {
+  if (!version || !(version in payload) || elsewhere.has(entity) || isTouched(originalEntity, version)) {
     return false;
   }
   const properties = meta.properties as Record<string, EntityProperty>;
@@ -27,7 +27,7 @@ export function changedElsewhere(groups: ChangeSetGroups): Set<object> {
 
 /** Set by `onUpdate`, and can be set back: the snapshot has the stored value in a form that can be hydrated. */
 function isStamp(prop: EntityProperty | undefined): boolean {
-  return Boolean(prop?.onUpdate) && !prop!.embedded && !prop!.object && !(prop!.customType instanceof JsonType);
+  return Boolean(prop?.onUpdate) && !prop!.embedded && !prop!.object && !isOfType(prop!.customType, 'json');
 }
 
 /** MikroORM has called `onUpdate` for a row that is not written after all. */

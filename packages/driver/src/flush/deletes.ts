@@ -12,13 +12,15 @@ import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
 import { type Relations, relationsOf } from '../write/relations.ts';
 import { compare, compareBefore } from './checks.ts';
-import { currentVersions, describeBatch, describeConflict, staleRow } from './conflicts.ts';
+import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
   readonly #relations: Relations;
+  /** The one statement of the flush has no transaction around it. */
+  alone = false;
   /** Rows with a version that are still to be deleted. */
   readonly #pending = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
@@ -113,7 +115,10 @@ export class Deletes {
       return;
     }
     const { meta } = left[0]!.changeSet;
-    const affectedRows = await deleteRows(this.#driver, left, options);
+    const affectedRows = await deleteRows(this.#driver, left, options, this.alone);
+    if (affectedRows === 0 && this.alone) {
+      throw await describeAlone(this.#driver, left, 'delete', options);
+    }
     // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
     if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this.#driver, meta, meta))) {
       throw await describeBatch(this.#driver, left, 'delete', options, affectedRows);
@@ -121,15 +126,18 @@ export class Deletes {
   }
 
   async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
-    if ((await deleteRow(this.#driver, row, options)) === 1) {
-      return;
+    const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
+    if (affectedRows !== 1 && this.alone) {
+      throw await describeAlone(this.#driver, [row], 'delete', options);
     }
-    if (!this.#mayBeGone(row)) {
+    if (affectedRows !== 1 && !this.#mayBeGone(row)) {
       throw await staleRow(this.#driver, row, 'delete', options);
     }
-    const conflict = await describeConflict(this.#driver, [row], 'delete', options);
-    if (conflict.conflicts[0]!.actual !== null) {
-      throw conflict;
+    if (affectedRows !== 1) {
+      const conflict = await describeConflict(this.#driver, [row], 'delete', options);
+      if (conflict.conflicts[0]!.actual !== null) {
+        throw conflict;
+      }
     }
   }
 

@@ -2,15 +2,16 @@
  * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
  * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
-import { ChangeSetType, type EntityManager, type EntityMetadata, EventType } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
-import { isAbortable } from '../mikro-orm/driver.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
-import type { Dialect } from '../write/dialects/index.ts';
+import { dialectOf } from '../write/dialects/index.ts';
+import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -30,14 +31,14 @@ export interface Plan {
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
-  /** Rows with a version that are there are written or compared. */
+  /** A row with a version that is there is written or compared. */
   readonly changes: boolean;
   /** Something is written, … */
   readonly writes: boolean;
   /** … and more than one row, so that part of them could stay. */
   readonly several: boolean;
-  /** The table of the only statement, when nobody can see whether there is a transaction around it. */
-  readonly alone?: EntityMetadata | undefined;
+  /** It is nothing but one statement on the table of this class, and nobody can see a transaction around it. */
+  readonly alone?: EntityMetadata;
 }
 
 /** Of a flush that failed before it could be planned. */
@@ -65,50 +66,57 @@ const WRITES = [
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
-export function planFlush(em: EntityManager, dialect: Dialect | undefined, groups: ChangeSetGroups): Plan {
+export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
   const plan = {
     claims: [] as VersionedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
     unsorted: [] as AnyChangeSet[][],
   };
+  const dialect = dialectOf(driver.getPlatform());
   let versioned = false;
   let changes = false;
   let rows = 0;
-  let last: AnyChangeSet | undefined;
+  const written: AnyChangeSet[][] = [];
   for (const sets of groups[ChangeSetType.CREATE].values()) {
     rows += sets.length;
+    written.push(sets);
     sets.forEach((changeSet) => (versioned = checkInitial(changeSet) || versioned));
   }
   const elsewhere = changedElsewhere(groups);
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       changes ||= sets.some((set) => versionOf(set.meta));
-      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets);
-      plan.unsure.push(...unsureAmong(em, sets, operation));
-      const { sorted: written, isKnown } = inKeyOrder(rest, dialect);
-      groups[type].set(id, written);
+      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets);
+      // rows without a version come as MikroORM would write them
+      const { sorted: ordered, isKnown } = isVersioned(em, sets)
+        ? inKeyOrder(rest, dialect)
+        : { sorted: rest, isKnown: true };
       if (operation === 'delete') {
-        plan.deletes.push(...written.filter((set) => versionOf(set.meta)));
+        plan.deletes.push(...ordered.filter((set) => versionOf(set.meta)));
       }
-      if (!isKnown && written.some((set) => versionOf(set.meta))) {
-        plan.unsorted.push(written);
+      if (!isKnown) {
+        plan.unsorted.push(ordered);
       }
+      plan.unsure.push(...unsureAmong(em, sets, operation));
+      groups[type].set(id, ordered);
+      written.push(ordered);
       // joined-table inheritance: one DELETE for the table with the version, and one for the rest
-      const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
-      rows += split ? 2 * written.length : written.length;
-      last = written.at(-1) ?? last;
+      const split = operation === 'delete' && ordered.some(({ meta }) => versionTable(meta) !== meta.root);
+      rows += split ? 2 * ordered.length : ordered.length;
     }
   }
   const uow = em.getUnitOfWork(false);
-  for (const [entity] of uow.getExtraUpdates()) {
-    rows++;
-    changes = checkFollowUp(em, entity) || changes;
+  const followUps = [...uow.getExtraUpdates()];
+  for (const [entity, keys] of followUps) {
+    changes = checkFollowUp(em, entity, keys) || changes;
   }
-  rows += uow.getCollectionUpdates().length;
-  const isPlain = plan.claims.length + plan.unsure.length === 0;
-  const alone = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last) ? last.meta.root : undefined;
-  return { ...plan, versioned: versioned || changes, changes, writes: rows > 0, several: rows > 1, alone };
+  const further = followUps.length + uow.getCollectionUpdates().length;
+  const isPlain = further + plan.claims.length + plan.unsure.length === 0;
+  const groupsOfRows = written.filter((sets) => sets.length > 0);
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
+  const total = rows + further;
+  return { ...plan, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
 }
 
 /** Returns what is written; a claim without another change is only compared. */
@@ -118,19 +126,25 @@ function planUpdates(
   elsewhere: Set<object>,
   claims: VersionedRow[],
 ): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets; // as MikroORM would
+  }
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
     } else if (versionOf(changeSet.meta)) {
-      expectedVersion(changeSet.entity, changeSet.meta, 'update');
+      expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
   return compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets;
 }
 
-function planDeletes(sets: AnyChangeSet[]): AnyChangeSet[] {
+function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets;
+  }
   for (const changeSet of sets.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since
@@ -138,6 +152,13 @@ function planDeletes(sets: AnyChangeSet[]): AnyChangeSet[] {
     expectedVersion(entity, meta, 'delete');
   }
   return sets;
+}
+
+/** Is there a version among these rows of one table? In joined tables it may be in another one. */
+function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
+  return sets.some(
+    ({ entity, meta }) => versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity))),
+  );
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
@@ -150,37 +171,18 @@ function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operati
 /** A version that a new row is given. Returns whether its table has one. */
 export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
   const version = ownVersionOf(meta);
-  if (version && (entity as Record<string, unknown>)[version.name] != null) {
-    expectedVersion(entity, meta, 'update');
+  if (version) {
+    checkGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
   }
   return version !== undefined;
 }
 
 /** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
-function checkFollowUp(em: EntityManager, entity: object): boolean {
+function checkFollowUp(em: EntityManager, entity: object, keys: string | string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;
   if (isVersioned) {
-    expectedVersion(entity, meta, 'update');
+    expectedVersion(entity, meta, 'update', Object.fromEntries(Utils.asArray(keys).map((key) => [key, undefined])));
   }
   return isVersioned;
-}
-
-const UPDATE_EVENTS = [EventType.beforeUpdate, EventType.afterUpdate];
-const DELETE_EVENTS = [EventType.beforeDelete, EventType.afterDelete];
-const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
-
-/** Nothing is read in the same transaction, nothing can fail after the only row was written, and nobody watches. */
-function isAlone(em: EntityManager, dialect: Dialect | undefined, { meta, type }: AnyChangeSet): boolean {
-  const events = em.getEventManager();
-  const watched = type.startsWith('update') ? UPDATE_EVENTS : DELETE_EVENTS;
-  return (
-    dialect?.autocommits === true &&
-    ownVersionOf(meta) !== undefined &&
-    meta.inheritanceType !== 'tpt' &&
-    em.getTransactionSessionContext() === undefined &&
-    !isAbortable(em) &&
-    !watched.some((event) => events.hasListeners(event, meta)) &&
-    ![...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
-  );
 }

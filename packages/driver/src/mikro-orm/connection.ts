@@ -3,7 +3,7 @@ import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { borrower, giveUp, keepRollingBack, rollsBack } from './connection-pool.ts';
-import { flushingIn, restoreWhenIdle } from './flush-state.ts';
+import { flushingIn } from './flush-state.ts';
 import { unwatch, watch } from './transaction-watch.ts';
 
 /**
@@ -15,8 +15,11 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   connection.transactional = async (work, options = {}) => {
     const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
     const flush = em && flushingIn(em);
+    const inTransaction = () => transactional.call(connection, work, options);
     const isOneStatement = await flush?.isOneStatement();
-    return isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
+    return (
+      isOneStatement ? flush!.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
+    ) as never;
   };
   const lending = borrower(connection, log.mayRelease);
   connection.begin = async (options) => {
@@ -52,7 +55,6 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   };
   connection.rollback = async (transaction, ...rest) => {
     unwatch(transaction);
-    const undo = () => log.rolledBack(transaction).forEach(restoreWhenIdle);
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
@@ -71,9 +73,9 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
           void keepRollingBack(again, log.mayRelease).then(() => giveUp(transaction));
         }
       }
-      undo();
+      log.rolledBack(transaction);
       throw error;
     }
-    undo();
+    log.rolledBack(transaction);
   };
 }

@@ -4,20 +4,21 @@ import type { Flush } from '../flush/flush.ts';
 import { inTableOrder } from '../flush/table-order.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
-import { type FlushState, insideFlush, restoreWhenIdle, stateFor, syncingCollections } from './flush-state.ts';
+import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
+import { type InFlightMethods, hookInFlight } from './in-flight.ts';
+import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
-interface UnitOfWorkMethods {
-  clear(): void;
+interface UnitOfWorkMethods extends InFlightMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
+  filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
   getCommitOrder(): EntityMetadata[];
   commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
-  commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
 }
 
@@ -35,8 +36,9 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   const state = stateFor(uow);
   countClears(uow);
   queueFlushes(uow, state);
+  hookInFlight(em, uow, state);
   hookUnitOfWork(em, uow, state, begin);
-  hookOrder(em, uow);
+  hookOrder(em, uow, state);
   hookPersister(em, uow.getChangeSetPersister(), state, begin);
 }
 
@@ -48,17 +50,16 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
   const { commit } = uow;
   let queue: Promise<unknown> = Promise.resolve();
   uow.commit = async () => {
-    const outer = insideFlush.getStore() ?? [];
-    if (state.flushing && outer.includes(uow)) {
+    if (state.flushing && isInFlushOf(uow)) {
       return commit.call(uow);
     }
     const turn = queue.then(async () => {
       state.flushing = true;
       try {
-        await insideFlush.run([...outer, uow], () => commit.call(uow));
+        await runFlush(uow, () => commit.call(uow));
       } finally {
         state.flushing = false;
-        state.pending.splice(0).forEach((undo) => undo.restore());
+        state.pending.splice(0).forEach((work) => work());
       }
     });
     queue = turn.catch(() => {});
@@ -67,7 +68,15 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
 }
 
 function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
-  const { doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  const keepTouches = hookTouches(em);
+  const {
+    doCommit,
+    filterCollectionUpdates,
+    getChangeSetGroups,
+    persistToDatabase,
+    commitCollectionUpdates,
+    unsetIdentity,
+  } = uow;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {
@@ -75,20 +84,30 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     }
     unsetIdentity.call(uow, entity);
   };
+  // The first step after all listeners, also when there is nothing to write so far.
+  uow.filterCollectionUpdates = () => {
+    if (!state.flush?.isPlanned) {
+      keepTouches();
+    }
+    filterCollectionUpdates.call(uow);
+  };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {
     const flush = begin();
     state.flush = flush;
     try {
       await doCommit.call(uow);
+      flush.succeeded();
     } catch (error) {
-      const failure = await flush.failed(error);
-      if (failure.undo) {
-        restoreWhenIdle(failure.undo);
+      const { undo, error: failure } = await flush.failed(error);
+      if (undo) {
+        whenIdle(uow, () => undo.restore());
       }
-      throw failure.error;
+      throw failure;
     } finally {
       state.flush = undefined;
+      state.sent.clear();
+      state.touched.clear();
     }
   };
   // The last step before the transaction starts.
@@ -101,15 +120,21 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) =>
-    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => {
+    const write = () => commitCollectionUpdates.call(uow, ctx);
+    const isNeeded = em.getUnitOfWork(false).getCollectionUpdates().length > 0;
+    return isNeeded ? syncCollections(state.flush!, write) : write();
+  };
 }
 
-/** MikroORM writes tables in the order in which their entities were loaded, and deletes from them in the opposite one. */
-function hookOrder(em: EntityManager, uow: UnitOfWorkMethods): void {
+/** Without versions, as MikroORM does: it writes tables in the order in which their entities were loaded, and deletes from them in the opposite one. */
+function hookOrder(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
   const { getCommitOrder, commitDeleteChangeSets, persistToDatabase } = uow;
   let groups: ChangeSetGroups;
-  uow.getCommitOrder = () => inTableOrder(getCommitOrder.call(uow), em.getMetadata(), 'written');
+  uow.getCommitOrder = () => {
+    const metas = getCommitOrder.call(uow);
+    return state.flush?.isVersioned ? inTableOrder(metas, em.getMetadata(), 'written') : metas;
+  };
   uow.persistToDatabase = (all, ctx) => {
     groups = all;
     return persistToDatabase.call(uow, all, ctx);
@@ -119,6 +144,9 @@ function hookOrder(em: EntityManager, uow: UnitOfWorkMethods): void {
   uow.commitDeleteChangeSets = async (sets, ctx) => {
     if (sets.length === 0 || done.has(sets)) {
       return;
+    }
+    if (!state.flush?.isVersioned) {
+      return commitDeleteChangeSets.call(uow, sets, ctx);
     }
     const byTable = groups[sets[0]!.type];
     const metas = [...byTable.values()].map(([set]) => (set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!));

@@ -3,9 +3,8 @@ import {
   type ChangeSet,
   type EntityMetadata,
   type EntityProperty,
-  JsonProperty,
   type Platform,
-  PolymorphicRef,
+  type PolymorphicRef,
   ReferenceKind,
   Utils,
   isRaw,
@@ -42,6 +41,12 @@ export function batchDialect(platform: Platform, sets: readonly ChangeSet<object
     }
   }
   return dialectOf(platform);
+}
+
+/** With single-table inheritance, properties of one name may have a column per class. */
+export function shareColumns(sets: readonly ChangeSet<object>[]): boolean {
+  const { meta } = sets[0]!;
+  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
 }
 
 /** Can keys of this class be compared with a list? */
@@ -141,9 +146,9 @@ function changedColumns(
     const values = payloads.map((payload) => columnValues(prop, payload[key], mapFieldNames));
     const changed = payloads.every((payload) => key in payload) ? undefined : payloads.map((payload) => key in payload);
     const { customType, fieldNames } = prop;
+    const own = ownFields(prop);
     fieldNames.forEach((field, i) => {
-      // composite keys may share a column
-      if (columns.has(field) || (prop.ownColumns && !prop.ownColumns.includes(field))) {
+      if (columns.has(field) || !own.includes(field)) {
         return;
       }
       columns.set(field, {
@@ -162,13 +167,19 @@ function changedColumns(
   return [...columns.values()];
 }
 
+/** Composite keys may share a column, which is another property's. With `targetKey` MikroORM has other names here. */
+function ownFields({ fieldNames, ownColumns }: EntityProperty): string[] {
+  const own = ownColumns ? fieldNames.filter((field) => ownColumns.includes(field)) : fieldNames;
+  return own.length > 0 ? own : fieldNames;
+}
+
 /** The value of a property; the list of them where it has several columns. */
 function columnValues(prop: EntityProperty, value: unknown, mapFieldNames: FieldNameMapper): unknown {
   if (isPrimitive(value) && prop.fieldNames.length === 1) {
     return value;
   }
-  if (value instanceof PolymorphicRef) {
-    return value.toTuple();
+  if (prop.polymorphic && typeof (value as PolymorphicRef | null)?.toTuple === 'function') {
+    return (value as PolymorphicRef).toTuple();
   }
   if (prop.fieldNames.length > 1) {
     return Utils.flatten(Utils.asArray(value ?? []) as unknown[][], true);
@@ -185,7 +196,10 @@ function plain(value: unknown): unknown {
   if (isPrimitive(value)) {
     return value ?? null;
   }
-  return Utils.isPlainObject(value) || (value as { [JsonProperty]?: boolean })[JsonProperty]
-    ? JSON.stringify(value)
-    : value;
+  return Utils.isPlainObject(value) || isMarkedAsJson(value as object) ? JSON.stringify(value) : value;
+}
+
+/** MikroORM's `JsonProperty` is another symbol in each copy of it. */
+function isMarkedAsJson(value: object): boolean {
+  return Object.getOwnPropertySymbols(value).some(({ description }) => description === 'JsonProperty');
 }
