@@ -11,6 +11,7 @@ import { keys } from './keys.ts';
 import { loading } from './loading.ts';
 import { oneBump } from './one-bump.ts';
 import { races } from './race.ts';
+import { readings } from './reading.ts';
 import { rollbacks } from './rollback.ts';
 import { removals } from './removal.ts';
 import { schemas } from './schemas.ts';
@@ -40,6 +41,7 @@ export function suite(driver: TestDriver): void {
     shapesOfAll(driver);
     schemas(driver);
     loading(driver);
+    readings(driver);
     setBased(driver);
     surroundings(driver);
     transactions(driver);
