@@ -1,5 +1,5 @@
 /** mikro-ool that could not take a failed flush back, to see what being able to costs. */
-import { Undo } from '../../packages/driver/src/undo.ts';
+import { Undo } from '../../packages/driver/src/memory/undo.ts';
 import type { Contender } from '../contender.ts';
 import { around } from './around.ts';
 

@@ -14,7 +14,7 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
-import { hookLaterDiscovery, isCompiledWithout } from './internals.ts';
+import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
 export function ownVersionOf(meta: EntityMetadata): EntityProperty | undefined {

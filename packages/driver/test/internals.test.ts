@@ -1,5 +1,5 @@
 /**
- * The contract with MikroORM's internals (src/internals.ts): each test names what it stands on, so that a MikroORM that
+ * The contract with MikroORM's internals (src/mikro-orm/): each test names what it stands on, so that a MikroORM that
  * changes it is noticed here, in words, before a lock stops locking.
  */
 import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
@@ -32,7 +32,7 @@ beforeEach(async () => {
 function spy(target: object, method: string, note: (args: unknown[]) => string = () => method): void {
   const methods = target as Record<string, (...args: unknown[]) => unknown>;
   const original = methods[method];
-  expect(original, `MikroORM no longer has the method ${method}(); see src/internals.ts`).toBeTypeOf('function');
+  expect(original, `MikroORM no longer has the method ${method}(); see src/mikro-orm/`).toBeTypeOf('function');
   methods[method] = (...args) => {
     calls.push(note(args));
     return original!.apply(target, args);
@@ -63,7 +63,7 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
     ...writes,
     'commit',
   ];
-  const message = 'MikroORM carries out a flush in another order than src/internals.ts relies on';
+  const message = 'MikroORM carries out a flush in another order than src/mikro-orm/ relies on';
   expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true'));
 
   const [a, b] = await em.find(Article, {});
@@ -76,48 +76,10 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   );
 });
 
-test('the persister hands the payload of a change set to the driver by reference, and options with symbols along', async () => {
-  const em = orm.em.fork();
-  em.create(Article, { id: 1, title: 'a' });
-  em.create(Article, { id: 2, title: 'b' });
-  await em.flush();
-  const mark = Symbol('mark');
-  const persister = em.getUnitOfWork(false).getChangeSetPersister() as unknown as Record<
-    string,
-    (...args: unknown[]) => unknown
-  >;
-  const original = persister.executeUpdates!;
-  const payloads: unknown[] = [];
-  persister.executeUpdates = (sets, batched, options, withSchema) => {
-    payloads.push(...(sets as { payload: unknown }[]).map((set) => set.payload));
-    return original.call(persister, sets, batched, { ...(options as object), [mark]: true }, withSchema);
-  };
-  const driver = em.getDriver() as unknown as Record<string, (...args: unknown[]) => unknown>;
-  for (const method of ['nativeUpdate', 'nativeUpdateMany'] as const) {
-    const base = driver[method]!;
-    driver[method] = (name, where, data, options) => {
-      for (const item of [data].flat()) {
-        expect(payloads.includes(item), `${method}() no longer gets the change set's payload itself`).toBe(true);
-      }
-      expect((options as Record<symbol, unknown>)[mark], `${method}() no longer gets the persister's options`).toBe(
-        true,
-      );
-      calls.push(method);
-      return base.call(driver, name, where, data, options);
-    };
-  }
-  const articles = await em.find(Article, {});
-  articles[0]!.title = 'one';
-  await em.flush();
-  articles.forEach((article) => (article.title = 'two'));
-  await em.flush();
-  expect(calls).toEqual(['nativeUpdate', 'nativeUpdateMany']);
-});
-
 test('updates are prepared by prepareOptions() and processProperties(), and returned rows mapped by mapReturnedValues()', async () => {
   const em = orm.em.fork();
   const persister = em.getUnitOfWork(false).getChangeSetPersister();
-  for (const method of ['prepareOptions', 'processProperties', 'mapReturnedValues']) {
+  for (const method of ['prepareOptions', 'processProperties', 'checkConcurrencyKeys', 'mapReturnedValues']) {
     spy(persister, method);
   }
   em.create(Article, { id: 1, title: 'a' });
@@ -126,8 +88,8 @@ test('updates are prepared by prepareOptions() and processProperties(), and retu
   (await em.find(Article, {})).forEach((article) => (article.title += '!'));
   calls = [];
   await em.flush();
-  for (const method of ['prepareOptions', 'processProperties', 'mapReturnedValues']) {
-    expect(calls, `MikroORM updates rows without ${method}(); see src/internals.ts`).toContain(method);
+  for (const method of ['prepareOptions', 'processProperties', 'checkConcurrencyKeys', 'mapReturnedValues']) {
+    expect(calls, `MikroORM updates rows without ${method}(); see src/mikro-orm/`).toContain(method);
   }
 });
 
@@ -141,26 +103,6 @@ test('what the database computed is read back by persister.reloadVersionValues()
   await em.flush();
   expect(calls, 'without RETURNING a version is read back again after every write').toContain('Article');
   expect(String(Object.getPrototypeOf(persister).reloadVersionValues)).toContain('meta.ownsVersionProperty()');
-});
-
-test('updates that are not batched are checked by no SELECT', async () => {
-  const em = orm.em.fork();
-  const persister = em.getUnitOfWork(false).getChangeSetPersister() as unknown as {
-    executeUpdates(sets: unknown[], batched: boolean, ...rest: unknown[]): Promise<void>;
-  };
-  spy(persister, 'checkOptimisticLocks');
-  const { executeUpdates } = persister;
-  em.create(Article, { id: 1, title: 'a' });
-  em.create(Article, { id: 2, title: 'b' });
-  await em.flush();
-  const articles = await em.find(Article, {});
-  articles.forEach((article) => (article.title += '!'));
-  await em.flush();
-  expect(calls, 'the check by SELECT has another name').toEqual(['checkOptimisticLocks']);
-  persister.executeUpdates = (sets, _batched, ...rest) => executeUpdates.call(persister, sets, false, ...rest);
-  articles.forEach((article) => (article.title += '!'));
-  await em.flush();
-  expect(calls).toEqual(['checkOptimisticLocks']);
 });
 
 test('the snapshot that changes are computed from is __originalEntityData', async () => {
@@ -266,13 +208,13 @@ test('begin() opens a transaction by this.getClient().startTransaction(), and co
   const again = await connection.begin();
   spy(again, 'rollback');
   await connection.rollback(again);
-  expect(calls, 'src/internals.ts no longer has the connection of a transaction in its hands').toEqual([
+  expect(calls, 'src/mikro-orm/ no longer has the connection of a transaction in its hands').toEqual([
     ...['getClient', 'startTransaction', 'commit'],
     ...['getClient', 'startTransaction', 'rollback'],
   ]);
 });
 
-test('Kysely keeps the connection of a transaction whose BEGIN fails: borrowing() in src/internals.ts is needed', async () => {
+test('Kysely keeps the connection of a transaction whose BEGIN fails: borrowing() in src/mikro-orm/ is needed', async () => {
   const connection = orm.em.fork().getConnection('write') as AbstractSqlConnection;
   await connection.execute('begin');
   await expect(connection.getClient().startTransaction().execute()).rejects.toThrow('within a transaction');
@@ -288,7 +230,7 @@ test('a flush opens its transaction by connection.transactional(), and says whos
   });
   em.create(Article, { id: 1, title: 'a' });
   await em.flush();
-  expect(calls, 'src/internals.ts no longer finds the flush that a transaction is opened for').toEqual(['its own']);
+  expect(calls, 'src/mikro-orm/ no longer finds the flush that a transaction is opened for').toEqual(['its own']);
 });
 
 test('a value that is written in a second statement is taken off the entity, and kept in uow.getExtraUpdates()', async () => {
@@ -375,7 +317,7 @@ test('with two ORMs, change sets of removed entities carry the metadata of the o
   em.create(Article, { id: 1, title: 'a' });
   await em.flush();
   const article = em.getReference(Article, 1);
-  expect(helper(article).__meta, 'withOwnMetadata() and metaOf() in src/internals.ts may go').toBe(
+  expect(helper(article).__meta, 'withOwnMetadata() and metaOf() in src/mikro-orm/ may go').toBe(
     other.getMetadata(Article),
   );
   const uow = em.getUnitOfWork(false);
@@ -408,7 +350,7 @@ test('collections are written by commitCollectionUpdates(), with query builders 
   em.remove(book);
   calls = [];
   await em.flush();
-  expect(calls, 'MikroORM writes collections in another way than src/internals.ts relies on').toEqual([
+  expect(calls, 'MikroORM writes collections in another way than src/mikro-orm/ relies on').toEqual([
     'commitCollectionUpdates',
     'createQueryBuilder',
     'executeDeletes false',

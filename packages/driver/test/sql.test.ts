@@ -1,10 +1,10 @@
 /** The batch statements, letter by letter, for every dialect. */
 import { expect, test } from 'vitest';
 import { isRaw } from '@mikro-orm/core';
-import type { BatchUpdate, Dialect, Statement } from '../src/dialect.ts';
-import { mysql } from '../src/dialects/mysql.ts';
-import { postgresql } from '../src/dialects/postgresql.ts';
-import { sqlite } from '../src/dialects/sqlite.ts';
+import type { BatchUpdate, Dialect, Statement } from '../src/write/dialects/dialect.ts';
+import { mysql } from '../src/write/dialects/mysql.ts';
+import { postgresql } from '../src/write/dialects/postgresql.ts';
+import { sqlite } from '../src/write/dialects/sqlite.ts';
 
 const dialects: Record<string, Dialect> = { postgresql, sqlite, mysql };
 

@@ -6,7 +6,9 @@ import { model } from './model/model.ts';
 import { suite } from './suite/index.ts';
 
 // The one thing taken away is our own knowledge of the dialect; the database is a real one.
-vi.mock('../src/dialect.ts', () => ({ dialectOf: (platform: unknown) => void (platform instanceof SqlitePlatform) }));
+vi.mock('../src/write/dialects/index.ts', () => ({
+  dialectOf: (platform: unknown) => void (platform instanceof SqlitePlatform),
+}));
 
 const unknown = { ...sqliteMemory, name: 'a database without a dialect', batches: false, autocommits: false };
 suite(unknown);

@@ -1,19 +1,13 @@
-/** From a row count to the error: who is stale, what the database has instead, and which errors are lost races too. */
-import diagnostics from 'node:diagnostics_channel';
+/** From a row count to the error: who is stale, and what the database has instead. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import {
-  CommitOutcomeUnknown,
-  ConcurrentUpdate,
-  InvalidVersion,
-  type Operation,
-  maximumVersion,
-  versionOf,
-} from '@mikro-ool/core';
-import { type VersionedRow, keyOf, keyValues } from './batch.ts';
-import { type Dialect, type DriverError, dialectOf } from './dialect.ts';
-import { versionTable } from './discovery.ts';
-import type { PersistOptions } from './internals.ts';
+import { ConcurrentUpdate, type Operation, versionOf } from '@mikro-ool/core';
+import { versionTable } from '../discovery.ts';
+import { noteReadFailure, publish } from '../errors.ts';
+import type { PersistOptions } from '../mikro-orm/entity.ts';
+import { type VersionedRow, keyOf, keyValues } from '../write/batch.ts';
+import { dialectOf } from '../write/dialects/index.ts';
+import { invalidVersion } from './expected.ts';
 
 /**
  * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
@@ -30,19 +24,6 @@ export class StaleRows extends Error {
     this.operation = operation;
     this.options = options;
   }
-}
-
-/** Where each `ConcurrentUpdate` that is thrown is published once, as `{ error }`. */
-const channel = diagnostics.channel('mikro-ool:conflict');
-const published = new WeakSet<object>();
-
-/** Tells those who listen, counters and loggers, of a conflict that is about to be thrown. Returns it. */
-export function publish<Failure>(error: Failure): Failure {
-  if (channel.hasSubscribers && error instanceof ConcurrentUpdate && !published.has(error)) {
-    published.add(error);
-    channel.publish({ error });
-  }
-  return error;
 }
 
 /** What the database has now, `null` for a row that is gone. */
@@ -134,7 +115,7 @@ export async function findRows(
     },
   );
   const found = await reading.catch((error) => {
-    readFailures.add(error);
+    noteReadFailure(error);
     throw error;
   });
   // SQLite has dates as numbers in one place and as objects in the other
@@ -157,29 +138,6 @@ export function lockFailed(entity: object, meta: EntityMetadata, version: unknow
   const expected = version as number;
   const conflict = { entity, entityName, primaryKey, operation: 'check', expected, actual: actual ?? null } as const;
   return publish(new ConcurrentUpdate([conflict]));
-}
-
-/** The error when a value is no integer that the version column can hold. */
-export function invalidVersion(entity: object, meta: EntityMetadata, value: unknown): InvalidVersion | undefined {
-  const prop = versionOf(meta)!;
-  const maximum = maximumVersion(prop);
-  const isVersion = Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
-  return isVersion ? undefined : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
-}
-
-/** The same error, or a `ConcurrentUpdate` when the database decided a race between transactions by it. */
-export function asLostRace(error: unknown, dialect: Dialect | undefined): unknown {
-  const { code } = (error ?? {}) as { code?: unknown };
-  return typeof code === 'string' && dialect?.lostRaceCodes.includes(code) ? new ConcurrentUpdate([], error) : error;
-}
-
-/** Errors of our own SELECTs, whose answer nothing depends on. */
-const readFailures = new WeakSet<object>();
-
-/** The same error, or `CommitOutcomeUnknown` when a COMMIT, or a statement that is one, may have been carried out. */
-export function asUnknown(error: unknown, dialect: Dialect | undefined): unknown {
-  const isLost = dialect?.losesAnswer((error ?? {}) as DriverError) && !readFailures.has(error as object);
-  return isLost ? new CommitOutcomeUnknown(error) : error;
 }
 
 /** The key of a row as the entity has it; where the flush would change it, the one that is in the database. */

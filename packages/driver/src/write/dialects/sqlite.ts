@@ -7,7 +7,7 @@
  *
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
-import type { BatchRows, Column, Dialect } from '../dialect.ts';
+import type { BatchRows, Column, Dialect } from './dialect.ts';
 import { allFound, assignments, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {

@@ -2,11 +2,6 @@
  * What a database contributes to the lock: the text of the two batch statements, and how it says that a race was lost.
  * A driver without a dialect works too, row by row.
  */
-import type { Platform } from '@mikro-orm/core';
-import { BaseMySqlPlatform, BasePostgreSqlPlatform, SqlitePlatform } from '@mikro-orm/sql';
-import { mysql } from './dialects/mysql.ts';
-import { postgresql } from './dialects/postgresql.ts';
-import { sqlite } from './dialects/sqlite.ts';
 
 /** One column of a batch: a value per row. */
 export interface Column {
@@ -73,18 +68,4 @@ export interface Dialect {
 export interface DriverError {
   readonly code?: unknown;
   readonly message?: string;
-}
-
-/** The dialect of a platform; none for a database that we do not know. */
-export function dialectOf(platform: Platform): Dialect | undefined {
-  if (platform instanceof BasePostgreSqlPlatform) {
-    return postgresql;
-  }
-  if (platform instanceof BaseMySqlPlatform) {
-    return mysql;
-  }
-  if (platform instanceof SqlitePlatform) {
-    return sqlite;
-  }
-  return undefined;
 }

@@ -3,8 +3,8 @@
  * does where the row exists already: a body's `version: 3` must not turn 9 back into 3, it counts for the insert only.
  */
 import { type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
-import { dialectOf } from './dialect.ts';
-import { ownVersionOf } from './discovery.ts';
+import { ownVersionOf } from '../discovery.ts';
+import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 export interface Writer {

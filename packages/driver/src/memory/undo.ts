@@ -20,19 +20,10 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
-import type { VersionedRow } from './batch.ts';
-import { asLostRace, asUnknown, publish } from './conflicts.ts';
-import type { Dialect, DriverError } from './dialect.ts';
-import {
-  type ChangeSetGroups,
-  type Restorable,
-  type TransactionListener,
-  forgetSnapshot,
-  generationOf,
-  metaOf,
-  restoreSnapshot,
-  snapshotOf,
-} from './internals.ts';
+import { forgetSnapshot } from '../mikro-orm/collection.ts';
+import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { generationOf } from '../mikro-orm/generation.ts';
+import type { VersionedRow } from '../write/batch.ts';
 
 /** Where MikroORM keeps what it knows of an entity. */
 const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
@@ -48,7 +39,7 @@ interface EntityState {
 }
 
 /** What one flush changes in memory, and how to take it back. */
-export class Undo implements Restorable {
+export class Undo {
   readonly uow: UnitOfWork;
   readonly #em: EntityManager;
   readonly #generation: number;
@@ -300,109 +291,4 @@ function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
       entity[key] = value;
     }
   });
-}
-
-/** Which flushes a transaction carries: undone by its ROLLBACK, handed on by the release of a savepoint. */
-export class TransactionLog implements TransactionListener {
-  readonly #dialect: Dialect | undefined;
-  readonly #undos = new WeakMap<object, Undo[]>();
-  readonly #parents = new WeakMap<object, object>();
-  readonly #versioned = new WeakSet<Undo>();
-  readonly #aborted = new WeakMap<object, unknown>();
-  readonly #suspects = new WeakMap<object, unknown>();
-
-  constructor(dialect: Dialect | undefined) {
-    this.#dialect = dialect;
-  }
-
-  began(transaction: object, parent: object | undefined): void {
-    if (parent) {
-      this.#parents.set(transaction, parent);
-    }
-  }
-
-  carries(transaction: object | undefined, undo: Undo, versioned: boolean): void {
-    if (versioned) {
-      this.#versioned.add(undo);
-    }
-    if (transaction) {
-      this.#add(transaction, [undo]);
-    }
-  }
-
-  /** The database aborted the transaction during a flush, or ended it with all those around it. */
-  aborted(transaction: object, error: unknown, withParents = false): void {
-    this.#aborted.set(transaction, error);
-    const parent = this.#parents.get(transaction);
-    if (parent && withParents) {
-      this.aborted(parent, error, withParents);
-    }
-  }
-
-  /** A flush failed in the transaction, whose statement may have aborted it. */
-  suspect(transaction: object, error: unknown): void {
-    this.#suspects.set(transaction, error);
-  }
-
-  /** Throws when the transaction is aborted: there are databases where what is sent now would be outside of it. */
-  going(transaction: object): void {
-    if (this.#aborted.has(transaction)) {
-      throw this.#aborted.get(transaction);
-    }
-  }
-
-  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
-  async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
-    this.going(transaction);
-    if (this.#suspects.has(transaction)) {
-      await isAlive().catch(() => {
-        throw this.#suspects.get(transaction);
-      });
-    }
-  }
-
-  /** COMMIT, or the release of a savepoint: then the transaction around it carries the flushes. */
-  committed(transaction: object): void {
-    const parent = this.#parents.get(transaction);
-    const undos = this.#take(transaction);
-    if (parent) {
-      this.#add(parent, undos);
-    }
-  }
-
-  /** What was to be rolled back to a savepoint is still there, so nothing of the transaction around it may be committed. */
-  rollbackFailed(savepoint: object, error: unknown): void {
-    const parent = this.#parents.get(savepoint)!;
-    if (!this.#aborted.has(parent)) {
-      this.aborted(parent, asLostRace(error, this.#dialect));
-    }
-  }
-
-  readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;
-
-  /** The flushes to undo, the last one first. */
-  rolledBack(transaction: object): Undo[] {
-    return this.#take(transaction).toReversed();
-  }
-
-  /** COMMIT may lose a race too, or its answer. */
-  commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown {
-    const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
-    const failure = wroteVersions && wasSent ? asUnknown(error, this.#dialect) : error;
-    return publish(wroteVersions ? asLostRace(failure, this.#dialect) : error);
-  }
-
-  #carriedBy(transaction: object): Undo[] {
-    return this.#undos.get(transaction) ?? [];
-  }
-
-  #add(transaction: object, undos: Undo[]): void {
-    this.#undos.set(transaction, [...this.#carriedBy(transaction), ...undos]);
-  }
-
-  #take(transaction: object): Undo[] {
-    const undos = this.#carriedBy(transaction);
-    this.#undos.delete(transaction);
-    return undos;
-  }
 }

@@ -1,5 +1,5 @@
 /** The list of values that a batch statement is joined to, as all dialects name it. */
-import type { BatchRows, BatchUpdate, Column, Statement } from '../dialect.ts';
+import type { BatchRows, BatchUpdate, Column, Statement } from './dialect.ts';
 
 /** Its columns: `k0…` the key, `v` the version, `c0…` the new values, `f0…` whether a row has one. */
 export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): Map<string, Column> {

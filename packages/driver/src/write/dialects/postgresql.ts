@@ -12,7 +12,7 @@
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
 import { raw } from '@mikro-orm/core';
-import type { BatchRows, Column, Dialect, DriverError, Statement } from '../dialect.ts';
+import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
 import { allFound, assignments, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {

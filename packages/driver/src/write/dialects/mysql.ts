@@ -9,7 +9,7 @@
  * otherwise two flushes of the same rows deadlock. A version is bumped, so each row that matches counts as changed.
  */
 import { raw } from '@mikro-orm/core';
-import type { BatchRows, Column, Dialect, DriverError, Statement } from '../dialect.ts';
+import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
 import { assignments, sameKey, valueColumns } from './values.ts';
 
 /** A deadlock, a row that changed since the snapshot, and what a cluster finds at COMMIT. */

@@ -11,7 +11,8 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import { type BatchRows, type BatchUpdate, type Column, type Dialect, dialectOf } from './dialect.ts';
+import type { BatchRows, BatchUpdate, Column, Dialect } from './dialects/dialect.ts';
+import { dialectOf } from './dialects/index.ts';
 
 /** A row that a flush writes, with the version that it must still have. */
 export interface VersionedRow {

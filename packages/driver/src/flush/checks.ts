@@ -1,0 +1,60 @@
+/** What a flush compares by a SELECT in its transaction, because none of its statements does. */
+import type { Transaction } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
+import { versionTable } from '../discovery.ts';
+import { restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import type { VersionedRow } from '../write/batch.ts';
+import { currentVersions, describeConflict, findRows } from './conflicts.ts';
+import type { UnsureRow } from './plan.ts';
+
+/** Refuses rows that turn out to be of a class with a version. */
+export async function checkClasses(
+  driver: AbstractSqlDriver,
+  unsure: readonly UnsureRow[],
+  ctx: Transaction | undefined,
+): Promise<void> {
+  for (const rows of Map.groupBy(unsure, (row) => `${row.below._id} ${row.changeSet.schema}`).values()) {
+    const { below, changeSet } = rows[0]!;
+    const options = { ctx, schema: changeSet.schema ?? below.schema };
+    const sets = rows.map((row) => row.changeSet);
+    const find = await findRows(driver, below, sets, [], options);
+    const blind = rows.find((row) => find(row.changeSet));
+    if (blind) {
+      throw new VersionNotLoaded(blind.changeSet.entity, below.className, versionOf(below)!.name, blind.operation);
+    }
+  }
+}
+
+/** Compares the versions that were assigned to entities without another change. */
+export async function checkClaims(
+  driver: AbstractSqlDriver,
+  claims: readonly VersionedRow[],
+  ctx: Transaction | undefined,
+): Promise<void> {
+  await compare(driver, claims, 'check', ctx);
+  // the claims held: from now on they are the state that changes are based on
+  for (const { changeSet, expected } of claims) {
+    const { entity, meta } = changeSet;
+    restoreSnapshot(entity, { ...(snapshotOf(entity) as object), [versionOf(meta)!.name]: expected });
+  }
+}
+
+/** Reads the versions of rows that no statement of ours compares. */
+export async function compare(
+  driver: AbstractSqlDriver,
+  all: readonly VersionedRow[],
+  operation: Operation,
+  ctx: Transaction | undefined,
+): Promise<void> {
+  const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
+  for (const rows of Map.groupBy(all, tableOf).values()) {
+    const { meta, schema } = rows[0]!.changeSet;
+    const options = { ctx, schema: schema ?? meta.schema };
+    const actual = await currentVersions(driver, rows, options);
+    const stale = rows.filter((row) => actual(row) !== row.expected);
+    if (stale.length > 0) {
+      throw await describeConflict(driver, stale, operation, options);
+    }
+  }
+}

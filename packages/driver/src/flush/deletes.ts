@@ -1,0 +1,139 @@
+/**
+ * The rows that a flush deletes, and what a cascade may take along: a row that is already gone is a conflict, unless an
+ * earlier DELETE of this very flush has taken it, after it was found as expected.
+ */
+import { type EntityManager, type EntityMetadata, ReferenceKind, type Transaction, Utils } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { versionOf } from '@mikro-ool/core';
+import { versionTable } from '../discovery.ts';
+import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
+import { deleteRow, deleteRows } from '../write/delete.ts';
+import { cascades } from './cascades.ts';
+import { compare } from './checks.ts';
+import { currentVersions, describeBatch, describeConflict } from './conflicts.ts';
+import { rowOf } from './expected.ts';
+
+export class Deletes {
+  readonly #em: EntityManager;
+  readonly #driver: AbstractSqlDriver;
+  /** Rows with a version that are still to be deleted. */
+  readonly #pending = new Set<AnyChangeSet>();
+  /** Rows that were found as expected, and that a cascade may have deleted since. */
+  readonly #cascaded = new Set<AnyChangeSet>();
+
+  constructor(em: EntityManager, driver: AbstractSqlDriver) {
+    this.#em = em;
+    this.#driver = driver;
+  }
+
+  /** These rows will be deleted. */
+  expect(changeSets: readonly AnyChangeSet[]): void {
+    changeSets.forEach((changeSet) => this.#pending.add(changeSet));
+  }
+
+  /** The primary keys of rows of this table that the flush is going to delete with a check of their version. */
+  pendingKeys(meta: EntityMetadata): unknown[] {
+    return [...this.#pending].filter((set) => set.meta.root === meta.root).map(keyOf);
+  }
+
+  /** MikroORM deletes rows by a condition, too: orphans of collections that are not loaded. */
+  async beforeOrphans(ctx: Transaction | undefined): Promise<void> {
+    const collections = this.#em.getUnitOfWork(false).getCollectionUpdates();
+    const classes = collections
+      .filter((collection) => !collection.getSnapshot())
+      .map((collection) => collection.property)
+      .filter(({ kind, orphanRemoval }) => kind === ReferenceKind.ONE_TO_MANY && orphanRemoval)
+      .map(({ targetMeta }) => targetMeta as EntityMetadata);
+    for (const orphans of classes) {
+      await this.#checkCascade((meta) => meta.root === orphans.root || cascades(this.#driver, orphans, meta), ctx);
+    }
+  }
+
+  /** Rows are about to be deleted: those of one class. */
+  async before(changeSets: AnyChangeSet[], ctx: Transaction | undefined): Promise<void> {
+    const [{ meta: from, schema }] = changeSets as [AnyChangeSet];
+    const together =
+      changeSets.length === 1 ||
+      (changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
+        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined);
+    // one statement sees all of its rows before a cascade takes any
+    if (together) {
+      changeSets.forEach((changeSet) => this.#pending.delete(changeSet));
+    }
+    await this.#checkCascade((meta) => cascades(this.#driver, from, meta), ctx);
+    changeSets.forEach((changeSet) => this.#pending.delete(changeSet));
+  }
+
+  /** Before rows of a class are deleted: those that a cascade may take along are looked at while they are there. */
+  async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
+    const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
+    const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
+    await compare(this.#driver, rows, 'delete', ctx);
+    exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
+  }
+
+  /** Deletes rows with a version, which are of one table. */
+  async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
+    const { meta } = changeSets[0]!;
+    // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
+    const size = cascades(this.#driver, meta, meta) ? changeSets.length : this.#driver.config.get('batchSize');
+    for (let i = 0; i < changeSets.length; i += size) {
+      await this.#writeChunk(changeSets.slice(i, i + size), options);
+    }
+  }
+
+  async #writeChunk(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
+    const { meta } = changeSets[0]!;
+    const rows = changeSets.map((changeSet) => rowOf(changeSet, 'delete'));
+    if (rows.length > 1 && batchDialect(this.#driver.getPlatform(), changeSets)) {
+      await this.#writeTogether(rows, options);
+    } else {
+      for (const row of rows) {
+        await this.#writeOne(row, options);
+      }
+    }
+    // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
+    // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
+    if (versionTable(meta) !== meta.root) {
+      const keys = { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } };
+      await this.#driver.nativeDelete(meta.root.class, keys as never, options);
+    }
+  }
+
+  async #writeTogether(rows: VersionedRow[], options: PersistOptions): Promise<void> {
+    const left = await this.#withoutCascaded(rows, options);
+    if (left.length === 0) {
+      return;
+    }
+    const { meta } = left[0]!.changeSet;
+    const affectedRows = await deleteRows(this.#driver, left, options);
+    // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
+    if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this.#driver, meta, meta))) {
+      throw await describeBatch(this.#driver, left, 'delete', options, affectedRows);
+    }
+  }
+
+  async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
+    if ((await deleteRow(this.#driver, row, options)) !== 1) {
+      const conflict = await describeConflict(this.#driver, [row], 'delete', options);
+      if (!this.#mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
+        throw conflict;
+      }
+    }
+  }
+
+  /** The rows that are left to delete: what a cascade of this very flush has taken along is no conflict. */
+  async #withoutCascaded(rows: VersionedRow[], options: PersistOptions): Promise<VersionedRow[]> {
+    if (!rows.some((row) => this.#mayBeGone(row))) {
+      return rows;
+    }
+    const actual = await currentVersions(this.#driver, rows, options);
+    return rows.filter((row) => !this.#mayBeGone(row) || actual(row) !== null);
+  }
+
+  /** Was it found as expected before an earlier DELETE, whose cascade may have taken it along? */
+  #mayBeGone({ changeSet }: VersionedRow): boolean {
+    return this.#cascaded.has(changeSet);
+  }
+}

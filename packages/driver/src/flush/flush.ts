@@ -1,0 +1,160 @@
+/**
+ * The life of one flush: planned when its change sets are final, written in a transaction or as a single statement, and
+ * taken back in memory when it fails. What it writes stands in updates.ts and deletes.ts.
+ */
+import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
+import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
+import { ConcurrentUpdate } from '@mikro-ool/core';
+import { asLostRace, asUnknown, publish } from '../errors.ts';
+import type { TransactionLog } from '../memory/transaction-log.ts';
+import { Undo } from '../memory/undo.ts';
+import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
+import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
+import { checkClaims, checkClasses } from './checks.ts';
+import { StaleRows, describeConflict } from './conflicts.ts';
+import { Deletes } from './deletes.ts';
+import { type Plan, NO_PLAN, planFlush } from './plan.ts';
+import { Updates } from './updates.ts';
+
+export class Flush {
+  readonly updates: Updates;
+  readonly deletes: Deletes;
+  readonly #em: EntityManager;
+  readonly #driver: AbstractSqlDriver;
+  readonly #log: TransactionLog;
+  readonly #dialect: Dialect | undefined;
+  readonly #undo: Undo;
+  #plan: Plan = NO_PLAN;
+  /** The undo knows the change sets. */
+  #remembered = false;
+  /** Its transaction or savepoint has begun: from here on the log of transactions knows what to take back. */
+  #begun = false;
+  /** A statement was carried out, … */
+  #sent = false;
+  /** … and all of them were. */
+  #written = false;
+  /** The transaction around the flush, … */
+  #around?: Transaction;
+  /** … and whether a savepoint of the flush's own protects it. */
+  #hasSavepoint = false;
+  /** The statement that is sent is a COMMIT as well. */
+  #autocommits = false;
+
+  constructor(em: EntityManager, driver: AbstractSqlDriver, log: TransactionLog) {
+    this.#em = em;
+    this.#driver = driver;
+    this.#log = log;
+    this.#dialect = dialectOf(driver.getPlatform());
+    this.#undo = new Undo(em);
+    this.updates = new Updates(driver, this.#undo);
+    this.deletes = new Deletes(em, driver);
+  }
+
+  /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
+  get isOneStatement(): boolean {
+    return this.#plan.isOneStatement;
+  }
+
+  /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
+  plan(groups: ChangeSetGroups): void {
+    this.#undo.remember(groups);
+    this.#remembered = true;
+    this.#plan = planFlush(this.#em, this.#dialect, groups);
+    this.deletes.expect(this.#plan.deletes);
+  }
+
+  /**
+   * Writes everything.
+   *
+   * @param write sends the statements in the transaction it is given
+   * @param ctx the transaction that the flush has been given: its own, or the one around it
+   */
+  async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
+    // MikroORM opens none when transactions are disabled
+    const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
+    if (ctx) {
+      this.#log.going(ctx);
+    }
+    this.#around = ownTransaction ? undefined : ctx;
+    if (!this.#plan.several || !this.#plan.versioned || ownTransaction) {
+      return this.#run(write, ctx);
+    }
+    // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
+    const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
+    const sessionContext = this.#em.getTransactionSessionContext();
+    const runInside = (tx: Transaction) => {
+      this.#hasSavepoint = true;
+      return this.#run(write, tx);
+    };
+    await connection.transactional(runInside, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
+    if (ctx) {
+      this.#em.setTransactionContext(ctx);
+    }
+  }
+
+  async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
+    const { claims, unsure, several, versioned } = this.#plan;
+    this.#begun = true;
+    this.#log.carries(ctx, this.#undo, versioned);
+    await checkClasses(this.#driver, unsure, ctx);
+    await checkClaims(this.#driver, claims, ctx);
+    await this.deletes.beforeOrphans(ctx);
+    this.#autocommits = ctx === undefined && !several;
+    await write(ctx);
+    this.#written = true;
+    this.#undo.done();
+  }
+
+  /** A statement was carried out; listeners may still fail. */
+  sent(): void {
+    this.#sent = true;
+  }
+
+  /** An entity is about to leave an identity map, because this flush deleted its row. */
+  removing(uow: UnitOfWork, entity: object): void {
+    this.#undo.removing(uow, entity);
+  }
+
+  /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
+  async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
+    const { several, versioned } = this.#plan;
+    if (!this.#remembered) {
+      this.#undo.remember();
+    }
+    if (!this.#written) {
+      this.#undo.done();
+    }
+    const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
+    const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
+    const lost = versioned ? asLostRace(cause, this.#dialect) : error;
+    await this.#tellTransaction(error, lost);
+    // the log of transactions tells whether rows stay; a statement that failed has changed none
+    return { error: publish(lost), undo: (several && this.#begun) || this.#sent ? undefined : this.#undo };
+  }
+
+  /** The transaction around the flush may be aborted, or over. */
+  async #tellTransaction(error: unknown, lost: unknown): Promise<void> {
+    const hasEnded = this.#dialect?.endsTransaction?.((error ?? {}) as DriverError);
+    if (this.#around && (hasEnded || (lost !== error && !this.#hasSavepoint))) {
+      this.#log.aborted(this.#around, lost, hasEnded);
+      if (hasEnded) {
+        await this.#beginAgain(this.#around);
+      }
+    } else if (this.#around && !this.#hasSavepoint && this.#plan.versioned && !(error instanceof ConcurrentUpdate)) {
+      this.#log.suspect(this.#around, error);
+    }
+  }
+
+  /** The rest of a transaction that is over must not be committed one by one: it goes into one that cannot be committed. */
+  async #beginAgain(ctx: Transaction): Promise<void> {
+    for (const statement of ['rollback', 'begin']) {
+      await this.#driver.execute(statement, [], 'run', ctx).catch(() => {});
+    }
+  }
+
+  /** What the flush wrote is rolled back by now. */
+  #describe({ rows, operation, options }: StaleRows): Promise<ConcurrentUpdate> {
+    const ctx = this.#em.getTransactionContext<Transaction>();
+    return describeConflict(this.#driver, rows, operation, { ...options, ctx });
+  }
+}

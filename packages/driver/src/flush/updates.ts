@@ -1,0 +1,149 @@
+/** The rows that a flush inserts and updates: which statement writes them, and the version that they have then. */
+import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { versionOf } from '@mikro-ool/core';
+import { initialVersion, ownVersionOf, versionTable } from '../discovery.ts';
+import type { Undo } from '../memory/undo.ts';
+import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { type VersionedRow, batchDialect } from '../write/batch.ts';
+import { updateRow, updateRows } from '../write/update.ts';
+import { describeBatch, describeConflict } from './conflicts.ts';
+import { rowOf } from './expected.ts';
+import { checkInitial } from './plan.ts';
+
+/** Who writes which of the rows of one table. */
+interface Division {
+  /** As few statements of ours as possible. */
+  readonly batch: AnyChangeSet[];
+  /** MikroORM's own statement for a row, with the version added. */
+  readonly single: AnyChangeSet[];
+  /** Rows without a version: MikroORM. */
+  readonly plain: AnyChangeSet[];
+}
+
+export class Updates {
+  readonly #driver: AbstractSqlDriver;
+  readonly #undo: Undo;
+  /** Entities whose version this flush has already moved or set: one flush, one bump. */
+  readonly #moved = new Set<object>();
+
+  constructor(driver: AbstractSqlDriver, undo: Undo) {
+    this.#driver = driver;
+    this.#undo = undo;
+  }
+
+  /** New rows are about to be inserted. */
+  inserting(changeSets: AnyChangeSet[]): void {
+    for (const changeSet of changeSets) {
+      const version = ownVersionOf(changeSet.meta);
+      if (!version) {
+        continue;
+      }
+      checkInitial(changeSet);
+      const payload = changeSet.payload as Record<string, unknown>;
+      // spelled out, because a multi-row INSERT has the same columns for all rows
+      payload[version.name] ??= initialVersion(version);
+      this.#move(changeSet.entity, version, payload[version.name] as number);
+    }
+  }
+
+  /**
+   * Joined-table inheritance: what must be updated before these rows, because the version is in another table, which
+   * nothing else has changed.
+   */
+  before(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+    return changeSets
+      .filter(({ entity, meta }) => versionOf(meta) && !ownVersionOf(meta) && !this.#moved.has(entity))
+      .map(({ entity, originalEntity, meta }) => {
+        const changeSet = new ChangeSet(entity, ChangeSetType.UPDATE, {}, versionTable(meta));
+        changeSet.originalEntity = originalEntity;
+        return changeSet;
+      });
+  }
+
+  divide(changeSets: AnyChangeSet[]): Division {
+    const versioned = changeSets.filter((set) => ownVersionOf(set.meta));
+    const plain = versioned.length < changeSets.length ? changeSets.filter((set) => !ownVersionOf(set.meta)) : [];
+    const dialect = batchDialect(this.#driver.getPlatform(), versioned);
+    const batch = dialect ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
+    return { batch, single, plain };
+  }
+
+  /** Updates rows of one table together. Returns what the database computed, by column. */
+  async writeBatch(
+    changeSets: AnyChangeSet[],
+    batched: boolean,
+    options: PersistOptions,
+  ): Promise<Map<AnyChangeSet, Dictionary>> {
+    const { config } = this.#driver;
+    const platform = this.#driver.getPlatform();
+    const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
+    const size = isBatch ? config.get('batchSize') : 1;
+    const returned = new Map<AnyChangeSet, Dictionary>();
+    for (let i = 0; i < changeSets.length; i += size) {
+      // checked again: listeners may have touched the version during the flush
+      const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
+      const result = await updateRows(this.#driver, rows, options);
+      if (result.affectedRows !== rows.length) {
+        throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
+      }
+      matchReturned(rows, result.rows ?? [], returned);
+      this.#written(rows);
+    }
+    return returned;
+  }
+
+  /** Updates a row as MikroORM would, where it still has its version. Returns what the database computed, by column. */
+  async writeOne(
+    changeSet: AnyChangeSet,
+    addConditions: (where: Dictionary) => void,
+    options: PersistOptions,
+  ): Promise<Dictionary | undefined> {
+    const row = rowOf(changeSet, 'update');
+    const result = await updateRow(this.#driver, row, this.#moved.has(changeSet.entity), addConditions, options);
+    if (result.affectedRows !== 1) {
+      throw await describeConflict(this.#driver, [row], 'update', options);
+    }
+    this.#written([row]);
+    return result.row;
+  }
+
+  /** The rows were written: the entities have the new version, until the flush fails after all. */
+  #written(rows: readonly VersionedRow[]): void {
+    const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
+    for (const { changeSet, expected } of moving) {
+      this.#move(changeSet.entity, versionOf(changeSet.meta)!, expected + 1);
+    }
+    this.#undo.moved(moving);
+  }
+
+  #move(entity: object, { name }: EntityProperty, version: number): void {
+    this.#moved.add(entity);
+    (entity as Record<string, unknown>)[name] = version;
+  }
+}
+
+/** With single-table inheritance, properties of one name may have a column per class. */
+function shareColumns(sets: readonly AnyChangeSet[]): boolean {
+  const { meta } = sets[0]!;
+  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
+}
+
+/** Finds the change sets of returned rows, which have the columns of the key. */
+function matchReturned(
+  rows: readonly VersionedRow[],
+  found: Dictionary[],
+  returned: Map<AnyChangeSet, Dictionary>,
+): void {
+  if (found.length === 0) {
+    return;
+  }
+  const fields = rows[0]!.changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
+  const byKey = new Map(
+    found.map((row) => [Utils.getPrimaryKeyHash(fields.map((field) => row[field] as string)), row]),
+  );
+  for (const { changeSet } of rows) {
+    returned.set(changeSet, byKey.get(helper(changeSet.entity).getSerializedPrimaryKey())!);
+  }
+}

@@ -1,0 +1,65 @@
+/** Transactions and savepoints, for memory to follow: events miss a COMMIT that fails, and subscribers are the user's. */
+import type { EntityManager, Transaction } from '@mikro-orm/core';
+import type { AbstractSqlConnection } from '@mikro-orm/sql';
+import type { TransactionLog } from '../memory/transaction-log.ts';
+import { borrower, giveUp, rollsBack } from './connection-pool.ts';
+import { flushingIn, restoreWhenIdle } from './flush-state.ts';
+
+/**
+ * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
+ * its transaction here, too, and nothing else tells it not to.
+ */
+export function hookTransactions(connection: AbstractSqlConnection, log: TransactionLog): void {
+  const { begin, commit, rollback, transactional } = connection;
+  connection.transactional = (work, options = {}) => {
+    const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
+    const flush = em && flushingIn(em);
+    return flush?.isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
+  };
+  const lending = borrower(connection, log.mayRelease);
+  connection.begin = async (options) => {
+    if (options?.ctx) {
+      log.going(options.ctx);
+    }
+    const transaction = (await begin.call(options?.ctx ? connection : lending, options)) as Transaction<object>;
+    log.began(transaction, options?.ctx as object | undefined);
+    return transaction as never;
+  };
+  connection.commit = async (transaction, ...rest) => {
+    await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
+    const { commit: send } = transaction;
+    let wasSent = false;
+    transaction.commit = () => {
+      wasSent = true;
+      return send.call(transaction);
+    };
+    try {
+      await commit.call(connection, transaction, ...rest);
+    } catch (error) {
+      throw transaction.isCommitted ? error : log.commitFailed(transaction, error, wasSent);
+    }
+    log.committed(transaction);
+  };
+  connection.rollback = async (transaction, ...rest) => {
+    const undo = () => log.rolledBack(transaction).forEach(restoreWhenIdle);
+    try {
+      await rollback.call(connection, transaction, ...rest);
+    } catch (error) {
+      if (transaction.isCommitted) {
+        log.committed(transaction); // what is committed stays
+        throw error;
+      }
+      if ('savepointName' in transaction) {
+        log.rollbackFailed(transaction, error);
+      } else if (!transaction.isRolledBack) {
+        // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
+        if (await rollsBack(() => transaction.rollback().execute(), log.mayRelease)) {
+          giveUp(transaction);
+        }
+      }
+      undo();
+      throw error;
+    }
+    undo();
+  };
+}

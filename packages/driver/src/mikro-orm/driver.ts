@@ -1,0 +1,21 @@
+/** Statements of our own, with the logging, the abort signal and the exceptions of MikroORM's. */
+import type { Dictionary, QueryResult } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import type { PersistOptions } from './entity.ts';
+
+/** Turns the errors of a database into MikroORM's exceptions; protected in its types. */
+interface Rethrowing {
+  rethrow<Result>(promise: Promise<Result>): Promise<Result>;
+}
+
+export function runStatement(
+  driver: AbstractSqlDriver,
+  sql: string,
+  params: unknown[],
+  options: PersistOptions,
+): Promise<QueryResult<Dictionary>> {
+  const { signal, inflightQueryAbortStrategy } = options;
+  const logging = signal ? { ...options.loggerContext, signal, inflightQueryAbortStrategy } : options.loggerContext;
+  const running = driver.execute<QueryResult<Dictionary>>(sql, params, 'run', options.ctx, logging);
+  return (driver as unknown as Rethrowing).rethrow(running);
+}

@@ -1,0 +1,122 @@
+/** What EntityManagers copy between each other, and how `em.lock()` fails. */
+import {
+  type Dictionary,
+  type EntityManager,
+  type EntityMetadata,
+  OptimisticLockError,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
+import { versionOf } from '@mikro-ool/core';
+import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { covers, isKnown, versionsOf } from './entity-factory.ts';
+
+type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
+type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
+type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
+
+/**
+ * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`.
+ *
+ * @param lockFailed what to throw when the version that was given is not the loaded one
+ */
+export function hookLocks(
+  em: EntityManager,
+  lockFailed: (entity: object, meta: EntityMetadata, expected: unknown, actual: number | undefined) => Error,
+): void {
+  const uow = em.getUnitOfWork(false);
+  const locks = uow as unknown as { lockOptimistic: LockOptimistic };
+  const lockOptimistic = locks.lockOptimistic;
+  locks.lockOptimistic = async (entity, meta, version) => {
+    const isReference = !helper(entity).__initialized;
+    const name = versionOf(meta)?.name;
+    const failed = (actual: unknown) => lockFailed(entity, meta, version, actual as number | undefined);
+    try {
+      await lockOptimistic.call(uow, entity, meta, version);
+    } catch (error) {
+      throw error instanceof OptimisticLockError && name ? failed((entity as Dictionary)[name]) : error;
+    }
+    // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
+    const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
+    if (loaded !== version) {
+      throw failed(loaded);
+    }
+  };
+}
+
+/**
+ * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
+ * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
+ */
+export function hookCopies(em: EntityManager): void {
+  const refresh = em.refresh as unknown as Refresh;
+  em.refresh = (async (entity: object, options: Dictionary = {}) => {
+    const { props } = helper(entity).__meta as EntityMetadata;
+    const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
+    const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
+    const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
+    const { fork } = em;
+    let reader: EntityManager | undefined;
+    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
+    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+    em.fork = fork;
+    const refreshed = await refreshing;
+    for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
+      const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
+      copyRenamed(em, source, (managed as object | undefined) ?? entity);
+    }
+    keepVersions(reader);
+    return refreshed;
+  }) as never;
+
+  const transactional = em.transactional as unknown as Transactional;
+  em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) => {
+    const outside = em.getContext(false) as EntityManager;
+    const keepVersions = options.clear ? versionsBefore(outside) : undefined;
+    let reader: EntityManager | undefined;
+    try {
+      const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+      keepVersions?.(reader);
+      return result;
+    } catch (error) {
+      // transactions inside have handed entities of outside to the fork of this one, which is gone
+      for (const entity of outside.getUnitOfWork(false).getIdentityMap()) {
+        helper(entity).__em = outside;
+      }
+      throw error;
+    }
+  }) as never;
+}
+
+/** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
+function copyRenamed(em: EntityManager, source: object, managed: object): void {
+  const meta = metaOf(em, managed);
+  const renamed = meta.props.filter((prop) => prop.serializedName && prop.serializedName !== prop.name);
+  if (renamed.length > 0) {
+    const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
+    const data = helper(source).serialize(options as never) as Dictionary;
+    const missed = renamed.filter((prop) => Object.hasOwn(data, prop.serializedName!));
+    const values = Object.fromEntries(missed.map((prop) => [prop.name, data[prop.serializedName!]]));
+    em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+  }
+}
+
+/** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */
+function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: EntityManager) => void {
+  const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);
+  const before = [...managed].flatMap((entity) => {
+    const version = versionOf(metaOf(em, entity))?.name;
+    return version ? [{ entity, version, ...versionsOf(entity, version) }] : [];
+  });
+  return (reader) => {
+    const read = reader?.getUnitOfWork(false).getIdentityMap();
+    for (const { entity, version, current, based } of before) {
+      const source = read?.getByEntity(entity as never) as Dictionary | undefined;
+      const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
+      if (copied && !covers(helper(source!).__loadedProperties, entity)) {
+        entity[version] = current;
+        restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
+      }
+    }
+  };
+}

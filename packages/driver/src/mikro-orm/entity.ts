@@ -1,0 +1,36 @@
+/** What MikroORM knows of an entity and of a change to it: the leaf that everything else of the driver may look at. */
+import {
+  type ChangeSet,
+  type Dictionary,
+  type EntityClass,
+  type EntityManager,
+  type EntityMetadata,
+  type Transaction,
+  helper,
+} from '@mikro-orm/core';
+
+export type AnyChangeSet = ChangeSet<object>;
+
+/** Change sets of one flush by type, then by the class that they are written with. */
+export type ChangeSetGroups = Record<AnyChangeSet['type'], Map<number, AnyChangeSet[]>>;
+
+/** Options that the change set persister hands down to the driver. */
+export type PersistOptions = Dictionary & { ctx?: Transaction; schema?: string };
+
+/**
+ * The metadata of an entity's class in this ORM. What stands on the entity itself is that of whichever ORM started last,
+ * when several in one process share the class.
+ */
+export function metaOf(em: EntityManager, entity: object): EntityMetadata {
+  return em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
+}
+
+/** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */
+export function snapshotOf(entity: object): unknown {
+  return helper(entity).__originalEntityData;
+}
+
+/** @see snapshotOf */
+export function restoreSnapshot(entity: object, snapshot: unknown): void {
+  helper(entity).__originalEntityData = snapshot as never;
+}

@@ -1,0 +1,49 @@
+/** The UPDATEs of a flush: rows of one table in one statement, or a row by MikroORM's own. */
+import type { Dictionary, QueryResult } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { ownVersionOf } from '../discovery.ts';
+import { runStatement } from '../mikro-orm/driver.ts';
+import type { PersistOptions } from '../mikro-orm/entity.ts';
+import { type VersionedRow, batchUpdate } from './batch.ts';
+import { dialectOf } from './dialects/index.ts';
+import { updateOne } from './dialects/values.ts';
+
+/** Updates the rows that still have their version, and bumps them. Returned rows have the columns of the key. */
+export function updateRows(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  options: PersistOptions,
+): Promise<QueryResult<Dictionary>> {
+  const { meta } = rows[0]!.changeSet;
+  const platform = driver.getPlatform();
+  const update = batchUpdate(driver.getTableName(meta, options), meta, rows, platform, (item, props) =>
+    driver.mapDataToFieldNames(item, false, props, false),
+  );
+  const { sql, params } = rows.length > 1 ? dialectOf(platform)!.update(update) : updateOne(update);
+  return runStatement(driver, sql, params, options);
+}
+
+/**
+ * Updates one row with the statement that MikroORM makes, where the row still has its version.
+ *
+ * @param hasMoved the flush has bumped it already
+ * @param addConditions adds what MikroORM compares, too
+ */
+export function updateRow(
+  driver: AbstractSqlDriver,
+  { changeSet, expected }: VersionedRow,
+  hasMoved: boolean,
+  addConditions: (where: Dictionary) => void,
+  options: PersistOptions,
+): Promise<QueryResult<Dictionary>> {
+  const { name } = ownVersionOf(changeSet.meta)!;
+  const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
+  if (hasMoved) {
+    payload[name] = expected;
+  } else if (Object.keys(payload).length === 0) {
+    payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
+  }
+  const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };
+  addConditions(where);
+  return driver.nativeUpdate<Dictionary>(changeSet.meta.class as never, where, payload, options);
+}
