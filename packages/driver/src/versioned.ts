@@ -31,6 +31,7 @@ import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingCollections } from './mikro-orm/flush-state.ts';
+import { hookResultCache } from './mikro-orm/result-cache.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, sparing } from './write/set-based.ts';
@@ -144,7 +145,8 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes(this, () => new Flush(this, driver, driver.log));
         hookReads(this);
         hookLocks(this, lockFailed);
-        hookCopies(this);
+        hookCopies(this, dialectOf(driver.getPlatform())?.readsCurrent ?? true);
+        hookResultCache(this);
       }
     };
   }

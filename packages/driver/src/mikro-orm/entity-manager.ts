@@ -3,17 +3,19 @@ import {
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
+  LockMode,
   OptimisticLockError,
   Utils,
   helper,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import { covers, isKnown, versionsOf } from './entity-factory.ts';
+import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
 type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
+type FindOne = (...args: unknown[]) => Promise<object | null>;
 
 /**
  * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`.
@@ -46,9 +48,12 @@ export function hookLocks(
 
 /**
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
- * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
+ * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest, and one that is newer
+ * already stays as it is; but for the refreshed one itself, which is read from where it is written.
+ *
+ * @param readsCurrent does a plain SELECT in a transaction see what writes see?
  */
-export function hookCopies(em: EntityManager): void {
+export function hookCopies(em: EntityManager, readsCurrent: boolean): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { props } = helper(entity).__meta as EntityMetadata;
@@ -57,8 +62,19 @@ export function hookCopies(em: EntityManager): void {
     const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
     const { fork } = em;
     let reader: EntityManager | undefined;
-    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
-    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+    em.fork = (forkOptions) => {
+      reader = fork.call(em, forkOptions) as EntityManager;
+      const findOne = reader.findOne as unknown as FindOne;
+      reader.findOne = (async (...args: unknown[]) => {
+        const found = await findOne.apply(reader, args);
+        forgetOlder(reader!, em.getContext() as EntityManager, entity);
+        return found;
+      }) as never;
+      return reader as never;
+    };
+    const current = versionOf(metaOf(em, entity)) ? currentRow(em, readsCurrent) : {};
+    const all = { ...options, ...(lazy.length > 0 ? { populate } : {}) };
+    const refreshing = refresh.call(em, entity, { ...current, ...all });
     em.fork = fork;
     const refreshed = await refreshing;
     for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
@@ -75,7 +91,15 @@ export function hookCopies(em: EntityManager): void {
     const keepVersions = options.clear ? versionsBefore(outside) : undefined;
     let reader: EntityManager | undefined;
     try {
-      const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+      const handOver = async (tx: EntityManager) => {
+        reader = tx;
+        const worked = await work(tx);
+        if (options.clear && tx !== outside) {
+          forgetOlderAfterFlush(tx, outside);
+        }
+        return worked;
+      };
+      const result = await transactional.call(em, handOver, options);
       keepVersions?.(reader);
       return result;
     } catch (error) {
@@ -86,6 +110,34 @@ export function hookCopies(em: EntityManager): void {
       throw error;
     }
   }) as never;
+}
+
+/** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */
+function currentRow(em: EntityManager, readsCurrent: boolean): Dictionary {
+  const lock = em.isInTransaction() && !readsCurrent ? { lockMode: LockMode.PESSIMISTIC_READ } : {};
+  return { connectionType: 'write', cache: false, ...lock };
+}
+
+/** Leaves out of what is copied between EntityManagers the entities that are newer where they are copied to. */
+function forgetOlder(from: EntityManager, to: EntityManager, refreshed?: object): void {
+  const read = from.getUnitOfWork(false).getIdentityMap();
+  for (const source of [...read] as Dictionary[]) {
+    const managed = to.getUnitOfWork(false).getIdentityMap().getByEntity(source as never) as Dictionary | undefined;
+    const version = managed && managed !== source && managed !== refreshed && versionOf(metaOf(to, managed))?.name;
+    const isInMemory = version && helper(managed).__initialized;
+    if (isInMemory && Number(heldVersion(source, version)) < Number(heldVersion(managed, version))) {
+      read.delete(source as never);
+    }
+  }
+}
+
+/** MikroORM flushes a transaction's EntityManager once more, and then copies. */
+function forgetOlderAfterFlush(tx: EntityManager, outside: EntityManager): void {
+  const { flush } = tx;
+  tx.flush = async () => {
+    await flush.call(tx);
+    forgetOlder(tx, outside);
+  };
 }
 
 /** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
