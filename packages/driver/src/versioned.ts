@@ -33,6 +33,7 @@ import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingCollections } from './mikro-orm/flush-state.ts';
 import { hookResultCache } from './mikro-orm/result-cache.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
+import { hookUpserts } from './mikro-orm/upserts.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, sparing } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
@@ -147,6 +148,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookLocks(this, lockFailed);
         hookCopies(this, dialectOf(driver.getPlatform())?.readsCurrent ?? true);
         hookResultCache(this);
+        hookUpserts(this);
       }
     };
   }

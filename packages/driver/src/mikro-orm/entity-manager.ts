@@ -122,7 +122,10 @@ function currentRow(em: EntityManager, readsCurrent: boolean): Dictionary {
 function forgetOlder(from: EntityManager, to: EntityManager, refreshed?: object): void {
   const read = from.getUnitOfWork(false).getIdentityMap();
   for (const source of [...read] as Dictionary[]) {
-    const managed = to.getUnitOfWork(false).getIdentityMap().getByEntity(source as never) as Dictionary | undefined;
+    const managed = to
+      .getUnitOfWork(false)
+      .getIdentityMap()
+      .getByEntity(source as never) as Dictionary | undefined;
     const version = managed && managed !== source && managed !== refreshed && versionOf(metaOf(to, managed))?.name;
     const isInMemory = version && helper(managed).__initialized;
     if (isInMemory && Number(heldVersion(source, version)) < Number(heldVersion(managed, version))) {

@@ -18,6 +18,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   batches: true,
   autocommits: false,
   replicas: true,
+  conditionalUpserts: false,
   cascadeDepth: 10,
   gaps: ['upsert of single-table inheritance', 'nullable generated columns', ...gaps],
   plain: Driver,

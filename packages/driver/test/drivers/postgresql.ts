@@ -11,6 +11,7 @@ export const postgresql: TestDriver = {
   batches: true,
   autocommits: true,
   replicas: true,
+  conditionalUpserts: true,
   cascadeDepth: 350,
   plain: PostgreSqlDriver,
   literal: (column) => `row(${column})::text`,

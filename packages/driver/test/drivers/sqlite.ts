@@ -13,6 +13,7 @@ const common = {
   batches: true,
   autocommits: true,
   replicas: true,
+  conditionalUpserts: true,
   cascadeDepth: 350,
   plain: SqliteDriver,
   literal: (column: string) => `quote(${column})`,

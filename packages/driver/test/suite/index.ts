@@ -23,6 +23,7 @@ import { telemetry } from './telemetry.ts';
 import { transactions } from './transaction.ts';
 import { undo } from './undo.ts';
 import { updates } from './update.ts';
+import { upserts } from './upserts.ts';
 import { values } from './values.ts';
 
 export function suite(driver: TestDriver): void {
@@ -43,6 +44,7 @@ export function suite(driver: TestDriver): void {
     loading(driver);
     readings(driver);
     setBased(driver);
+    upserts(driver);
     surroundings(driver);
     transactions(driver);
     statements(driver);

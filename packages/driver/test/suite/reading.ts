@@ -267,10 +267,7 @@ export function readings(driver: TestDriver): void {
               const memory = [book.title, book.n, book.note, book.version];
               book.n += 1;
               const outcome = await em.flush().then(row, (error: Error) => error.name);
-              const right = [
-                [title, 42, 'now', 2],
-                { title, n: 43, note: 'now', version: 3 },
-              ];
+              const right = [[title, 42, 'now', 2], { title, n: 43, note: 'now', version: 3 }];
               if (JSON.stringify([memory, outcome]) !== JSON.stringify(right)) {
                 wrong[name] = [memory, outcome];
               }
@@ -312,8 +309,7 @@ export function readings(driver: TestDriver): void {
           {},
           { ...nested(isPart, 'books'), populate: ['books'], strategy: 'select-in', cache, refresh: true },
         ),
-      'a query builder': (em, isPart) =>
-        em.createQueryBuilder(Book).select(columns(isPart)).cache(cache).getResult(),
+      'a query builder': (em, isPart) => em.createQueryBuilder(Book).select(columns(isPart)).cache(cache).getResult(),
       'a transaction': (em, isPart) => em.transactional((tx) => tx.find(Book, {}, { ...own(isPart), cache })),
       'a transaction with a clear fork': (em, isPart) =>
         em.transactional((tx) => tx.find(Book, {}, { ...own(isPart), cache }), { clear: true }),
@@ -503,7 +499,11 @@ export function readings(driver: TestDriver): void {
         version: p.type(VersionField),
       },
     });
-    const Address = defineEntity({ name: 'Address', embeddable: true, properties: { city: p.string(), zip: p.string() } });
+    const Address = defineEntity({
+      name: 'Address',
+      embeddable: true,
+      properties: { city: p.string(), zip: p.string() },
+    });
     const { fork } = await open(driver, [Place, Address]);
     const cache: [string, number] = ['places', 60_000];
     const old = { city: 'old', zip: '0' };
