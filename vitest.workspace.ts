@@ -36,7 +36,7 @@ export default defineConfig({
       {
         test: {
           name: 'mariadb',
-          include: [`${driver}/mariadb*.test.ts`],
+          include: [`${driver}/mariadb*.test.ts`, `${resolve}/mariadb*.test.ts`],
           globalSetup: [`${driver}/drivers/mysql.setup.ts`],
           fileParallelism: false,
         },

@@ -19,7 +19,8 @@ import {
   ValidationError,
 } from '@mikro-orm/core';
 
-const checkedPlatforms = new WeakSet<Platform>();
+/** Platforms whose versions are checked, and whether a transaction on them reads what its writes would see. */
+const checkedPlatforms = new WeakMap<Platform, boolean>();
 
 /** Largest values of the integer columns, by the names the databases give them. */
 const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
@@ -79,9 +80,18 @@ export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
   return prop && prop.customType instanceof VersionField ? prop : undefined;
 }
 
-/** @internal `versioned()` says here that versions are checked for every driver on this platform. */
-export function registerPlatform(platform: Platform): void {
-  checkedPlatforms.add(platform);
+/**
+ * @internal `versioned()` says here that versions are checked for every driver on this platform.
+ *
+ * @param readsCurrent does a plain SELECT in a transaction see what a write would see, or a snapshot?
+ */
+export function registerPlatform(platform: Platform, readsCurrent: boolean): void {
+  checkedPlatforms.set(platform, readsCurrent);
+}
+
+/** @internal Has a SELECT in a transaction to lock what it reads, or it would see a snapshot? */
+export function readsSnapshots(platform: Platform): boolean {
+  return checkedPlatforms.get(platform) === false;
 }
 
 const maxima = new WeakMap<EntityProperty, number>();

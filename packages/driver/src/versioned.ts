@@ -58,7 +58,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
 
     constructor(config: Configuration) {
       super(config);
-      registerPlatform(this.platform);
+      registerPlatform(this.platform, dialectOf(this.platform)?.readsCurrent ?? true);
       hookDiscovery(config);
       this.log = new TransactionLog(dialectOf(this.platform));
       hookTransactions(this.connection, this.log);
@@ -146,7 +146,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookFlushes(this, () => new Flush(this, driver, driver.log));
         hookReads(this);
         hookLocks(this, lockFailed);
-        hookCopies(this, dialectOf(driver.getPlatform())?.readsCurrent ?? true);
+        hookCopies(this);
         hookResultCache(this);
         hookUpserts(this);
       }

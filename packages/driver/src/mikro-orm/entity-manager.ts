@@ -8,7 +8,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { versionOf } from '@mikro-ool/core';
+import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 
@@ -50,10 +50,8 @@ export function hookLocks(
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
  * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest, and one that is newer
  * already stays as it is; but for the refreshed one itself, which is read from where it is written.
- *
- * @param readsCurrent does a plain SELECT in a transaction see what writes see?
  */
-export function hookCopies(em: EntityManager, readsCurrent: boolean): void {
+export function hookCopies(em: EntityManager): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { props } = helper(entity).__meta as EntityMetadata;
@@ -72,7 +70,7 @@ export function hookCopies(em: EntityManager, readsCurrent: boolean): void {
       }) as never;
       return reader as never;
     };
-    const current = versionOf(metaOf(em, entity)) ? currentRow(em, readsCurrent) : {};
+    const current = versionOf(metaOf(em, entity)) ? currentRow(em) : {};
     const all = { ...options, ...(lazy.length > 0 ? { populate } : {}) };
     const refreshing = refresh.call(em, entity, { ...current, ...all });
     em.fork = fork;
@@ -113,8 +111,9 @@ export function hookCopies(em: EntityManager, readsCurrent: boolean): void {
 }
 
 /** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */
-function currentRow(em: EntityManager, readsCurrent: boolean): Dictionary {
-  const lock = em.isInTransaction() && !readsCurrent ? { lockMode: LockMode.PESSIMISTIC_READ } : {};
+function currentRow(em: EntityManager): Dictionary {
+  const sees = !em.isInTransaction() || !readsSnapshots(em.getPlatform());
+  const lock = sees ? {} : { lockMode: LockMode.PESSIMISTIC_READ };
   return { connectionType: 'write', cache: false, ...lock };
 }
 
