@@ -8,9 +8,9 @@
 import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import ora from 'ora';
-import type { DatabaseKind, Lock } from './model.ts';
+import type { DatabaseKind, Lock, Plan } from './model.ts';
 import { DATABASES, errorTable, summarise, table, writeResult } from './report.ts';
-import { type Plan, type Progress, run } from './run.ts';
+import { type Progress, run } from './run.ts';
 
 const { values } = parseArgs({
   args: process.argv.slice(2).filter((arg) => arg !== '--'),

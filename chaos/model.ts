@@ -44,6 +44,14 @@ export const Journal = defineEntity({
 export type Lock = 'mikro-ool' | 'version-true';
 export type DatabaseKind = 'postgresql' | 'mariadb';
 
+/** What a run is asked to do. */
+export interface Plan {
+  readonly database: DatabaseKind;
+  readonly lock: Lock;
+  readonly seed: number;
+  readonly minutes: number;
+}
+
 const DRIVERS = { postgresql: PostgreSqlDriver, mariadb: MariaDbDriver };
 
 const TRIGGERS = {

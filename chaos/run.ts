@@ -7,7 +7,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { type HistoryRecord, type Write, readHistory } from './history.ts';
-import { ACCOUNTS, type DatabaseKind, type Lock, OPENING_BALANCE, SETUP, connect, createTables } from './model.ts';
+import { ACCOUNTS, type DatabaseKind, OPENING_BALANCE, type Plan, SETUP, connect, createTables } from './model.ts';
 import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
 import { Chance } from './random.ts';
@@ -15,13 +15,6 @@ import { FAULTS, type Fault, Saboteur } from './saboteur.ts';
 import { type Server, createServer } from './servers.ts';
 import { type Tally, sumOf } from './work.ts';
 import type { WorkerConfig, WorkerReport } from './worker.ts';
-
-export interface Plan {
-  readonly database: DatabaseKind;
-  readonly lock: Lock;
-  readonly seed: number;
-  readonly minutes: number;
-}
 
 /** What is known while it runs. */
 export interface Progress {

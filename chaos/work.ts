@@ -3,10 +3,9 @@ import { type EntityManager, type InferEntity, IsolationLevel } from '@mikro-orm
 import { ConcurrentUpdate } from '@mikro-ool/core';
 import { retryOnConflict } from '@mikro-ool/resolve';
 import type { Kind, Outcome, Recorder, Seen, Write } from './history.ts';
-import { ACCOUNTS, Account, Journal, type Lock } from './model.ts';
+import { ACCOUNTS, Account, Journal, type Lock, type Plan } from './model.ts';
 import { DEADLOCK, SERIALISATION, isStrict, labelOf, outcomeOf } from './outcome.ts';
 import type { Chance } from './random.ts';
-import type { Plan } from './run.ts';
 
 type AccountEntity = InferEntity<typeof Account>;
 type JournalEntity = InferEntity<typeof Journal>;

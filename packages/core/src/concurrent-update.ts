@@ -7,7 +7,7 @@
  *   }
  *
  * `ConcurrentUpdate` is a lost race. `VersionNotLoaded` and `InvalidVersion` are not: they are a programming error and a
- * client's nonsense. Nor is `CommitOutcomeUnknown`. None of the three is `instanceof OptimisticLockError`.
+ * client's nonsense. Nor is `CommitOutcomeUnknown`, nor `VersionExhausted`. None of them is `instanceof OptimisticLockError`.
  */
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
 
@@ -79,8 +79,7 @@ export class ConcurrentUpdate extends OptimisticLockError {
     if (cause !== undefined) {
       this.cause = cause;
     }
-    // reachable by getEntity(), but an error that is logged must not print the columns of a row
-    Object.defineProperty(this, 'entity', { enumerable: false });
+    hideEntity(this);
   }
 
   /** What a log or an API may show: no entities, no cycles. */
@@ -110,18 +109,36 @@ export class CommitOutcomeUnknown extends Error {
   }
 }
 
+/** @internal What is refused. Its entity is what `getEntity()` returns, and is neither printed nor serialised. */
+export class Refusal extends ValidationError {
+  constructor(message: string, entity?: object) {
+    super(message, entity);
+    this.name = 'ValidationError';
+    hideEntity(this);
+  }
+
+  /** What a log or an API may show: no entity. */
+  toJSON(): object {
+    return { name: this.name, message: this.message };
+  }
+}
+
 /** A versioned row would be written without knowing its version: a blind write. Nothing was sent to the database. */
-export class VersionNotLoaded extends ValidationError {
+export class VersionNotLoaded extends Refusal {
   /**
    * @param entity what would be written
    * @param entityName name of its class
    * @param property name of the version property
    * @param operation what would be done to the row
+   * @param along the relation by which MikroORM came to do it, as `Person.pet`
    */
-  constructor(entity: object, entityName: string, property: string, operation: Operation) {
+  constructor(entity: object, entityName: string, property: string, operation: Operation, along?: string) {
+    const load = along
+      ? `It is changed along with ${along}: load it with populate: ['${along.slice(along.indexOf('.') + 1)}']`
+      : 'Load the entity first';
     super(
       `${entityName}.${property} is not known, so this ${operation} could overwrite somebody else's change; nothing was ` +
-        `sent to the database. Load the entity first, or assign the version that your change is based on.`,
+        `sent to the database. ${load}, or assign the version that your change is based on.`,
       entity,
     );
     this.name = 'VersionNotLoaded';
@@ -129,22 +146,59 @@ export class VersionNotLoaded extends ValidationError {
 }
 
 /** A version is not a number that the column can hold, say a client's nonsense. Nothing was sent to the database. */
-export class InvalidVersion extends ValidationError {
+export class InvalidVersion extends Refusal {
   /**
-   * @param entity what would be written
+   * @param entity what would be written; nothing for plain data
    * @param entityName name of its class
    * @param property name of the version property
    * @param value what was found there
-   * @param maximum the largest version that the column can hold
+   * @param maximum the largest version that is allowed there
+   * @param end the largest version that the column can hold, when that is more: a row must have room for its changes
    */
-  constructor(entity: object, entityName: string, property: string, value: unknown, maximum: number) {
+  constructor(
+    entity: object | undefined,
+    entityName: string,
+    property: string,
+    value: unknown,
+    maximum: number,
+    end = maximum,
+  ) {
+    const isAtEnd = typeof value === 'number' && value > maximum && value <= end;
     super(
-      `${entityName}.${property} is ${show(value)}, which is no version; nothing was sent to the database. ` +
-        `Assign an integer from 0 to ${maximum}, the version that your change is based on.`,
+      isAtEnd
+        ? `${entityName}.${property} is ${value}, which leaves the row no room for changes, because the column ends at ` +
+            `${end}; nothing was sent to the database. Give it an integer from 0 to ${maximum}.`
+        : `${entityName}.${property} is ${show(value)}, which is no version; nothing was sent to the database. ` +
+            `Assign an integer from 0 to ${maximum}, the version that your change is based on.`,
       entity,
     );
     this.name = 'InvalidVersion';
   }
+}
+
+/** A row has the last version that its column can hold, so it cannot be changed any more. Nothing was written. */
+export class VersionExhausted extends Refusal {
+  /**
+   * @param entity what would be written
+   * @param entityName name of its class
+   * @param property name of the version property
+   * @param primaryKey the key of the row
+   * @param maximum the largest version that the column can hold
+   */
+  constructor(entity: object, entityName: string, property: string, primaryKey: unknown, maximum: number) {
+    super(
+      `${entityName} ${show(primaryKey)} cannot be changed any more, because ${entityName}.${property} has reached ` +
+        `${maximum}, the end of its column; nothing was written. Make the column larger (bigint), or set the version ` +
+        `back to 1 by em.nativeUpdate() while nobody else has the row loaded.`,
+      entity,
+    );
+    this.name = 'VersionExhausted';
+  }
+}
+
+/** Reachable by getEntity(), but an error that is logged must not print the columns of a row. */
+function hideEntity(error: ValidationError): void {
+  Object.defineProperty(error, 'entity', { enumerable: false });
 }
 
 const LISTED = 5;

@@ -1,4 +1,19 @@
-export { CommitOutcomeUnknown, ConcurrentUpdate, InvalidVersion, VersionNotLoaded } from './concurrent-update.ts';
+export {
+  CommitOutcomeUnknown,
+  ConcurrentUpdate,
+  InvalidVersion,
+  Refusal,
+  VersionExhausted,
+  VersionNotLoaded,
+} from './concurrent-update.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
-export { isTouched, touch } from './touch.ts';
-export { maximumVersion, readsSnapshots, registerPlatform, VersionField, versionOf } from './version-field.ts';
+export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
+export {
+  initialVersion,
+  maximumStart,
+  maximumVersion,
+  readsSnapshots,
+  registerPlatform,
+  VersionField,
+  versionOf,
+} from './version-field.ts';

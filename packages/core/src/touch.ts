@@ -1,6 +1,6 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
-import { type EntityClass, type EntityMetadata, ValidationError, helper } from '@mikro-orm/core';
-import { VersionNotLoaded } from './concurrent-update.ts';
+import { type EntityClass, type EntityMetadata, helper } from '@mikro-orm/core';
+import { Refusal, VersionNotLoaded } from './concurrent-update.ts';
 import { versionOf } from './version-field.ts';
 
 /** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
@@ -8,8 +8,12 @@ const TOUCHED = Symbol('touched');
 
 type Snapshot = Record<string, unknown>;
 
+/** Entities that were touched, by the unit of work that will flush them. */
+const touched = new WeakMap<object, Set<object>>();
+
 /**
- * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes.
+ * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes. In a listener
+ * for `beforeFlush` or `onFlush`, that is the flush which is going on.
  *
  * @param entity managed by an EntityManager, with a version that is loaded or claimed
  * @throws {ValidationError} when it is not managed, or its class has no `VersionField`
@@ -22,7 +26,7 @@ export function touch(entity: object): void {
   const snapshot = wrapped?.__originalEntityData as Snapshot | undefined;
   if (!em || !snapshot || !wrapped.__managed) {
     const name = wrapped?.__meta.className ?? entity.constructor.name;
-    throw new ValidationError(
+    throw new Refusal(
       `${name} cannot be touched, because it is not managed. Load it first; a new entity has its version anyway.`,
       entity,
     );
@@ -32,14 +36,29 @@ export function touch(entity: object): void {
   const { className } = meta;
   const version = versionOf(meta);
   if (!version) {
-    throw new ValidationError(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
+    throw new Refusal(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
   }
   if ((entity as Snapshot)[version.name] == null) {
     throw new VersionNotLoaded(entity, className, version.name, 'update');
   }
   // a version that differs from the snapshot's is a change, so MikroORM computes a change set; a refresh or a flush
   // overwrites the mark
-  wrapped.__originalEntityData = { ...snapshot, [version.name]: TOUCHED } as never;
+  wrapped.__originalEntityData = asTouched(snapshot, version.name) as never;
+  touchedIn(em.getUnitOfWork(false)).add(entity);
+}
+
+/** @internal The same snapshot, of a touched entity. */
+export function asTouched(snapshot: object, version: string): object {
+  return { ...snapshot, [version]: TOUCHED };
+}
+
+/** @internal The entities of a unit of work that were touched since its last flush, or before it. */
+export function touchedIn(uow: object): Set<object> {
+  let entities = touched.get(uow);
+  if (!entities) {
+    touched.set(uow, (entities = new Set()));
+  }
+  return entities;
 }
 
 /** @internal Was the entity with this snapshot touched? */

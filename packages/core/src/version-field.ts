@@ -7,9 +7,11 @@
  *   });
  *
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
+ * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
+import { randomInt } from 'node:crypto';
 import {
   type EntityMetadata,
   type EntityProperty,
@@ -38,8 +40,17 @@ const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
  * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
  */
 export class VersionField extends Type<Opt<number>, number> {
-  constructor() {
+  /** @internal */
+  readonly start: 'random' | undefined;
+
+  /**
+   * @param options `start: 'random'`: new rows start at a random version instead of 1, in the lower half of the column.
+   *   So a row that is deleted and created again with the same key has another version, and whoever has read the old row
+   *   conflicts. What raw SQL and Kysely insert starts at the column's default all the same.
+   */
+  constructor(options: { readonly start?: 'random' } = {}) {
     super();
+    this.start = options.start;
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.
     let current: Platform | undefined;
@@ -107,4 +118,21 @@ export function maximumVersion(prop: EntityProperty): number {
     maxima.set(prop, maximum);
   }
   return maximum;
+}
+
+/** @internal The largest version that a row may be given: a tenth of the column is left for its changes. */
+export function maximumStart(prop: EntityProperty): number {
+  const maximum = maximumVersion(prop);
+  return maximum - Math.floor(maximum / 10);
+}
+
+/** The largest range that `randomInt()` can do. */
+const RANDOM_RANGE = 2 ** 48 - 1;
+
+/** @internal The version that a new row starts with when none is given. */
+export function initialVersion(prop: EntityProperty): number {
+  if ((prop.customType as VersionField | undefined)?.start === 'random') {
+    return randomInt(1, Math.min(Math.floor(maximumVersion(prop) / 2) + 1, RANDOM_RANGE));
+  }
+  return Number(prop.default ?? prop.defaultRaw);
 }

@@ -25,8 +25,8 @@ export interface TestDriver {
   readonly concurrent: boolean;
   /** Batches go into one statement. */
   readonly batches: boolean;
-  /** A single statement is sent without a transaction around it. */
-  readonly autocommits: boolean;
+  /** What a flush needs no transaction for: a statement of updates or deletes, of inserts too, or nothing. */
+  readonly alone: 'every statement' | 'updates and deletes' | 'nothing';
   /** There may be another database that reads go to. */
   readonly replicas: boolean;
   /** An upsert may have a condition on the row that exists (`onConflictWhere`). */
@@ -39,6 +39,10 @@ export interface TestDriver {
   readonly plain: NonNullable<Options['driver']>;
   /** Options for a database that has these schemas besides its own. */
   schemas(names: string[]): Partial<Options> | Promise<Partial<Options>>;
+  /** SQL by which something in the database keeps back a row when it is updated or deleted, without an error. */
+  readonly keepsBack?: Record<string, (table: string, operation: 'update' | 'delete', id: number) => string[]>;
+  /** SQL that makes an integer column wider than its entity says. */
+  widens?(table: string, column: string): string[];
   /** SQL that removes a unique index. */
   dropUnique(table: string, index: string, column: string): string;
   /** SQL that a new database needs before its tables. */
@@ -128,6 +132,11 @@ export async function stored(driver: TestDriver, { orm, fork }: Database, versio
     }
   }
   return tables;
+}
+
+/** The kinds of statements of a flush, with its transaction where it has one: a single update or delete needs none. */
+export function inTransaction(driver: TestDriver, kinds: string[]): string[] {
+  return kinds.length === 1 && driver.alone !== 'nothing' ? kinds : ['begin', ...kinds, 'commit'];
 }
 
 /** A test of something that MikroORM itself cannot do on some databases, where it must fail. */

@@ -10,6 +10,6 @@ vi.mock('../src/write/dialects/index.ts', () => ({
   dialectOf: (platform: unknown) => void (platform instanceof SqlitePlatform),
 }));
 
-const unknown = { ...sqliteMemory, name: 'a database without a dialect', batches: false, autocommits: false };
+const unknown = { ...sqliteMemory, name: 'a database without a dialect', batches: false, alone: 'nothing' } as const;
 suite(unknown);
 model(unknown, 500);

@@ -11,7 +11,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { versionOf } from '@mikro-ool/core';
+import { Refusal, versionOf } from '@mikro-ool/core';
 
 /** @internal What a tag says about a row. */
 export interface TaggedRow {
@@ -39,7 +39,7 @@ export interface TaggedRow {
 export function etag(entity: object): string {
   const { className, prefix, version } = describeRow(entity);
   if (version == null) {
-    throw new ValidationError(
+    throw new Refusal(
       `This ${className} has no ETag, because its version is not known. Load it, or flush it when it is new.`,
       entity,
     );
@@ -58,7 +58,7 @@ export function describeRow(entity: object): TaggedRow {
   const meta = found as unknown as EntityMetadata;
   const property = versionOf(meta);
   if (!property) {
-    throw new ValidationError(`${meta.className} has no ETag, because it has no VersionField. Add one.`, entity);
+    throw new Refusal(`${meta.className} has no ETag, because it has no VersionField. Add one.`, entity);
   }
   // a reference may be of the base class of what is loaded elsewhere; keys are those of the root
   const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];

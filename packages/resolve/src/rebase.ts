@@ -26,7 +26,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { ConcurrentUpdate, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, Refusal, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -138,7 +138,7 @@ class Merge {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
     const name = wrapped?.__meta.className ?? entity.constructor.name;
     if (!wrapped?.__managed || wrapped.__em !== em) {
-      throw new ValidationError(
+      throw new Refusal(
         `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
           `after a transaction that was rolled back, run the whole transaction again.`,
         entity,
@@ -148,7 +148,7 @@ class Merge {
     this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
     const version = versionOf(this.#meta);
     if (!version) {
-      throw new ValidationError(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
+      throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
     }
     this.#version = version.name;
     this.#em = em;
@@ -271,7 +271,7 @@ class Merge {
     const recreate = () => {
       const missing = this.#meta.comparableProps.find(({ name, nullable }) => !nullable && entity[name] === undefined);
       if (missing || !helper(entity).__initialized) {
-        throw new ValidationError(
+        throw new Refusal(
           `${this.#meta.className} cannot be created again, because it was loaded only in part` +
             `${missing ? `, without ${missing.name}` : ''}. Assign what is missing, or drop it.`,
           entity,

@@ -8,9 +8,9 @@ import { type AnyChangeSet, type ChangeSetGroups, snapshotOf } from '../mikro-or
  * Was nothing but the version assigned to this entity? A touched one is written; and what `onUpdate` sets comes along
  * with every change, and is none by itself.
  */
-export function isClaim({ entity, meta, payload }: AnyChangeSet, elsewhere: Set<object>): boolean {
+export function isClaim({ entity, meta, payload, originalEntity }: AnyChangeSet, elsewhere: Set<object>): boolean {
   const version = ownVersionOf(meta)?.name;
-  if (!version || !(version in payload) || elsewhere.has(entity) || isTouched(snapshotOf(entity), version)) {
+  if (!version || !(version in payload) || elsewhere.has(entity) || isTouched(originalEntity, version)) {
     return false;
   }
   const properties = meta.properties as Record<string, EntityProperty>;

@@ -1,13 +1,13 @@
 /** From a row count to the error: who is stale, and what the database has instead. */
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ConcurrentUpdate, type Operation, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, keyOf, keyValues } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { invalidVersion } from './expected.ts';
+import { exhausted, invalidVersion } from './expected.ts';
 
 /**
  * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
@@ -25,6 +25,9 @@ export class StaleRows extends Error {
     this.options = options;
   }
 }
+
+/** A statement that was sent without a transaction has written nothing, and no row is stale: it may go in one. */
+export class NothingWritten extends Error {}
 
 /** What the database has now, `null` for a row that is gone. */
 type Actual = (row: VersionedRow) => number | null;
@@ -45,6 +48,19 @@ export async function describeConflict(
   return conflictOf(stale.length > 0 ? stale : rows, operation, actual);
 }
 
+/** Describes a statement without a transaction around it, which wrote none of its rows. */
+export async function describeAlone(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  operation: 'update' | 'delete',
+  options: PersistOptions,
+): Promise<ConcurrentUpdate | NothingWritten> {
+  const conflict = await describeConflict(driver, rows, operation, options);
+  const isStale = conflict.conflicts.some(({ expected, actual }) => actual !== expected);
+  const hasFurtherConditions = rows.length > 1 || dialectOf(driver.getPlatform())?.aloneWhen !== undefined;
+  return isStale || !hasFurtherConditions ? conflict : new NothingWritten();
+}
+
 /** Describes a statement that wrote fewer rows than were meant, and which is about to be rolled back. */
 export async function describeBatch(
   driver: AbstractSqlDriver,
@@ -60,6 +76,25 @@ export async function describeBatch(
   const left = rows.filter((row) => actual(row) !== (operation === 'update' ? row.expected + 1 : null));
   const isClear = rows.length - left.length === written;
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
+}
+
+/**
+ * Rows with the last version that the column can hold cannot be bumped: databases raise an error, cut the version, or
+ * let it grow. So they are not written at all; it is a conflict where that version was claimed and is not the row's.
+ */
+export async function refuseExhausted(
+  driver: AbstractSqlDriver,
+  rows: readonly VersionedRow[],
+  options: PersistOptions,
+): Promise<void> {
+  const { meta } = rows[0]!.changeSet;
+  const maximum = maximumVersion(versionOf(meta)!);
+  const last = rows.filter(({ expected }) => expected === maximum);
+  if (last.length > 0) {
+    const actual = await currentVersions(driver, last, options);
+    const stale = last.filter((row) => actual(row) !== maximum);
+    throw stale.length > 0 ? conflictOf(stale, 'update', actual) : exhausted(last[0]!.changeSet.entity, meta);
+  }
 }
 
 function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {
@@ -102,29 +137,40 @@ export async function findRows(
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
   const platform = driver.getPlatform();
   const readsCurrent = dialectOf(platform)?.readsCurrent ?? true;
-  const reading = driver.find(
-    meta.class,
-    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } } as never,
-    {
-      fields: [...meta.primaryKeys, ...fields] as never,
-      ctx: options.ctx,
-      schema: options.schema,
-      connectionType: 'write',
-      lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
-      logging: options.loggerContext as never,
-    },
-  );
-  const found = await reading.catch((error) => {
-    noteReadFailure(error);
-    throw error;
-  });
+  const read = async (sets: readonly ChangeSet<object>[]): Promise<Dictionary[]> => {
+    const reading = driver.find(
+      meta.class,
+      { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: sets.map(keyOf) } } as never,
+      {
+        fields: [...meta.primaryKeys, ...fields] as never,
+        ctx: options.ctx,
+        schema: options.schema,
+        connectionType: 'write',
+        lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
+        logging: options.loggerContext as never,
+      },
+    );
+    return reading.catch((error) => {
+      noteReadFailure(error);
+      throw error;
+    });
+  };
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>
     Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const rows = new Map(
-    found.map((row) => [hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true)), row]),
-  );
-  return (changeSet) => rows.get(hash(keyValues(changeSet)));
+  const keyIn = (row: Dictionary) => hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true));
+  const rows = new Map((await read(changeSets)).map((row) => [keyIn(row), row]));
+  const bySpelling = new Map(changeSets.map((changeSet) => [changeSet, rows.get(hash(keyValues(changeSet)))]));
+  bySpelling.forEach((row) => row && rows.delete(keyIn(row)));
+  // what is left has its key spelled otherwise (by case, padding, zeros), and only the database knows whose it is
+  for (const [changeSet] of [...bySpelling].filter(([, row]) => !row)) {
+    const [row] = rows.size > 0 ? await read([changeSet]) : [];
+    if (row) {
+      bySpelling.set(changeSet, row);
+      rows.delete(keyIn(row));
+    }
+  }
+  return (changeSet) => bySpelling.get(changeSet);
 }
 
 /** The conflict of `em.lock(entity, LockMode.OPTIMISTIC, version)`, which compares with the loaded version. */

@@ -11,12 +11,14 @@ import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
 import { compare } from './checks.ts';
-import { currentVersions, describeBatch, describeConflict } from './conflicts.ts';
+import { currentVersions, describeAlone, describeBatch, describeConflict } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
+  /** The one statement of the flush has no transaction around it. */
+  alone = false;
   /** Rows with a version that are still to be deleted. */
   readonly #pending = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
@@ -107,7 +109,10 @@ export class Deletes {
       return;
     }
     const { meta } = left[0]!.changeSet;
-    const affectedRows = await deleteRows(this.#driver, left, options);
+    const affectedRows = await deleteRows(this.#driver, left, options, this.alone);
+    if (affectedRows === 0 && this.alone) {
+      throw await describeAlone(this.#driver, left, 'delete', options);
+    }
     // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
     if (affectedRows === 0 || (affectedRows !== left.length && !cascades(this.#driver, meta, meta))) {
       throw await describeBatch(this.#driver, left, 'delete', options, affectedRows);
@@ -115,7 +120,11 @@ export class Deletes {
   }
 
   async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
-    if ((await deleteRow(this.#driver, row, options)) !== 1) {
+    const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
+    if (affectedRows !== 1 && this.alone) {
+      throw await describeAlone(this.#driver, [row], 'delete', options);
+    }
+    if (affectedRows !== 1) {
       const conflict = await describeConflict(this.#driver, [row], 'delete', options);
       if (!this.#mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
         throw conflict;

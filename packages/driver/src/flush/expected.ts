@@ -1,35 +1,103 @@
 /** Which version a row must still have, and what is refused because nobody knows it. */
-import { type Dictionary, type EntityManager, type EntityMetadata, helper } from '@mikro-orm/core';
-import { InvalidVersion, type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mikro-ool/core';
+import {
+  Cascade,
+  type Dictionary,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  ReferenceKind,
+  Utils,
+  helper,
+  isRaw,
+} from '@mikro-orm/core';
+import {
+  InvalidVersion,
+  type Operation,
+  VersionExhausted,
+  VersionNotLoaded,
+  maximumStart,
+  maximumVersion,
+  versionOf,
+} from '@mikro-ool/core';
 import { versionedBelow } from '../discovery.ts';
-import { type AnyChangeSet, metaOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
 
 /**
  * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
  *
+ * @param changed the properties that are written, where the caller knows them
  * @throws {VersionNotLoaded} when there is none
  * @throws {InvalidVersion} when it is no integer that the column can hold
  */
-export function expectedVersion(entity: object, meta: EntityMetadata, operation: Operation): number {
+export function expectedVersion(
+  entity: object,
+  meta: EntityMetadata,
+  operation: Operation,
+  changed: readonly string[] = [],
+): number {
   const prop = versionOf(meta)!;
   const value: unknown = (entity as Dictionary)[prop.name];
   if (value == null) {
-    throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation);
+    const along = helper(entity).__initialized ? undefined : changedAlong(meta, operation, changed);
+    throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation, along);
   }
   const invalid = invalidVersion(entity, meta, value);
   if (invalid) {
-    throw invalid;
+    // databases that do not keep to the column's range have let somebody bump a row beyond its end
+    const isLoaded = value === (snapshotOf(entity) as Dictionary | undefined)?.[prop.name];
+    throw isLoaded && (value as number) > maximumVersion(prop) ? exhausted(entity, meta) : invalid;
   }
   return value as number;
+}
+
+/**
+ * The relation by which MikroORM writes a row that nobody touched: the other side of a one-to-one, when this side was
+ * assigned, or what is removed along with its owner.
+ */
+function changedAlong(meta: EntityMetadata, operation: Operation, changed: readonly string[]): string | undefined {
+  if (operation === 'delete') {
+    const removes = ({ orphanRemoval, cascade }: EntityProperty) =>
+      orphanRemoval || cascade?.some((one) => one === Cascade.REMOVE || one === Cascade.ALL);
+    const owner = meta.referencingProperties.find(({ prop }) => removes(prop));
+    return owner && `${owner.meta.className}.${owner.prop.name}`;
+  }
+  const props = changed.filter((key) => key !== meta.versionProperty).map((key) => meta.properties[key as never]);
+  const isOtherSide = (prop?: EntityProperty) => prop?.kind === ReferenceKind.ONE_TO_ONE && prop.inversedBy;
+  const [first] = props as EntityProperty[];
+  return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
+}
+
+/** The error when a row cannot be bumped any more. */
+export function exhausted(entity: object, meta: EntityMetadata): VersionExhausted {
+  const prop = versionOf(meta)!;
+  const { __meta: own } = helper(entity);
+  const key: unknown = Utils.getPrimaryKeyValues(entity, meta, true);
+  return new VersionExhausted(entity, own.className, prop.name, key, maximumVersion(prop));
+}
+
+/** Refuses a version that a row is given, when it is none or leaves no room for changes. */
+export function checkGiven(meta: EntityMetadata, value: unknown, entity?: object): void {
+  const prop = versionOf(meta)!;
+  // data may be spelled as the database has it, an entity may not
+  const number = typeof value === 'string' && !entity ? Number(value) : value;
+  const maximum = maximumStart(prop);
+  if (value != null && !isRaw(value as object) && !isBetween(number, maximum)) {
+    throw new InvalidVersion(entity, meta.className, prop.name, value, maximum, maximumVersion(prop));
+  }
+}
+
+function isBetween(value: unknown, maximum: number): boolean {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
 }
 
 /** The error when a value is no integer that the version column can hold. */
 export function invalidVersion(entity: object, meta: EntityMetadata, value: unknown): InvalidVersion | undefined {
   const prop = versionOf(meta)!;
   const maximum = maximumVersion(prop);
-  const isVersion = Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
-  return isVersion ? undefined : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
+  return isBetween(value, maximum)
+    ? undefined
+    : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
 }
 
 /** A row with the version that it must still have. */

@@ -10,8 +10,9 @@ import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
 import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
 import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
+import { neverAlone } from './alone.ts';
 import { checkClaims, checkClasses } from './checks.ts';
-import { StaleRows, describeConflict } from './conflicts.ts';
+import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
 import { Updates } from './updates.ts';
@@ -37,6 +38,8 @@ export class Flush {
   #around?: Transaction;
   /** … and whether a savepoint of the flush's own protects it. */
   #hasSavepoint = false;
+  /** Its one statement has no transaction around it. */
+  #alone = false;
   /** The statement that is sent is a COMMIT as well. */
   #autocommits = false;
 
@@ -52,14 +55,47 @@ export class Flush {
 
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
   get isOneStatement(): boolean {
-    return this.#plan.isOneStatement;
+    return this.#plan.alone !== undefined;
+  }
+
+  /**
+   * Sends the one statement without a transaction. Where it could not write, it is sent again in one.
+   *
+   * @param alone writes without a transaction
+   * @param together opens a transaction and writes
+   */
+  async withoutTransaction<Result>(alone: () => Promise<Result>, together: () => Promise<Result>): Promise<Result> {
+    this.#setAlone(true);
+    try {
+      return await alone();
+    } catch (error) {
+      if (!(error instanceof NothingWritten)) {
+        throw error;
+      }
+    }
+    this.#setAlone(false);
+    const result = await together();
+    // a trigger, or a session that does not autocommit: the next time it is not tried
+    neverAlone.add(this.#plan.alone!);
+    return result;
+  }
+
+  #setAlone(alone: boolean): void {
+    this.#alone = alone;
+    this.updates.alone = alone;
+    this.deletes.alone = alone;
+  }
+
+  /** Change sets are no longer looked at: what is touched now is for the next flush. */
+  get isPlanned(): boolean {
+    return this.#remembered;
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups): void {
     this.#undo.remember(groups);
     this.#remembered = true;
-    this.#plan = planFlush(this.#em, this.#dialect, groups);
+    this.#plan = planFlush(this.#em, this.#driver, groups);
     this.deletes.expect(this.#plan.deletes);
   }
 
@@ -76,7 +112,7 @@ export class Flush {
       this.#log.going(ctx);
     }
     this.#around = ownTransaction ? undefined : ctx;
-    if (!this.#plan.several || !this.#plan.versioned || ownTransaction) {
+    if (this.#alone || !this.#plan.several || !this.#plan.versioned || ownTransaction) {
       return this.#run(write, ctx);
     }
     // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
@@ -99,7 +135,7 @@ export class Flush {
     await checkClasses(this.#driver, unsure, ctx);
     await checkClaims(this.#driver, claims, ctx);
     await this.deletes.beforeOrphans(ctx);
-    this.#autocommits = ctx === undefined && !several;
+    this.#autocommits = ctx === undefined && (this.#alone || !several);
     await write(ctx);
     this.#written = true;
     this.#undo.done();
@@ -115,6 +151,11 @@ export class Flush {
     this.#undo.removing(uow, entity);
   }
 
+  /** Whatever becomes of the transaction around it, nothing of this flush is pending. */
+  succeeded(): void {
+    this.#undo.succeeded = true;
+  }
+
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
   async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
     const { several, versioned } = this.#plan;
@@ -128,8 +169,9 @@ export class Flush {
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
     await this.#tellTransaction(error, lost);
+    const isLogged = several && this.#begun && !this.#alone;
     // the log of transactions tells whether rows stay; a statement that failed has changed none
-    return { error: publish(lost), undo: (several && this.#begun) || this.#sent ? undefined : this.#undo };
+    return { error: publish(lost), undo: isLogged || this.#sent ? undefined : this.#undo };
   }
 
   /** The transaction around the flush may be aborted, or over. */

@@ -2,14 +2,15 @@
  * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
  * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
-import { ChangeSetType, type EntityManager, type EntityMetadata, EventType } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
-import type { Dialect } from '../write/dialects/index.ts';
+import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -29,8 +30,8 @@ export interface Plan {
   readonly versioned: boolean;
   /** More than one row is written, so that part of them could stay. */
   readonly several: boolean;
-  /** Nothing but one statement, and nobody can see whether there is a transaction around it. */
-  readonly isOneStatement: boolean;
+  /** It is nothing but one statement on the table of this class, and nobody can see a transaction around it. */
+  readonly alone?: EntityMetadata;
 }
 
 /** Of a flush that failed before it could be planned. */
@@ -40,7 +41,6 @@ export const NO_PLAN: Plan = {
   deletes: [],
   versioned: false,
   several: false,
-  isOneStatement: false,
 };
 
 const WRITES = [
@@ -56,38 +56,40 @@ const WRITES = [
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
-export function planFlush(em: EntityManager, dialect: Dialect | undefined, groups: ChangeSetGroups): Plan {
+export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
   const plan = { claims: [] as VersionedRow[], unsure: [] as UnsureRow[], deletes: [] as AnyChangeSet[] };
   let versioned = false;
   let rows = 0;
-  let last: AnyChangeSet | undefined;
+  const written: AnyChangeSet[][] = [];
   for (const sets of groups[ChangeSetType.CREATE].values()) {
     rows += sets.length;
+    written.push(sets);
     sets.forEach((changeSet) => (versioned = checkInitial(changeSet) || versioned));
   }
   const elsewhere = changedElsewhere(groups);
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       versioned ||= sets.some((set) => versionOf(set.meta));
-      const written =
-        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets, plan.deletes);
+      const ordered =
+        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets, plan.deletes);
       plan.unsure.push(...unsureAmong(em, sets, operation));
-      groups[type].set(id, written);
+      groups[type].set(id, ordered);
+      written.push(ordered);
       // joined-table inheritance: one DELETE for the table with the version, and one for the rest
-      const split = operation === 'delete' && written.some(({ meta }) => versionTable(meta) !== meta.root);
-      rows += split ? 2 * written.length : written.length;
-      last = written.at(-1) ?? last;
+      const split = operation === 'delete' && ordered.some(({ meta }) => versionTable(meta) !== meta.root);
+      rows += split ? 2 * ordered.length : ordered.length;
     }
   }
   const uow = em.getUnitOfWork(false);
-  for (const [entity] of uow.getExtraUpdates()) {
-    rows++;
-    versioned = checkFollowUp(em, entity) || versioned;
+  const followUps = [...uow.getExtraUpdates()];
+  for (const [entity, changed] of followUps) {
+    versioned = checkFollowUp(em, entity, Utils.asArray<string>(changed)) || versioned;
   }
-  rows += uow.getCollectionUpdates().length;
-  const isPlain = plan.claims.length + plan.unsure.length === 0;
-  const isOneStatement = rows === 1 && last !== undefined && isPlain && isAlone(em, dialect, last);
-  return { ...plan, versioned, several: rows > 1, isOneStatement };
+  const further = followUps.length + uow.getCollectionUpdates().length;
+  const isPlain = further + plan.claims.length + plan.unsure.length === 0;
+  const groupsOfRows = written.filter((sets) => sets.length > 0);
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
+  return { ...plan, versioned, several: rows + further > 1, alone };
 }
 
 /** Returns what is written, in order; a claim without another change is only compared. */
@@ -103,13 +105,13 @@ function planUpdates(
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
     } else if (versionOf(changeSet.meta)) {
-      expectedVersion(changeSet.entity, changeSet.meta, 'update');
+      expectedVersion(changeSet.entity, changeSet.meta, 'update', Object.keys(changeSet.payload));
     }
   }
-  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return inOrder(em, compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
 }
 
-function planDeletes(sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
+function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
   const versioned = sets.filter((set) => versionOf(set.meta));
   for (const changeSet of versioned) {
     const { entity, meta } = changeSet;
@@ -118,7 +120,14 @@ function planDeletes(sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSe
     expectedVersion(entity, meta, 'delete');
   }
   deletes.push(...inKeyOrder(versioned));
-  return inKeyOrder(sets);
+  return inOrder(em, sets);
+}
+
+/** Rows of one table in key order, when there is a version among them; in joined tables it may be in another one. */
+function inOrder(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
+  const isVersioned = ({ entity, meta }: AnyChangeSet) =>
+    versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity)));
+  return sets.some(isVersioned) ? inKeyOrder(sets) : sets;
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
@@ -131,36 +140,18 @@ function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operati
 /** A version that a new row is given. Returns whether its table has one. */
 export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
   const version = ownVersionOf(meta);
-  if (version && (entity as Record<string, unknown>)[version.name] != null) {
-    expectedVersion(entity, meta, 'update');
+  if (version) {
+    checkGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
   }
   return version !== undefined;
 }
 
 /** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
-function checkFollowUp(em: EntityManager, entity: object): boolean {
+function checkFollowUp(em: EntityManager, entity: object, changed: readonly string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;
   if (isVersioned) {
-    expectedVersion(entity, meta, 'update');
+    expectedVersion(entity, meta, 'update', changed);
   }
   return isVersioned;
-}
-
-const UPDATE_EVENTS = [EventType.beforeUpdate, EventType.afterUpdate];
-const DELETE_EVENTS = [EventType.beforeDelete, EventType.afterDelete];
-const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
-
-/** Nothing is read in the same transaction, nothing can fail after the only row was written, and nobody watches. */
-function isAlone(em: EntityManager, dialect: Dialect | undefined, { meta, type }: AnyChangeSet): boolean {
-  const events = em.getEventManager();
-  const watched = type.startsWith('update') ? UPDATE_EVENTS : DELETE_EVENTS;
-  return (
-    dialect?.autocommits === true &&
-    ownVersionOf(meta) !== undefined &&
-    meta.inheritanceType !== 'tpt' &&
-    em.getTransactionSessionContext() === undefined &&
-    !watched.some((event) => events.hasListeners(event, meta)) &&
-    ![...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
-  );
 }

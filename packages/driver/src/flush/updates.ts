@@ -1,13 +1,13 @@
 /** The rows that a flush inserts and updates: which statement writes them, and the version that they have then. */
 import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { versionOf } from '@mikro-ool/core';
-import { initialVersion, ownVersionOf, versionTable } from '../discovery.ts';
+import { initialVersion, versionOf } from '@mikro-ool/core';
+import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, batchDialect } from '../write/batch.ts';
+import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeBatch, describeConflict } from './conflicts.ts';
+import { describeAlone, describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -24,6 +24,8 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
+  /** The one statement of the flush has no transaction around it. */
+  alone = false;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Set<object>();
 
@@ -84,11 +86,15 @@ export class Updates {
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
       const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
-      const result = await updateRows(this.#driver, rows, options);
+      await refuseExhausted(this.#driver, rows, options);
+      const result = await updateRows(this.#driver, rows, options, this.alone);
+      if (result.affectedRows !== rows.length && this.alone) {
+        throw await describeAlone(this.#driver, rows, 'update', options);
+      }
       if (result.affectedRows !== rows.length) {
         throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
-      matchReturned(rows, result.rows ?? [], returned);
+      await this.#matchReturned(rows, result.rows ?? [], returned, options);
       this.#written(rows);
     }
     return returned;
@@ -101,7 +107,11 @@ export class Updates {
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
     const row = rowOf(changeSet, 'update');
-    const result = await updateRow(this.#driver, row, this.#moved.has(changeSet.entity), addConditions, options);
+    const hasMoved = this.#moved.has(changeSet.entity);
+    if (!hasMoved) {
+      await refuseExhausted(this.#driver, [row], options);
+    }
+    const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
       throw await describeConflict(this.#driver, [row], 'update', options);
     }
@@ -118,32 +128,39 @@ export class Updates {
     this.#undo.moved(moving);
   }
 
+  /** Finds the change sets of returned rows, which have the columns of the key. */
+  async #matchReturned(
+    rows: readonly VersionedRow[],
+    found: Dictionary[],
+    returned: Map<AnyChangeSet, Dictionary>,
+    options: PersistOptions,
+  ): Promise<void> {
+    const { meta } = rows[0]!.changeSet;
+    const fields = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
+    const hash = (key: unknown[]) => Utils.getPrimaryKeyHash(key as string[]);
+    const byKey = new Map(found.map((row) => [hash(fields.map((field) => row[field])), row]));
+    const rest: AnyChangeSet[] = [];
+    for (const { changeSet } of found.length > 0 ? rows : []) {
+      const row = byKey.get(helper(changeSet.entity).getSerializedPrimaryKey());
+      if (row) {
+        returned.set(changeSet, row);
+      } else {
+        rest.push(changeSet);
+      }
+    }
+    // spelled otherwise, or converted: the database knows whose they are
+    const find = rest.length > 0 ? await findRows(this.#driver, meta, rest, [], options) : undefined;
+    for (const changeSet of rest) {
+      const known = find!(changeSet);
+      const row = known && byKey.get(hash(Utils.flatten(Utils.getCompositeKeyValue(known, meta) as unknown[][], true)));
+      if (row) {
+        returned.set(changeSet, row);
+      }
+    }
+  }
+
   #move(entity: object, { name }: EntityProperty, version: number): void {
     this.#moved.add(entity);
     (entity as Record<string, unknown>)[name] = version;
-  }
-}
-
-/** With single-table inheritance, properties of one name may have a column per class. */
-function shareColumns(sets: readonly AnyChangeSet[]): boolean {
-  const { meta } = sets[0]!;
-  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
-}
-
-/** Finds the change sets of returned rows, which have the columns of the key. */
-function matchReturned(
-  rows: readonly VersionedRow[],
-  found: Dictionary[],
-  returned: Map<AnyChangeSet, Dictionary>,
-): void {
-  if (found.length === 0) {
-    return;
-  }
-  const fields = rows[0]!.changeSet.meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
-  const byKey = new Map(
-    found.map((row) => [Utils.getPrimaryKeyHash(fields.map((field) => row[field] as string)), row]),
-  );
-  for (const { changeSet } of rows) {
-    returned.set(changeSet, byKey.get(helper(changeSet.entity).getSerializedPrimaryKey())!);
   }
 }

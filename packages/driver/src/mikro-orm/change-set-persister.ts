@@ -1,6 +1,8 @@
 /** What is written, handed to the flush just before MikroORM would write it: its persister passes keys and payloads only. */
-import type { Dictionary, EntityManager } from '@mikro-orm/core';
+import { ChangeSetType, type Dictionary, type EntityManager, isRaw } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
+import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
 import type { AnyChangeSet, PersistOptions } from './entity.ts';
 import type { FlushState } from './flush-state.ts';
@@ -26,9 +28,15 @@ export function hookPersister(
 ): void {
   const { executeInserts, executeUpdates, executeDeletes, reloadVersionValues } = persister;
   // Without RETURNING, MikroORM reads back what the database computed, and the version, which we know.
-  persister.reloadVersionValues = (meta, sets, options) => {
-    const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
-    return reloadVersionValues.call(persister, versionOf(meta) ? withoutVersion : meta, sets, options);
+  persister.reloadVersionValues = async (meta, sets, options) => {
+    if (!versionOf(meta)) {
+      return reloadVersionValues.call(persister, meta, sets, options);
+    }
+    const rest = await readBack(em, meta, sets, persister.prepareOptions(meta, options));
+    if (rest.length > 0) {
+      const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
+      await reloadVersionValues.call(persister, withoutVersion, rest, options);
+    }
   };
   // em.insert() and em.insertMany() with entities come here too, without a flush.
   persister.executeInserts = async (sets, options, withSchema) => {
@@ -77,6 +85,41 @@ export function hookPersister(
     }
     flush.sent();
   };
+}
+
+/**
+ * Reads back what the database computed in changed rows: MikroORM finds them by the text of their keys, and fails where the
+ * database spells one otherwise. Returns those that are left to MikroORM: new rows, and those whose key changes.
+ */
+async function readBack(
+  em: EntityManager,
+  meta: AnyChangeSet['meta'],
+  sets: AnyChangeSet[],
+  options: PersistOptions,
+): Promise<AnyChangeSet[]> {
+  const driver = em.getDriver() as AbstractSqlDriver;
+  const generated = meta.props.filter((prop) => prop.generated && !prop.primary).map((prop) => prop.name as string);
+  if (driver.getPlatform().usesReturningStatement() || generated.length === 0) {
+    return sets;
+  }
+  const hasOwnKey = ({ type, payload }: AnyChangeSet) =>
+    type === ChangeSetType.UPDATE && !meta.primaryKeys.some((key) => key in payload);
+  const isExpression = ({ payload }: AnyChangeSet) => Object.values(payload).some((value) => isRaw(value as object));
+  const known = sets.filter((set) => hasOwnKey(set) && !isExpression(set));
+  if (known.length > 0) {
+    // a mixed batch of single-table inheritance shares one table
+    const find = await findRows(driver, meta.root.discriminatorColumn ? meta.root : meta, known, generated, options);
+    const hydrator = em.config.getHydrator(em.getMetadata());
+    for (const set of known) {
+      const found = find(set);
+      const row = Object.fromEntries(
+        generated.flatMap((name) => (found && name in found ? [[name, found[name]]] : [])),
+      );
+      hydrator.hydrate(set.entity, set.meta, row as never, em.getEntityFactory(), 'full', false, true);
+      Object.assign(set.payload, row);
+    }
+  }
+  return sets.filter((set) => !known.includes(set));
 }
 
 /** What MikroORM's own batch does around its statement. */

@@ -3,7 +3,7 @@ import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { borrower, giveUp, rollsBack } from './connection-pool.ts';
-import { flushingIn, restoreWhenIdle } from './flush-state.ts';
+import { flushingIn } from './flush-state.ts';
 
 /**
  * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
@@ -14,7 +14,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   connection.transactional = (work, options = {}) => {
     const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
     const flush = em && flushingIn(em);
-    return flush?.isOneStatement ? work(undefined as never) : (transactional.call(connection, work, options) as never);
+    const inTransaction = () => transactional.call(connection, work, options);
+    return (
+      flush?.isOneStatement ? flush.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
+    ) as never;
   };
   const lending = borrower(connection, log.mayRelease);
   connection.begin = async (options) => {
@@ -41,7 +44,6 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     log.committed(transaction);
   };
   connection.rollback = async (transaction, ...rest) => {
-    const undo = () => log.rolledBack(transaction).forEach(restoreWhenIdle);
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
@@ -57,9 +59,9 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
           giveUp(transaction);
         }
       }
-      undo();
+      log.rolledBack(transaction);
       throw error;
     }
-    undo();
+    log.rolledBack(transaction);
   };
 }

@@ -117,13 +117,12 @@ export function heldVersion(entity: Dictionary, version: string): unknown {
 }
 
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
-function ownFactory(em: EntityManager): object {
-  const { getContext } = em;
+export function ownFactory(em: EntityManager): object {
   em.getContext = () => em as never;
   try {
     return em.getEntityFactory();
   } finally {
-    em.getContext = getContext;
+    delete (em as Partial<EntityManager>).getContext;
   }
 }
 
@@ -181,7 +180,8 @@ function keepsVersion(em: EntityManager, entity: Dictionary, version: string, da
   if (Number.isNaN(read) || read === held || (helper(entity).__initialized && held != null && read < Number(held))) {
     return false;
   }
-  return !covers(mergedKeys(entity, data), entity) || isDirty(em, entity);
+  // what has no version yet was not based on one: it is being read for the first time
+  return !covers(mergedKeys(entity, data), entity) || (held != null && isDirty(em, entity));
 }
 
 /** Joined relations are found by the data object's constructor. */
@@ -232,7 +232,7 @@ function isColumn(meta: EntityMetadata, prop: EntityProperty): boolean {
 
 /** Has the entity changes that are not saved, or is it about to be removed? */
 export function isDirty(em: EntityManager, entity: object): boolean {
-  const { __meta: meta, __originalEntityData: snapshot } = helper(entity);
+  const { __meta: meta, __originalEntityData: snapshot = {} } = helper(entity);
   const uow = em.getUnitOfWork(false);
   if (uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {
     return true;

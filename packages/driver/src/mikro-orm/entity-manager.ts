@@ -3,14 +3,18 @@ import {
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
+  type EntityProperty,
   LockMode,
   OptimisticLockError,
+  ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
 import { readsSnapshots, versionOf } from '@mikro-ool/core';
+import type { TransactionLog } from '../memory/transaction-log.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
+import { opened } from './outside.ts';
 
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
@@ -51,7 +55,7 @@ export function hookLocks(
  * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest, and one that is newer
  * already stays as it is; but for the refreshed one itself, which is read from where it is written.
  */
-export function hookCopies(em: EntityManager): void {
+export function hookCopies(em: EntityManager, log: TransactionLog): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { props } = helper(entity).__meta as EntityMetadata;
@@ -77,7 +81,7 @@ export function hookCopies(em: EntityManager): void {
     const refreshed = await refreshing;
     for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
       const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
-      copyRenamed(em, source, (managed as object | undefined) ?? entity);
+      copyExactly(em, source, (managed as object | undefined) ?? entity);
     }
     keepVersions(reader);
     return refreshed;
@@ -89,15 +93,19 @@ export function hookCopies(em: EntityManager): void {
     const keepVersions = options.clear ? versionsBefore(outside) : undefined;
     let reader: EntityManager | undefined;
     try {
-      const handOver = async (tx: EntityManager) => {
+      const inside = async (tx: EntityManager) => {
         reader = tx;
-        const worked = await work(tx);
-        if (options.clear && tx !== outside) {
+        if (tx !== outside) {
+          opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+        }
+        const done = await work(tx);
+        if (tx !== outside && options.clear) {
+          log.copies(tx, outside);
           forgetOlderAfterFlush(tx, outside);
         }
-        return worked;
+        return done;
       };
-      const result = await transactional.call(em, handOver, options);
+      const result = await transactional.call(em, inside, options);
       keepVersions?.(reader);
       return result;
     } catch (error) {
@@ -142,17 +150,36 @@ function forgetOlderAfterFlush(tx: EntityManager, outside: EntityManager): void 
   };
 }
 
-/** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
-function copyRenamed(em: EntityManager, source: object, managed: object): void {
+/**
+ * MikroORM refreshes by way of the serialised form. It misses what has another name there and, before 7.2.5, takes what a
+ * type makes of a value for JSON for the value.
+ */
+function copyExactly(em: EntityManager, source: Dictionary, managed: object): void {
   const meta = metaOf(em, managed);
-  const renamed = meta.props.filter((prop) => prop.serializedName && prop.serializedName !== prop.name);
-  if (renamed.length > 0) {
-    const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
-    const data = helper(source).serialize(options as never) as Dictionary;
-    const missed = renamed.filter((prop) => Object.hasOwn(data, prop.serializedName!));
-    const values = Object.fromEntries(missed.map((prop) => [prop.name, data[prop.serializedName!]]));
-    em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+  const differs = (prop: EntityProperty) => isRenamed(prop) || (isValue(prop) && prop.customType);
+  const props = meta.props.filter(differs);
+  if (props.length === 0) {
+    return;
   }
+  const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
+  const data = helper(source).serialize(options as never) as Dictionary;
+  const values: Dictionary = {};
+  for (const prop of props) {
+    const value: unknown = isValue(prop) ? source[prop.name] : data[prop.serializedName!];
+    if (value !== undefined) {
+      values[prop.name] = value;
+    }
+  }
+  em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+}
+
+function isRenamed({ name, serializedName }: EntityProperty): boolean {
+  return serializedName !== undefined && serializedName !== name;
+}
+
+/** Neither a relation, nor an embeddable, nor behind a reference. */
+function isValue({ kind, ref }: EntityProperty): boolean {
+  return kind === ReferenceKind.SCALAR && !ref;
 }
 
 /** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */

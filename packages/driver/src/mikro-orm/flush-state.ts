@@ -2,7 +2,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
-import type { Undo } from '../memory/undo.ts';
 
 /** What is known of a unit of work beyond MikroORM's own state. */
 export interface FlushState {
@@ -10,8 +9,8 @@ export interface FlushState {
   flush?: Flush;
   /** A flush is running, up to and including MikroORM's tidying up. */
   flushing: boolean;
-  /** MikroORM empties the unit of work when a flush ends; what is restored before would go with it. */
-  readonly pending: Undo[];
+  /** MikroORM empties the unit of work when a flush ends; what is taken back before would go with it. */
+  readonly pending: (() => void)[];
 }
 
 const states = new WeakMap<object, FlushState>();
@@ -28,18 +27,67 @@ export function flushingIn(em: EntityManager): Flush | undefined {
   return states.get(em.getUnitOfWork(false))?.flush;
 }
 
-/** Takes back at once, or after the flush that the unit of work is in. */
-export function restoreWhenIdle(undo: Undo): void {
-  const { flushing, pending } = states.get(undo.uow)!;
+export function isFlushing(uow: object): boolean {
+  return states.get(uow)!.flushing;
+}
+
+/** At once, or after the flush that the unit of work is in. */
+export function whenIdle(uow: object, work: () => void): void {
+  const { flushing, pending } = states.get(uow)!;
   if (flushing) {
-    pending.push(undo);
+    pending.push(work);
   } else {
-    undo.restore();
+    work();
   }
 }
 
-/** The flush that writes the collections of which it knows the new items only: set-based, before its own deletes. */
-export const syncingCollections = new AsyncLocalStorage<Flush>();
+/**
+ * Async context lives as long as whatever was created in it, and the sockets and timers of a connection stay for as long as
+ * the pool does. So it holds a token, which is emptied when the work is over.
+ */
+interface Token<Value> {
+  value?: Value;
+  readonly outer?: Token<Value>;
+}
 
-/** The units of work in whose flushes this code runs, one inside another. */
-export const insideFlush = new AsyncLocalStorage<readonly object[]>();
+async function runWith<Value>(
+  context: AsyncLocalStorage<Token<Value>>,
+  value: Value,
+  work: () => Promise<void>,
+): Promise<void> {
+  const token: Token<Value> = { value, outer: context.getStore() };
+  try {
+    await context.run(token, work);
+  } finally {
+    token.value = undefined;
+  }
+}
+
+const syncing = new AsyncLocalStorage<Token<Flush>>();
+
+/** Lets a flush write the collections of which it knows the new items only: set-based, before its own deletes. */
+export function syncCollections(flush: Flush, work: () => Promise<void>): Promise<void> {
+  return runWith(syncing, flush, work);
+}
+
+/** The flush that writes such collections right now, if any. */
+export function syncingFlush(): Flush | undefined {
+  return syncing.getStore()?.value;
+}
+
+const inside = new AsyncLocalStorage<Token<object>>();
+
+/** Runs a flush of a unit of work. */
+export function runFlush(uow: object, work: () => Promise<void>): Promise<void> {
+  return runWith(inside, uow, work);
+}
+
+/** Is the code that asks part of a flush of this unit of work, or of one inside it? */
+export function isInFlushOf(uow: object): boolean {
+  for (let token = inside.getStore(); token; token = token.outer) {
+    if (token.value === uow) {
+      return true;
+    }
+  }
+  return false;
+}

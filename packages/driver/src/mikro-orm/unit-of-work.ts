@@ -3,8 +3,9 @@ import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { ChangeSetGroups } from './entity.ts';
-import { type FlushState, insideFlush, restoreWhenIdle, stateFor, syncingCollections } from './flush-state.ts';
+import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
+import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods {
@@ -12,6 +13,7 @@ interface UnitOfWorkMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
+  filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   commitCollectionUpdates(ctx?: Transaction): Promise<void>;
@@ -44,17 +46,16 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
   const { commit } = uow;
   let queue: Promise<unknown> = Promise.resolve();
   uow.commit = async () => {
-    const outer = insideFlush.getStore() ?? [];
-    if (state.flushing && outer.includes(uow)) {
+    if (state.flushing && isInFlushOf(uow)) {
       return commit.call(uow);
     }
     const turn = queue.then(async () => {
       state.flushing = true;
       try {
-        await insideFlush.run([...outer, uow], () => commit.call(uow));
+        await runFlush(uow, () => commit.call(uow));
       } finally {
         state.flushing = false;
-        state.pending.splice(0).forEach((undo) => undo.restore());
+        state.pending.splice(0).forEach((work) => work());
       }
     });
     queue = turn.catch(() => {});
@@ -63,7 +64,15 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
 }
 
 function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
-  const { doCommit, getChangeSetGroups, persistToDatabase, commitCollectionUpdates, unsetIdentity } = uow;
+  const keepTouches = hookTouches(em);
+  const {
+    doCommit,
+    filterCollectionUpdates,
+    getChangeSetGroups,
+    persistToDatabase,
+    commitCollectionUpdates,
+    unsetIdentity,
+  } = uow;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {
@@ -71,18 +80,26 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     }
     unsetIdentity.call(uow, entity);
   };
+  // The first step after all listeners, also when there is nothing to write so far.
+  uow.filterCollectionUpdates = () => {
+    if (!state.flush?.isPlanned) {
+      keepTouches();
+    }
+    filterCollectionUpdates.call(uow);
+  };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {
     const flush = begin();
     state.flush = flush;
     try {
       await doCommit.call(uow);
+      flush.succeeded();
     } catch (error) {
-      const failure = await flush.failed(error);
-      if (failure.undo) {
-        restoreWhenIdle(failure.undo);
+      const { undo, error: failure } = await flush.failed(error);
+      if (undo) {
+        whenIdle(uow, () => undo.restore());
       }
-      throw failure.error;
+      throw failure;
     } finally {
       state.flush = undefined;
     }
@@ -97,6 +114,5 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) =>
-    syncingCollections.run(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => syncCollections(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
 }

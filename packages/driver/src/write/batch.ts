@@ -44,6 +44,12 @@ export function batchDialect(platform: Platform, sets: readonly ChangeSet<object
   return dialectOf(platform);
 }
 
+/** With single-table inheritance, properties of one name may have a column per class. */
+export function shareColumns(sets: readonly ChangeSet<object>[]): boolean {
+  const { meta } = sets[0]!;
+  return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
+}
+
 function isComparable(meta: EntityMetadata): boolean {
   return (
     meta.getOwnConcurrencyCheckKeys().length === 0 &&
@@ -140,9 +146,9 @@ function changedColumns(
     const values = payloads.map((payload) => columnValues(prop, payload[key], mapFieldNames));
     const changed = payloads.every((payload) => key in payload) ? undefined : payloads.map((payload) => key in payload);
     const { customType, fieldNames } = prop;
+    const own = ownFields(prop);
     fieldNames.forEach((field, i) => {
-      // composite keys may share a column
-      if (columns.has(field) || (prop.ownColumns && !prop.ownColumns.includes(field))) {
+      if (columns.has(field) || !own.includes(field)) {
         return;
       }
       columns.set(field, {
@@ -159,6 +165,12 @@ function changedColumns(
     });
   }
   return [...columns.values()];
+}
+
+/** Composite keys may share a column, which is another property's. With `targetKey` MikroORM has other names here. */
+function ownFields({ fieldNames, ownColumns }: EntityProperty): string[] {
+  const own = ownColumns ? fieldNames.filter((field) => ownColumns.includes(field)) : fieldNames;
+  return own.length > 0 ? own : fieldNames;
 }
 
 /** The value of a property; the list of them where it has several columns. */

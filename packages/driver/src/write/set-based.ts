@@ -1,17 +1,25 @@
 /**
- * Writes outside a flush bump every row that they change. An update takes a version that is given; an upsert never
- * does where the row exists already: a body's `version: 3` must not turn 9 back into 3, it counts for the insert only.
+ * Writes outside a flush bump every row that they change. An update takes a version that is given; an upsert of a row
+ * that exists takes the greater one of it and the next one: events bring versions of their own, and a body's
+ * `version: 3` must not turn 9 back into 3.
  */
-import { type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
+import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
+import { VersionField, initialVersion } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
+import { checkGiven } from '../flush/expected.ts';
+import { type Helper, bumpUnlessGiven } from '../mikro-orm/query-builder.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 export interface Writer {
   mainAlias: { meta: EntityMetadata };
+  em?: object;
   state: { data?: object; returning?: string[] };
+  insert(data: object): unknown;
+  helper: Helper;
   update(data: object): unknown;
   merge(data?: string[] | Record<string, unknown>): unknown;
+  clone(...args: unknown[]): Writer;
   ignore(): unknown;
   returning(fields: string[]): unknown;
   andWhere(condition: object): unknown;
@@ -31,21 +39,71 @@ export function sparing(qb: Writer, keysOf: (meta: EntityMetadata) => unknown[])
   };
 }
 
-/** Makes `update()` and `merge()` of this query builder bump the version. */
+/** The version that data names by property or by column. */
+function givenVersion(data: Dictionary, { name, fieldNames }: EntityProperty): unknown {
+  return data[name] ?? data[fieldNames[0]!];
+}
+
+/**
+ * Looks at the versions that rows are given.
+ *
+ * @throws {InvalidVersion} when one is no version, or leaves its row no room for changes
+ */
+export function checkVersions(meta: EntityMetadata, rows: readonly object[]): void {
+  const version = ownVersionOf(meta);
+  if (version) {
+    rows.forEach((row) => checkGiven(meta, givenVersion(row, version)));
+  }
+}
+
+/** The data of new rows, each with a version where versions start at random. */
+export function withInitialVersions<Rows extends readonly object[]>(meta: EntityMetadata, rows: Rows): Rows {
+  checkVersions(meta, rows);
+  const version = ownVersionOf(meta);
+  const isMissing = (row: object) => givenVersion(row, version!) == null;
+  // elsewhere the column's default is the same
+  if ((version?.customType as VersionField | undefined)?.start !== 'random' || !rows.some(isMissing)) {
+    return rows;
+  }
+  return rows.map((row) => (isMissing(row) ? { ...row, [version!.name]: initialVersion(version!) } : row)) as never;
+}
+
+/** Makes this query builder bump the version, and give new rows one. */
 export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
-  const { update, merge } = qb;
+  const { insert, update, merge, clone } = qb;
   const quote = (name: string) => platform.quoteIdentifier(name);
   const proposed = dialectOf(platform)?.proposed ?? ((column: string) => `excluded.${column}`);
+  /** A version was given by whoever inserts. */
+  let isGiven = false;
+
+  qb.insert = (data) => {
+    const { meta } = qb.mainAlias;
+    const version = ownVersionOf(meta);
+    if (!version || !data || Utils.isEntity(data)) {
+      isGiven = true;
+      return insert.call(qb, data);
+    }
+    const rows = Utils.asArray(data);
+    isGiven = rows.some((row) => givenVersion(row, version) != null);
+    const complete = withInitialVersions(meta, rows);
+    return insert.call(qb, Array.isArray(data) ? complete : complete[0]!);
+  };
 
   qb.update = (data) => {
-    const result = update.call(qb, data);
-    const version = ownVersionOf(qb.mainAlias.meta);
-    const column = version?.fieldNames[0];
-    // MikroORM looks for a given version by property, but has the data by column then
-    if (version && column && qb.state.data && Object.hasOwn(qb.state.data, column)) {
-      Object.defineProperty(qb.state.data, version.name, { enumerable: version.name === column });
+    // without an EntityManager it is the driver's own, whose data is checked already
+    if (qb.em) {
+      checkVersions(qb.mainAlias.meta, [data]);
     }
+    const result = update.call(qb, data);
+    takeGivenVersion(qb);
     return result;
+  };
+
+  qb.clone = (...args) => {
+    const copy = clone.apply(qb, args);
+    bumpSetBasedWrites(copy, platform);
+    takeGivenVersion(copy);
+    return copy;
   };
 
   qb.merge = (data) => {
@@ -59,21 +117,26 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     const column = version.fieldNames[0]!;
     const values: Record<string, unknown> = {};
     if (Array.isArray(data) || !data) {
-      const properties = meta.properties as Record<string, EntityProperty>;
       for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
-        for (const field of properties[key]?.fieldNames ?? [key]) {
+        for (const field of columnsOf(meta, key)) {
           values[field] = raw(proposed(quote(field)));
         }
       }
     } else {
+      checkVersions(meta, [data]);
       Object.assign(values, data);
     }
+    const given = isGiven || !Array.isArray(data ?? []) ? givenVersion(values, version) : undefined;
     delete values[version.name];
     delete values[column];
     if (Object.keys(values).length === 0 && !joined) {
       return qb.ignore();
     }
-    values[column] = raw(`${quote(meta.tableName)}.${quote(column)} + 1`);
+    const current = `${quote(meta.tableName)}.${quote(column)}`;
+    values[column] =
+      given == null
+        ? raw(`${current} + 1`)
+        : raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
     // MikroORM does not read back what was given, but the database may have another version now
     const { returning } = qb.state;
     if (returning && !returning.includes(version.name)) {
@@ -81,4 +144,18 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     }
     return merge.call(qb, values);
   };
+}
+
+/** The columns of a property, or of a path into an embeddable. */
+function columnsOf(meta: EntityMetadata, path: string): string[] {
+  const step = (props: Record<string, EntityProperty>, [name, ...rest]: string[]): EntityProperty | undefined =>
+    rest.length > 0 ? step(props[name!]?.embeddedProps ?? {}, rest) : props[name!];
+  return step(meta.properties, path.split('.'))?.fieldNames ?? [path];
+}
+
+function takeGivenVersion(qb: Writer): void {
+  const column = ownVersionOf(qb.mainAlias.meta)?.fieldNames[0];
+  if (column) {
+    bumpUnlessGiven(qb.helper, column);
+  }
 }

@@ -2,25 +2,32 @@
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ownVersionOf } from '../discovery.ts';
-import { runStatement } from '../mikro-orm/driver.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchUpdate } from './batch.ts';
 import { dialectOf } from './dialects/index.ts';
 import { updateOne } from './dialects/values.ts';
+import { sendRows } from './send.ts';
 
-/** Updates the rows that still have their version, and bumps them. Returned rows have the columns of the key. */
+/**
+ * Updates the rows that still have their version, and bumps them. Returned rows have the columns of the key.
+ *
+ * @param alone no transaction is around it: all of the rows are written, or none
+ */
 export function updateRows(
   driver: AbstractSqlDriver,
   rows: readonly VersionedRow[],
   options: PersistOptions,
+  alone: boolean,
 ): Promise<QueryResult<Dictionary>> {
   const { meta } = rows[0]!.changeSet;
   const platform = driver.getPlatform();
   const update = batchUpdate(driver.getTableName(meta, options), meta, rows, platform, (item, props) =>
     driver.mapDataToFieldNames(item, false, props, false),
   );
-  const { sql, params } = rows.length > 1 ? dialectOf(platform)!.update(update) : updateOne(update);
-  return runStatement(driver, sql, params, options);
+  const dialect = dialectOf(platform)!;
+  const isOne = rows.length === 1;
+  const statement = isOne ? updateOne(update, alone ? dialect.aloneWhen : undefined) : dialect.update(update, alone);
+  return sendRows(driver, statement, options);
 }
 
 /**

@@ -3,6 +3,7 @@ import {
   type Dictionary,
   type EntityMetadata,
   type EntityName,
+  type EntityProperty,
   type FilterQuery,
   LockMode,
   type QueryResult,
@@ -10,10 +11,9 @@ import {
   Utils,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { versionOf } from '@mikro-ool/core';
+import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
-import { dialectOf } from './dialects/index.ts';
 import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
 
 /**
@@ -28,9 +28,9 @@ export async function withVersions<T extends object>(
   write: (options: PersistOptions) => Promise<QueryResult<T>>,
 ): Promise<QueryResult<T>> {
   const meta = driver.getMetadata().get(entityName) as unknown as EntityMetadata;
-  const version = options.upsert ? versionOf(meta) : undefined;
   const returns = driver.getPlatform().usesReturningStatement();
-  if (!version || (returns && !mayWriteNothing(options))) {
+  const mayLeave = mayWriteNothing(options) && versionOf(meta);
+  if (!options.upsert || !(mayLeave || (!returns && ownVersionOf(meta)))) {
     return write(options);
   }
   const run = async (ctx?: Transaction) => {
@@ -38,17 +38,17 @@ export async function withVersions<T extends object>(
     if (returns && result.rows?.length === where.length) {
       return result;
     }
-    if (mayWriteNothing(options)) {
+    if (mayLeave) {
       leftRows(options);
     }
     // where SQL names the unique columns, what is looked for is unknown
     if (where.some((one) => one == null || Utils.isEmpty(one))) {
       return returns ? { ...result, row: undefined, rows: [] } : result;
     }
-    const rows = await findUpserted(driver, meta, where, { ...options, ctx });
+    const found = await findUpserted(driver, meta, where, { ...options, ctx });
     // what is returned of some rows does not say of which
-    const all = rows.map((row, i) => (returns ? row : { ...result.rows?.[i], ...row }));
-    return { ...result, row: all[0], rows: all } as QueryResult<T>;
+    const rows = found.map((row, i) => (returns ? row : { ...result.rows?.[i], ...row }));
+    return { ...result, row: rows[0], rows } as QueryResult<T>;
   };
   return options.ctx || returns ? run(options.ctx) : driver.getConnection('write').transactional(run);
 }
@@ -61,26 +61,34 @@ async function findUpserted(
   { ctx, schema }: PersistOptions,
 ): Promise<Dictionary[]> {
   const conditions = where.map((one) => conditionOf(one, meta));
-  const columns = [...meta.getPrimaryProps(), ownVersionOf(meta)].filter((prop) => prop !== undefined);
-  const looked = conditions.flatMap((condition) => Object.keys(condition));
-  const fields = [...new Set([...looked, ...columns.map((prop) => prop.name)])];
-  // what a rival has committed since a snapshot was taken is met by an upsert, too
-  const lockMode =
-    ctx && !(dialectOf(driver.getPlatform())?.readsCurrent ?? true) ? LockMode.PESSIMISTIC_READ : undefined;
+  // MikroORM reads no keys where rows come back
+  const returned = [...meta.getPrimaryProps(), ownVersionOf(meta)].filter((prop) => prop !== undefined);
+  const names = returned.map((prop) => prop.name);
+  const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition)).concat(names))];
+  // an upsert meets what others have committed since a snapshot was taken, too
+  const lockMode = ctx && readsSnapshots(driver.getPlatform()) ? LockMode.PESSIMISTIC_READ : undefined;
   const options = { fields, ctx, schema, lockMode, connectionType: 'write' };
-  const found = (await driver.find(meta.class, { $or: conditions } as never, options as never)) as Dictionary[];
+  const find = (condition: object): Promise<Dictionary[]> =>
+    driver.find(meta.class, condition as never, options as never);
+  const found = await find({ $or: conditions });
   const comparator = driver.config.getComparator(driver.getMetadata());
-  return conditions.map((condition) => {
-    const row = found.find((one) => {
-      const values = Object.keys(condition).map((name) => [name, one[name]] as const);
-      return comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
-    });
-    const values = columns.flatMap((prop) => {
-      const parts = Utils.flatten(Utils.asArray(row?.[prop.name]), true) as unknown[];
-      return prop.fieldNames.map((column, i) => [column, parts[i]] as const);
-    });
-    return row ? Object.fromEntries(values) : {};
-  });
+  const matches = (row: Dictionary, condition: Dictionary) => {
+    const values = Object.keys(condition).map((name) => [name, row[name]] as const);
+    return comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
+  };
+  const rows: Dictionary[] = [];
+  for (const condition of conditions) {
+    // spelled otherwise, and only the database knows which row is meant
+    const row = found.find((one) => matches(one, condition)) ?? (await find(condition))[0];
+    rows.push(row ? byColumn(row, returned) : {});
+  }
+  return rows;
+}
+
+/** Values of a row as MikroORM's drivers return them. */
+function byColumn(row: Dictionary, props: EntityProperty[]): Dictionary {
+  const values = props.map(({ name }) => Utils.flatten(Utils.asArray(row[name]) as unknown[][], true));
+  return Object.fromEntries(props.flatMap(({ fieldNames }, p) => fieldNames.map((field, i) => [field, values[p]![i]])));
 }
 
 /** What an upsert looks for: its unique values, or a primary key. */

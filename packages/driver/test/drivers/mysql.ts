@@ -4,11 +4,12 @@ import { MySqlDriver } from '@mikro-orm/mysql';
 import { versioned } from '@mikro-ool/driver';
 import { inject, onTestFinished } from 'vitest';
 import type { Gap, TestDriver } from '../harness.ts';
-import { onServer } from './server.ts';
+import { session } from './server.ts';
+
+const onServer = session({ driver: MySqlDriver, clientUrl: inject('mariaDbUrl')!, dbName: 'mysql' });
 
 async function forDatabases(what: 'create database' | 'drop database if exists', names: string[]): Promise<void> {
-  const options = { driver: MySqlDriver, clientUrl: inject('mariaDbUrl')!, dbName: 'mysql' };
-  await onServer(options, ...names.map((name) => `${what} \`${name}\``));
+  await onServer(...names.map((name) => `${what} \`${name}\``));
 }
 
 /** Both MikroORM drivers of the family, on the same MariaDB server. */
@@ -16,7 +17,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   name,
   concurrent: true,
   batches: true,
-  autocommits: false,
+  alone: 'updates and deletes',
   replicas: true,
   conditionalUpserts: false,
   cascadeDepth: 10,
@@ -25,6 +26,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   literal: (column) => `hex(${column})`,
   // a foreign key needs an index all the same
   dropUnique: (table, index, column) => `alter table ${table} drop index ${index}, add index (${column})`,
+  widens: (table, column) => [`alter table ${table} modify ${column} bigint not null`],
   schemas: async (names) => {
     await forDatabases('create database', names);
     onTestFinished(() => forDatabases('drop database if exists', names));

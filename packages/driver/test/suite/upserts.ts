@@ -1,168 +1,171 @@
-/** An upsert that wrote nothing, because it was ignored or its condition did not hold, hands back what is in the database. */
-import { type EntityManager, defineEntity, p, raw } from '@mikro-orm/core';
+/** Upserts of entities without a key yet, and merges of a part: what comes back is what plain MikroORM brings back. */
+import { EntitySchema, type Opt, defineEntity, p } from '@mikro-orm/core';
 import { VersionField } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open } from '../harness.ts';
+import { type TestDriver, open, withoutLock } from '../harness.ts';
 
-const Article = defineEntity({
-  name: 'Article',
+/** With class fields, which are there from the start, as decorated entities have them. */
+class Tag {
+  id!: number;
+  name!: string;
+  note?: string | null;
+  version!: Opt<number>;
+}
+const TagSchema = new EntitySchema<Tag>({
+  class: Tag,
   properties: {
-    id: p.integer().primary(),
-    slug: p.string().unique(),
-    title: p.string(),
-    n: p.integer().default(0),
+    id: { type: 'integer', primary: true, fieldName: 'tag_id' },
+    name: { type: 'string', unique: true },
+    note: { type: 'string', nullable: true },
+    version: { type: VersionField },
+  },
+});
+const Pair = defineEntity({
+  name: 'Pair',
+  properties: {
+    id: p.bigint('string').primary(),
+    left: p.string().length(50),
+    right: p.string().length(50).nullable(),
     note: p.string().nullable(),
     version: p.type(VersionField),
   },
+  uniques: [{ properties: ['left', 'right'] }],
+});
+const Label = defineEntity({
+  name: 'Label',
+  properties: { id: p.integer().primary(), name: p.string().unique(), note: p.string().nullable() },
+});
+const Address = defineEntity({
+  embeddable: true,
+  name: 'Address',
+  properties: { city: p.string(), zip: p.string().nullable() },
+});
+const Person = defineEntity({
+  name: 'Person',
+  properties: {
+    id: p.integer().primary(),
+    name: p.string().fieldName('full_name'),
+    address: () => p.embedded(Address),
+    home: () => p.embedded(Address).object().nullable(),
+    version: p.type(VersionField).fieldName('lock_no'),
+  },
 });
 
-type Given = { id: number; slug: string; title: string; n: number };
-type Options = { onConflictAction?: 'ignore'; onConflictWhere?: object };
-
 export function upserts(driver: TestDriver): void {
-  /** Article 1 with number 42 at version 9. */
-  const setUp = async (more = {}) => {
-    const db = await open(driver, [Article], more);
-    const em = db.fork();
-    em.create(Article, { id: 1, slug: 'one', title: 'theirs', n: 42, note: 'theirs', version: 9 });
-    await em.flush();
-    const row = async (id = 1) => {
-      const article = await db.fork().findOne(Article, id);
-      return article && [article.title, article.n, article.note, article.version];
-    };
-    return { ...db, row };
-  };
-  const given: Given = { id: 1, slug: 'one', title: 'rejected', n: 0 };
-  const kinds: Record<string, Options> = { ignored: { onConflictAction: 'ignore' } };
-  if (driver.conditionalUpserts) {
-    kinds['not met by onConflictWhere'] = { onConflictWhere: { n: { $lt: 10 } } };
-  }
-  const ways: Record<string, (em: EntityManager, options: Options) => Promise<object | undefined>> = {
-    'em.upsert() of data': (em, options) => em.upsert(Article, given, options as never),
-    'em.upsert() of data with a version': (em, options) =>
-      em.upsert(Article, { ...given, version: 3 }, options as never),
-    'em.upsert() by another unique column': (em, options) =>
-      em.upsert(Article, { ...given }, { ...options, onConflictFields: ['slug'] } as never),
-    'em.upsert() of an entity': (em, options) =>
-      em.upsert(Article, em.create(Article, given as never, { persist: false }), options as never),
-    'em.upsertMany() of data': async (em, options) =>
-      (await em.upsertMany(Article, [given, { ...given, id: 2, slug: 'two' }], options as never))[0],
-    'em.upsertMany() of entities': async (em, options) => {
-      const rows = [given, { ...given, id: 2, slug: 'two' }];
-      const entities = rows.map((data) => em.create(Article, data as never, { persist: false }));
-      return (await em.upsertMany(Article, entities, options as never))[0];
-    },
-    'over a reference': (em, options) => {
-      em.getReference(Article, 1);
-      return em.upsert(Article, given, { ...options } as never);
-    },
-  };
-
-  describe('upserts that write nothing', () => {
-    for (const [kind, options] of Object.entries(kinds)) {
-      for (const [name, way] of Object.entries(ways)) {
-        test(`${name}, ${kind}: what is handed back is what is stored`, async () => {
-          const { fork, row } = await setUp();
-          const em = fork() as EntityManager;
-          const article = (await way(em, options)) as Given & { note: string; version: number };
-          expect(await row()).toEqual(['theirs', 42, 'theirs', 9]);
-          expect([article.title, article.n, article.note, article.version]).toEqual(['theirs', 42, 'theirs', 9]);
-          await em.flush();
-          expect(await row()).toEqual(['theirs', 42, 'theirs', 9]);
-          article.n += 1;
-          await em.flush();
-          expect(await row()).toEqual(['theirs', 43, 'theirs', 10]);
-        });
-      }
-    }
-
-    for (const [name, options] of Object.entries({
-      ignored: { onConflictAction: 'ignore' } as const,
-      'with merge fields': { onConflictMergeFields: ['title'] } as never,
-      'with exclude fields': { onConflictExcludeFields: ['n'] } as never,
-      merged: {},
-    })) {
-      test(`upserts ${name}: memory is what is stored, of rows that existed and of new ones`, async () => {
-        const { fork, row } = await setUp();
-        const em = fork() as EntityManager;
-        const rows = [1, 2].map((id) => ({ ...given, id, slug: ['', 'one', 'two'][id]! }));
-        const [first, second] = await em.upsertMany(Article, rows, options);
-        const third = await em.upsert(Article, { ...given, id: 3, slug: 'three' }, options as never);
-        for (const [id, article] of [first!, second!, third!].entries()) {
-          expect([article.title, article.n, article.note ?? null, article.version]).toEqual(await row(id + 1));
-        }
-      });
-    }
-
-    for (const [kind, options] of Object.entries(kinds)) {
-      test(`upserts ${kind}: generated keys and lazy columns are those of the row, some of many were written`, async () => {
-        const Tag = defineEntity({
-          name: 'Tag',
-          properties: {
-            id: p.integer().primary(),
-            slug: p.string().unique(),
-            n: p.integer(),
-            text: p.text().lazy(),
-            version: p.type(VersionField),
-          },
-        });
-        const { fork } = await open(driver, [Tag]);
-        const tag = (slug: string, n: number) => ({ slug, n, text: `${n}` });
-        await fork().insertMany(
-          Tag,
-          ['a', 'b', 'c'].map((slug, i) => ({ ...tag(slug, 41 + i), version: 9 })),
-        );
+  describe('upserts of entities that have no key', () => {
+    for (const version of [undefined, 4]) {
+      test(`em.upsertMany, of old rows and new ones, ${version ? 'with' : 'without'} a version`, async () => {
+        const { fork } = await open(driver, [TagSchema]);
         const em = fork();
-        const sent = [tag('new', 1), tag('c', 0), { ...tag('a', 0), id: 77 }];
-        const tags = await em.upsertMany(Tag, sent, { ...options, onConflictFields: ['slug'] } as never);
-        tags.push(
-          await em.upsert(Tag, { ...tag('b', 0), id: 78 }, { ...options, onConflictFields: ['slug'] } as never),
-        );
-        const seen = tags.map(({ slug, n, text, version }) => [slug, n, String(text), version]);
-        expect(seen).toEqual([
-          ['new', 1, '1', 1],
-          ['c', 43, '43', 9],
-          ['a', 41, '41', 9],
-          ['b', 42, '42', 9],
-        ]);
-        tags.forEach((one) => (one.n += 1));
+        em.create(Tag, { name: 'old' });
         await em.flush();
-        const rows = await fork().find(Tag, {}, { orderBy: { slug: 'asc' } });
-        expect(rows.map(({ id, slug, n }) => [id, slug, n])).toEqual([
-          [1, 'a', 42],
-          [2, 'b', 43],
-          [3, 'c', 44],
-          [tags[0]!.id, 'new', 2],
-        ]);
-      });
-
-      test(`upserts ${kind}: with \`upsertManaged: false\`, an entity that is managed is only assigned to`, async () => {
-        const { fork, row } = await setUp({ upsertManaged: false });
-        const em = fork();
-        const article = await em.findOneOrFail(Article, 1);
-        article.note = 'mine';
-        await em.upsert(Article, given, options as never);
-        await em.upsertMany(Article, [given], options as never);
-        expect([article.title, article.n, article.note, article.version]).toEqual(['rejected', 0, 'mine', 9]);
-        await em.flush();
-        expect(await row()).toEqual(['rejected', 0, 'mine', 10]);
+        const other = fork();
+        const data = { note: 'many', ...(version && { version }) };
+        const tags = ['new', 'old', 'newer'].map((name) => other.create(Tag, { name, ...data }, { persist: false }));
+        await other.upsertMany(tags);
+        const stored = await fork().find(Tag, {}, { orderBy: { name: 1 } });
+        const shown = (list: typeof tags) => list.map((tag) => [tag.name, tag.id, tag.note, tag.version]);
+        expect(shown(tags.toSorted((a, b) => (a.name < b.name ? -1 : 1)))).toEqual(shown(stored));
+        expect(stored.map((tag) => tag.version)).toEqual([version ?? 1, version ?? 1, 2]);
+        tags.forEach((tag) => expect(other.getUnitOfWork().getById(Tag, tag.id)).toBe(tag));
+        tags.forEach((tag) => (tag.note = 'changed'));
+        await other.flush();
+        expect((await fork().find(Tag, { note: 'changed' })).length).toBe(3);
       });
     }
 
-    test('onConflictWhere with the versions of events: an older event is not taken, a newer one is', async () => {
-      if (!driver.conditionalUpserts) {
-        return;
+    test('em.upsert, of an old row and a new one', async () => {
+      const { fork } = await open(driver, [TagSchema]);
+      const em = fork();
+      em.create(Tag, { name: 'old' });
+      await em.flush();
+      const other = fork();
+      for (const name of ['new', 'old']) {
+        const tag = other.create(Tag, { name, note: 'one', version: 4 }, { persist: false });
+        await other.upsert(tag);
+        expect(await fork().findOneOrFail(Tag, { name })).toMatchObject({ id: tag.id, version: tag.version });
+        expect(other.getUnitOfWork().getById(Tag, tag.id)).toBe(tag);
       }
-      const { fork, row } = await setUp();
-      const event = (version: number) =>
-        fork().upsert(
-          Article,
-          { ...given, title: `event ${version}`, version },
-          { onConflictWhere: { version: { $lt: raw('excluded.version') } } as never },
-        );
-      const older = await event(5);
-      expect([older.title, older.version]).toEqual(['theirs', 9]);
-      expect(await row()).toEqual(['theirs', 42, 'theirs', 9]);
     });
+
+    test('by several unique columns, and a key that is not read as it is stored', async () => {
+      const { fork } = await open(driver, [Pair]);
+      const em = fork();
+      em.create(Pair, { left: 'a', right: 'b' });
+      await em.flush();
+      const other = fork();
+      const pairs = ['b', 'c'].map((right) =>
+        other.create(Pair, { left: 'a', right, note: 'x', version: 5 }, { persist: false }),
+      );
+      await other.upsertMany(pairs);
+      const stored = await fork().find(Pair, {}, { orderBy: { right: 1 } });
+      expect(pairs.map((pair) => [pair.id, pair.version])).toEqual(stored.map((pair) => [pair.id, pair.version]));
+      expect(stored.map((pair) => pair.version)).toEqual([2, 5]);
+      pairs.forEach((pair) => (pair.note = 'y'));
+      await other.flush();
+      expect((await fork().find(Pair, { note: 'y' })).length).toBe(2);
+    });
+
+    test('of a class without a version: what plain MikroORM does', async () => {
+      const run = async (more: object) => {
+        const { fork, sent } = await open(driver, [Label], more);
+        const em = fork();
+        em.create(Label, { name: 'old' });
+        await em.flush();
+        const other = fork();
+        const labels = ['new', 'old'].map((name) => other.create(Label, { name, note: 'x' }, { persist: false }));
+        const statements = await sent(() => other.upsertMany(labels));
+        return [statements, labels.map((label) => label.id)];
+      };
+      expect(await run({})).toEqual(await run({ driver: driver.plain }));
+    });
+  });
+
+  describe('a merge of a part', () => {
+    const merges: Record<string, [fields: string[], merged: object]> = {
+      'a path into an embeddable': [['address.city'], { address: { city: 'new', zip: 'old' } }],
+      'a path and a property': [['address.zip', 'name'], { name: 'new', address: { city: 'old', zip: 'new' } }],
+      'columns of an embeddable': [['address_city', 'address_zip'], { address: { city: 'new', zip: 'new' } }],
+      'an embeddable that is JSON': [['home'], { home: { city: 'new', zip: null } }],
+      'a column': [['full_name'], { name: 'new' }],
+    };
+    for (const [what, [fields, merged]] of Object.entries(merges)) {
+      test(`${what}: qb.insert().onConflict().merge() bumps`, async () => {
+        const { fork } = await open(driver, [Person]);
+        const em = fork();
+        const address = (city: string) => ({ address: { city, zip: city }, home: { city, zip: null } });
+        em.create(Person, { id: 1, name: 'old', ...address('old') });
+        await em.flush();
+        const data = { id: 1, name: 'new', ...address('new') };
+        await fork()
+          .createQueryBuilder(Person)
+          .insert(data)
+          .onConflict('id')
+          .merge(fields as never)
+          .execute();
+        const before = { id: 1, name: 'old', ...address('old') };
+        const person = await fork().findOneOrFail(Person, 1);
+        expect(JSON.parse(JSON.stringify(person))).toEqual({ ...before, ...merged, version: 2 as Opt<number> });
+      });
+    }
+
+    for (const fields of [['address.city'], ['address.*'], ['address'], ['name', 'address']]) {
+      test(`em.upsert with onConflictMergeFields ${fields.join(', ')} is plain MikroORM's, with a bump`, async () => {
+        const run = async (more: object) => {
+          const { fork } = await open(driver, [Person], more);
+          const em = fork();
+          const address = (city: string) => ({ address: { city, zip: city }, home: { city, zip: null } });
+          em.create(Person, { id: 1, name: 'old', ...address('old') });
+          await em.flush();
+          const data = { id: 1, name: 'new', ...address('new') };
+          await fork().upsert(Person, data, { onConflictMergeFields: fields as never });
+          const { version, ...stored } = JSON.parse(JSON.stringify(await fork().findOneOrFail(Person, 1)));
+          return [stored, version];
+        };
+
+        const [plain] = await run(withoutLock(driver));
+        expect(await run({})).toEqual([plain, 2]);
+      });
+    }
   });
 }

@@ -37,21 +37,31 @@ export interface BatchUpdate extends BatchRows {
 export interface Statement {
   readonly sql: string;
   readonly params: unknown[];
+  /** It answers with the number of written rows, as a column `n`. */
+  readonly answersCount?: boolean;
 }
 
 /** All differences between databases. */
 export interface Dialect {
-  /** One UPDATE for all rows that have the expected version, written or at least locked in primary key order. */
-  update(batch: BatchUpdate): Statement;
+  /**
+   * One UPDATE for all rows that have the expected version, written or at least locked in primary key order.
+   *
+   * @param alone no transaction is around it: it writes all rows or none, whatever the table has for triggers
+   */
+  update(batch: BatchUpdate, alone?: boolean): Statement;
   /**
    * One DELETE for all rows: all of them, or none when one of them is stale. What a cascade takes along may not be
    * counted, so the count alone could not tell.
+   *
+   * @param alone as with `update`
    */
-  delete(rows: BatchRows): Statement;
+  delete(rows: BatchRows, alone?: boolean): Statement;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
-  /** A statement outside of a transaction always is one by itself; some servers can be told otherwise. */
-  readonly autocommits: boolean;
+  /** The condition under which a statement outside of a transaction is one by itself, where a session can be told otherwise. */
+  readonly aloneWhen?: string;
+  /** Has a statement that is `alone` ended itself, because it would have written only a part? */
+  endsItself?(error: DriverError): boolean;
   /** A plain SELECT in a transaction sees what writes see; else versions are read with a shared lock. */
   readonly readsCurrent: boolean;
   /** Codes of errors by which the database itself decides a race. */

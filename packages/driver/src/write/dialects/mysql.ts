@@ -16,26 +16,25 @@ import { assignments, sameKey, valueColumns } from './values.ts';
 const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
 
 export const mysql: Dialect = {
-  update(batch) {
+  update(batch, alone) {
     const list = listOf(batch, batch.columns);
     const among = keyList(batch);
+    const found = lockedAll(batch);
     return {
       sql:
         `update ${batch.table} as _t force index (primary) straight_join (${list.sql}) as _v ` +
         `set ${assignments(batch, (name) => `_v.${name}`, undefined, '_t.')} ` +
-        `where ${among.sql} and ${sameKey(batch, '_t', '_v')} and _t.${batch.version.name} = _v.v`,
-      params: [...list.params, ...among.params],
+        `where ${among.sql} and ${sameKey(batch, '_t', '_v')} and _t.${batch.version.name} = _v.v` +
+        (alone ? ` and ${this.aloneWhen} and ${found.sql}` : ''),
+      params: [...list.params, ...among.params, ...(alone ? found.params : [])],
     };
   },
 
-  // what it deletes may not be joined to a list, and a subquery of the same table must be a table of its own
-  delete(rows) {
+  delete(rows, alone) {
     const among = keyList(rows, '');
-    const found = keyList(rows, '', true);
+    const found = lockedAll(rows);
     return {
-      sql:
-        `delete from ${rows.table} where ${among.sql} and (select count(*) from (select 1 from ${rows.table} ` +
-        `force index (primary) where ${found.sql} for update) as _l) = ${rows.version.values.length}`,
+      sql: `delete from ${rows.table} where ${among.sql} and ${found.sql}${alone ? ` and ${this.aloneWhen}` : ''}`,
       params: [...among.params, ...found.params],
     };
   },
@@ -43,7 +42,7 @@ export const mysql: Dialect = {
   proposed: (column) => `values(${column})`,
 
   // `autocommit = 0` is a setting of the session
-  autocommits: false,
+  aloneWhen: '@@autocommit = 1',
 
   // by default a transaction reads from a snapshot, where a rival's write is not seen
   readsCurrent: false,
@@ -62,6 +61,16 @@ function isCutOff({ code }: DriverError): boolean {
   return /^(?:PROTOCOL_CONNECTION_LOST|PROTOCOL_SEQUENCE_TIMEOUT|ECONNRESET|EPIPE|ETIMEDOUT|ER_SERVER_SHUTDOWN|ER_CONNECTION_KILLED)$/.test(
     String(code),
   );
+}
+
+/**
+ * A condition: all rows still have their version. They are locked in key order. What is written may not be joined to a
+ * list, and a subquery of the same table must be a table of its own.
+ */
+function lockedAll(rows: BatchRows): Statement {
+  const { sql, params } = keyList(rows, '', true);
+  const locked = `select 1 from ${rows.table} force index (primary) where ${sql} for update`;
+  return { sql: `(select count(*) from (${locked}) as _l) = ${rows.version.values.length}`, params };
 }
 
 /** One SELECT per row; the first one names the columns. */

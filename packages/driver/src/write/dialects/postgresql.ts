@@ -1,6 +1,17 @@
 /**
  * PostgreSQL: one array per column, the rows locked in primary key order before any of them is written.
  *
+ * A few rows are found in the arrays by their position, which has nothing to join and is planned at once:
+ *
+ *   update "article" as _t set "title" = ('{a,b}'::varchar[])[array_position('{1,2}'::bigint[], _t."id"::bigint)],
+ *     "version" = _t."version" + 1
+ *   where _t."id" = any('{1,2}'::int[]) and (select count(*) from (select 1 from "article" as _r
+ *     where _r."id" = any('{1,2}'::int[])
+ *       and _r."version" = ('{3,1}'::int[])[array_position('{1,2}'::bigint[], _r."id"::bigint)]
+ *     order by _r."id" for no key update) as _l) = 2
+ *
+ * That grows with the square of the rows, so many are joined:
+ *
  *   with _l as materialized (
  *     select _v.* from "article" as _t join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as _v (k0, v, c0)
  *       on _t."id" = _v.k0 and _t."version" = _v.v
@@ -11,33 +22,24 @@
  * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
-import { raw } from '@mikro-orm/core';
-import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
+import type { BatchRows, BatchUpdate, Column, Dialect, DriverError, Statement } from './dialect.ts';
+import { arrayOf, assign, isArray, isConverted, isText } from './postgresql-arrays.ts';
 import { allFound, assignments, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
-  update(batch) {
-    const locked = lockRows(batch, batch.columns, 'no key update');
-    const returning = batch.returning.map((name) => `_t.${name}`).join(', ');
-    return {
-      sql:
-        `${locked.sql} update ${batch.table} as _t set ${assignments(batch, (name) => `_l.${name}`, assign)} ` +
-        `from _l where ${sameKey(batch, '_t', '_l')}${returning && ` returning ${returning}`}`,
-      params: locked.params,
-    };
+  update(batch, alone) {
+    return statementOf(fits(batch) ? updateBySubscript(batch) : updateJoined(batch, alone), batch, alone);
   },
 
-  delete(rows) {
-    const locked = lockRows(rows, [], 'update');
-    return {
-      sql: `${locked.sql} delete from ${rows.table} as _t using _l where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
-      params: locked.params,
-    };
+  delete(rows, alone) {
+    return statementOf(fits(rows) ? deleteBySubscript(rows) : deleteJoined(rows), rows, alone);
   },
+
+  // rules do not go with WITH, nor with RETURNING (feature_not_supported)
+  endsItself: ({ code, message = '' }) => code === '0A000' || (code === '22P02' && message.includes(PARTLY)),
 
   proposed: (column) => `excluded.${column}`,
 
-  autocommits: true,
   readsCurrent: true,
 
   // serialization_failure, deadlock_detected
@@ -58,114 +60,126 @@ function isCutOff({ code, message = '' }: DriverError): boolean {
   );
 }
 
+/** A statement in parts: what is found and locked before it, and what it writes. */
+interface Parts {
+  readonly found?: string;
+  readonly write: string;
+  readonly params: unknown[];
+}
+
+/** Stands in the error by which a statement ends itself, and in the log of the server. */
+const PARTLY = 'a trigger, a rule or a row policy has kept back rows, so nothing is written';
+
+/** Alone, it ends itself when something in the database lets it write some of the rows only: then none of them stays. */
+function statementOf({ found, write, params }: Parts, { version }: BatchRows, alone: boolean | undefined): Statement {
+  if (!alone) {
+    return { sql: found ? `with ${found} ${write}` : write, params };
+  }
+  const count = version.values.length;
+  const answer = `case when count(*) in (0, ${count}) then count(*)::text else count(*) || ' of ${count}: ${PARTLY}' end`;
+  return {
+    sql: `with ${found ? `${found}, ` : ''}_w as (${write} returning 1) select (${answer})::bigint as n from _w`,
+    params,
+    answersCount: true,
+  };
+}
+
+function updateJoined(batch: BatchUpdate, alone = false): Parts {
+  const returning = batch.returning.map((name) => `_t.${name}`).join(', ');
+  return {
+    ...lockRows(batch, batch.columns, 'no key update'),
+    write:
+      `update ${batch.table} as _t set ${assignments(batch, (name) => `_l.${name}`, assign)} ` +
+      `from _l where ${sameKey(batch, '_t', '_l')}${alone ? ` and ${allFound(batch)}` : ''}` +
+      (returning && ` returning ${returning}`),
+  };
+}
+
+function deleteJoined(rows: BatchRows): Parts {
+  return {
+    ...lockRows(rows, [], 'update'),
+    write: `delete from ${rows.table} as _t using _l where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
+  };
+}
+
+/** Up to here the time that it takes to look up values by position is less than that of planning a join. */
+const FEW_ROWS = 50;
+
+/** May the rows be written by subscript? They change the same columns, of types that make a plain array. */
+function fits({ keys, version, columns = [], returning = [] }: BatchRows & Partial<BatchUpdate>): boolean {
+  return (
+    version.values.length <= FEW_ROWS &&
+    keys.length === 1 &&
+    /^(?:(?:small|big)?int\b|int[248]\b|integer|(?:small|big)?serial|uuid|text|varchar|character varying)/i.test(
+      keys[0]!.type,
+    ) &&
+    returning.length === 0 &&
+    columns.every((column) => !column.changed && !column.nativeEnum && !isArray(column) && !isConverted(column))
+  );
+}
+
+/** Where in the arrays a row is, by its key. Integers of any size are compared as the largest, whatever the column is. */
+function positionOf(of: string, { keys: [key] }: BatchRows): Statement {
+  const type = isText(key!) ? 'text' : /^uuid/i.test(key!.type) ? 'uuid' : 'bigint';
+  const ids = arrayOf({ ...key!, type });
+  return { sql: `array_position(${ids.sql}, ${of}.${key!.name}::${type})`, params: ids.params };
+}
+
+function updateBySubscript(batch: BatchUpdate): Parts {
+  const position = positionOf('_t', batch);
+  const params: unknown[] = [];
+  const set = batch.columns.map((column) => {
+    const values = arrayOf(column);
+    params.push(...values.params, ...position.params);
+    return `${column.name} = ${assign(column, `(${values.sql})[${position.sql}]`)}`;
+  });
+  const { name } = batch.version;
+  const rows = rowsBySubscript(batch, 'no key update');
+  return {
+    write: `update ${batch.table} as _t set ${[...set, `${name} = _t.${name} + 1`].join(', ')} where ${rows.sql}`,
+    params: [...params, ...rows.params],
+  };
+}
+
+function deleteBySubscript(batch: BatchRows): Parts {
+  const { sql, params } = rowsBySubscript(batch, 'update');
+  return { write: `delete from ${batch.table} as _t where ${sql}`, params };
+}
+
+/** All of the rows, when each of them still has its version: they are locked in key order before that is known. */
+function rowsBySubscript(rows: BatchRows, lock: string): Statement {
+  const [key] = rows.keys;
+  const ids = arrayOf(key!);
+  const versions = arrayOf(rows.version);
+  const position = positionOf('_r', rows);
+  return {
+    sql:
+      `_t.${key!.name} = any(${ids.sql}) and (select count(*) from (select 1 from ${rows.table} as _r ` +
+      `where _r.${key!.name} = any(${ids.sql}) and _r.${rows.version.name} = (${versions.sql})[${position.sql}] ` +
+      `order by _r.${key!.name}${orderOf(key!)} for ${lock}) as _l) = ${rows.version.values.length}`,
+    params: [...ids.params, ...ids.params, ...versions.params, ...position.params],
+  };
+}
+
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
-function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): Statement {
+function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): { found: string; params: unknown[] } {
   const list = valueColumns(rows, columns);
   const names = [...list.keys()].join(', ');
   const arrays = [...list.values()].map(arrayOf);
   const unnested = arrays.map((array) => array.sql).join(', ');
   const [first] = rows.keys;
   const keys = arrayOf(first!);
-  const order = rows.keys.map((key) => `_t.${key.name}${isText(key) ? ' collate "C"' : ''}`).join(', ');
+  const order = rows.keys.map((key) => `_t.${key.name}${orderOf(key)}`).join(', ');
   return {
-    sql:
-      `with _l as materialized (select _v.* from ${rows.table} as _t ` +
+    found:
+      `_l as materialized (select _v.* from ${rows.table} as _t ` +
       `join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
       `where _t.${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of _t)`,
     params: [...arrays, keys].flatMap((array) => array.params),
   };
 }
 
-/** One literal for the whole column where every value has a plain text form, else MikroORM's literal of each value. */
-function arrayOf(column: Column): Statement {
-  if (isConverted(column)) {
-    return convertedArrayOf(column);
-  }
-  const { values } = column;
-  const type = carrierType(column);
-  const elements: string[] = [];
-  for (const value of values) {
-    if (value === null) {
-      elements.push('NULL');
-    } else if (typeof value === 'string') {
-      elements.push(`"${value.replace(/["\\]/g, '\\$&')}"`);
-    } else if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') {
-      elements.push(String(value));
-    } else {
-      // dates and binary
-      return { sql: `array[${values.map(() => '?').join(', ')}]::${type}[]`, params: [...values] };
-    }
-  }
-  return { sql: `?::${type}[]`, params: [raw(literal(`{${elements.join(',')}}`))] };
-}
-
-/** MikroORM quotes a value character by character, which for these texts costs as much as sending them. */
-function literal(text: string): string {
-  const quoted = `'${text.replaceAll("'", "''")}'`;
-  return quoted.includes('\\') ? `E${quoted.replaceAll('\\', '\\\\')}` : quoted;
-}
-
-/** Conversion by SQL is written around each value: a function may be found by the type of a bare literal. */
-function convertedArrayOf(column: Column): Statement {
-  const { values, changed, convert, type } = column;
-  const isChanged = (row: number) => changed?.[row] ?? true;
-  const element = isArray(column) ? `(${convert!('?')})::${type}::text` : convert!('?');
-  return {
-    sql: `array[${values.map((_, row) => (isChanged(row) ? element : 'null')).join(', ')}]::${carrierType(column)}[]`,
-    params: values.filter((_, row) => isChanged(row)),
-  };
-}
-
-function isConverted(column: Column): boolean {
-  // the conversion of JSON is nothing but a cast
-  return column.convert !== undefined && !/^jsonb?$/i.test(column.type);
-}
-
-const SERIAL: Record<string, string> = {
-  serial: 'int',
-  bigserial: 'bigint',
-  smallserial: 'smallint',
-  // without their length these two mean a length of 1
-  char: 'bpchar',
-  character: 'bpchar',
-  bit: 'varbit',
-};
-
-/**
- * The type without its length: an explicit cast to `varchar(3)` would cut a value that an assignment refuses.
- * Types that are not built in keep what stands in brackets (`geometry(Point, 4326)`).
- */
-function bareType(type: string): string {
-  const bare = /^(?:(?:n?var)?char|character|bpchar|numeric|decimal|(?:var)?bit|time|interval)/i.test(type)
-    ? type.replace(/\s*\([^)]*\)/, '')
-    : type;
-  return SERIAL[bare.toLowerCase()] ?? bare;
-}
-
-/** `unnest` flattens arrays of arrays, JSON is cast, and a native enum may be in any schema: they travel as text. */
-function carrierType(column: Column): string {
-  return column.nativeEnum || isArray(column) || (column.convert && !isConverted(column))
-    ? 'text'
-    : bareType(column.type);
-}
-
-function assign(column: Column, value: string): string {
-  if (column.nativeEnum) {
-    // by the row type of the table; the key is the column's name without its quotes
-    const key = column.name.slice(1, -1).replaceAll('""', '"').replaceAll("'", "''");
-    const json = `jsonb_build_object('${key}', ${isArray(column) ? `${value}::text[]` : value})`;
-    return `(jsonb_populate_record(_t, ${json})).${column.name}`;
-  }
-  if (column.convert && !isConverted(column)) {
-    return column.convert(value);
-  }
-  return isArray(column) ? `${value}::${column.type}` : value;
-}
-
-function isArray(column: Column): boolean {
-  return column.type.endsWith(']');
-}
-
-function isText(column: Column): boolean {
-  return /^(?:varchar|character varying|text|bpchar|char)/i.test(column.type);
+/** The order of code points, which is that of everybody who sorts keys. */
+function orderOf(key: Column): string {
+  return isText(key) ? ' collate "C"' : '';
 }

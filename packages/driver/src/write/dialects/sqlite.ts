@@ -11,32 +11,37 @@ import type { BatchRows, Column, Dialect } from './dialect.ts';
 import { allFound, assignments, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {
-  update(batch) {
+  update(batch, alone) {
     const { source, params, cell } = listOf(batch, batch.columns);
     const set = assignments(batch, cell);
     const returning = batch.returning.length > 0 ? ` returning ${batch.returning.join(', ')}` : '';
+    const update = `update ${batch.table} as _t set ${set} from ${source} where ${sameRow(batch, cell)}`;
+    if (!alone) {
+      return { sql: update + returning, params };
+    }
+    const found = `select 1 from ${source} cross join ${batch.table} as _t on ${sameRow(batch, cell)}`;
     return {
-      sql: `update ${batch.table} as _t set ${set} from ${source} where ${sameRow(batch, cell)}${returning}`,
-      params,
+      sql: `with _l as materialized (${found}) ${update} and ${allFound(batch)} and ${hasNoTriggers(batch)}${returning}`,
+      params: [...params, ...params],
     };
   },
 
   // a connection that writes holds the only write lock, so finding the rows and deleting them see the same state
-  delete(rows) {
+  delete(rows, alone) {
     const { source, params, cell } = listOf(rows);
     const keys = rows.keys.map((column) => column.name).join(', ');
     const found = `select ${rows.keys.map((column) => `_t.${column.name}`).join(', ')} from ${source} cross join ${rows.table} as _t`;
     return {
       sql:
         `with _l as materialized (${found} on ${sameRow(rows, cell)}) ` +
-        `delete from ${rows.table} where (${keys}) in (select * from _l) and ${allFound(rows)}`,
+        `delete from ${rows.table} where (${keys}) in (select * from _l) and ${allFound(rows)}` +
+        (alone ? ` and ${hasNoTriggers(rows)}` : ''),
       params,
     };
   },
 
   proposed: (column) => `excluded.${column}`,
 
-  autocommits: true,
   readsCurrent: true,
 
   lostRaceCodes: ['SQLITE_BUSY_SNAPSHOT'],
@@ -50,6 +55,15 @@ export const sqlite: Dialect = {
 };
 
 type Cell = (name: string) => string;
+
+/** A trigger may keep back a row (RAISE(IGNORE)), and a statement that has ended by itself cannot be taken back. */
+function hasNoTriggers({ table }: BatchRows): string {
+  const [, schema = '', name] = /^(?:([^.]+\.))?(.+)$/.exec(table)!;
+  const text = `'${name!.slice(1, -1).replaceAll("'", "''")}'`;
+  const none = (master: string) =>
+    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase)`;
+  return `${none(`${schema}sqlite_master`)} and ${none('sqlite_temp_master')}`;
+}
 
 function sameRow(rows: BatchRows, cell: Cell): string {
   const keys = rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`);

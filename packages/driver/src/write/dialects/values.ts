@@ -14,16 +14,25 @@ export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): 
   return columns;
 }
 
-/** One changed row, as MikroORM writes it, with the version added. */
-export function updateOne({ table, keys, version, columns, returning }: BatchUpdate): Statement {
+/** One changed row, as MikroORM writes it, with the version added, and a condition where one is needed. */
+export function updateOne({ table, keys, version, columns, returning }: BatchUpdate, when?: string): Statement {
   const set = columns.map((column) => `${column.name} = ${column.convert?.('?') ?? '?'}`);
   const where = [...keys, version];
   return {
     sql:
       `update ${table} set ${[...set, `${version.name} = ${version.name} + 1`].join(', ')} ` +
-      `where ${where.map((column) => `${column.name} = ?`).join(' and ')}` +
+      `where ${where.map((column) => `${column.name} = ?`).join(' and ')}${when ? ` and ${when}` : ''}` +
       (returning.length > 0 ? ` returning ${returning.join(', ')}` : ''),
     params: [...columns, ...where].map((column) => column.values[0]),
+  };
+}
+
+/** One removed row, where its version and a condition hold. */
+export function deleteOne({ table, keys, version }: BatchRows, when: string): Statement {
+  const where = [...keys, version];
+  return {
+    sql: `delete from ${table} where ${where.map((column) => `${column.name} = ?`).join(' and ')} and ${when}`,
+    params: where.map((column) => column.values[0]),
   };
 }
 
@@ -32,7 +41,7 @@ export function sameKey(rows: BatchRows, table: string, list: string): string {
   return rows.keys.map((key, i) => `${table}.${key.name} = ${list}.k${i}`).join(' and ');
 }
 
-/** A condition of a DELETE: every row of the list was found with the version that is expected. */
+/** A condition: every row of the list was found with the version that is expected. */
 export function allFound(rows: BatchRows): string {
   return `(select count(*) from _l) = ${rows.version.values.length}`;
 }

@@ -1,0 +1,118 @@
+/**
+ * Who needs no BEGIN: a flush that is a single statement is a transaction by itself, where nothing is read beside it,
+ * nothing can fail after it, and nobody watches.
+ */
+import {
+  ChangeSetType,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  EventType,
+  ReferenceKind,
+  helper,
+} from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { VersionField } from '@mikro-ool/core';
+import { ownVersionOf } from '../discovery.ts';
+import type { AnyChangeSet } from '../mikro-orm/entity.ts';
+import { batchDialect, shareColumns } from '../write/batch.ts';
+import { dialectOf } from '../write/dialects/index.ts';
+import { cascades } from './cascades.ts';
+
+/** Classes of which a statement alone had written nothing, and all in a transaction. */
+export const neverAlone = new WeakSet<EntityMetadata>();
+
+const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
+const EVENTS = {
+  insert: [EventType.beforeCreate, EventType.afterCreate],
+  update: [EventType.beforeUpdate, EventType.afterUpdate],
+  delete: [EventType.beforeDelete, EventType.afterDelete],
+};
+
+/** The class whose rows are all that a flush writes, in one statement that needs no transaction; else `undefined`. */
+export function classAlone(
+  em: EntityManager,
+  driver: AbstractSqlDriver,
+  written: readonly AnyChangeSet[][],
+): EntityMetadata | undefined {
+  const [sets] = written;
+  if (written.length !== 1 || !sets || !dialectOf(driver.getPlatform())) {
+    return undefined;
+  }
+  const [{ meta, type, schema }] = sets as [AnyChangeSet];
+  const operation = type === ChangeSetType.CREATE ? 'insert' : type.startsWith('update') ? 'update' : 'delete';
+  const isAlone =
+    meta.inheritanceType !== 'tpt' &&
+    !neverAlone.has(meta) &&
+    em.getTransactionSessionContext() === undefined &&
+    sets.every((set) => set.schema === schema && ownVersionOf(set.meta)) &&
+    CAN_BE_ONE[operation](driver, sets) &&
+    !isWatched(em, sets, EVENTS[operation]);
+  return isAlone ? meta : undefined;
+}
+
+function isWatched(em: EntityManager, sets: readonly AnyChangeSet[], watched: readonly EventType[]): boolean {
+  const events = em.getEventManager();
+  const metas = new Set(sets.map(({ meta }) => meta));
+  return (
+    [...metas].some((meta) => watched.some((event) => events.hasListeners(event, meta))) ||
+    [...events.getSubscribers()].some((subscriber) => TRANSACTION_EVENTS.some((event) => event in subscriber))
+  );
+}
+
+const CAN_BE_ONE = {
+  update(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
+    const { meta } = sets[0]!;
+    const { config } = driver;
+    const platform = driver.getPlatform();
+    // what the database computes is returned by the statement of a single row, and by nothing without RETURNING
+    const isComputed = meta.root.props.some((prop) => prop.generated && !prop.primary);
+    return sets.length === 1
+      ? platform.usesReturningStatement() || (!isComputed && batchDialect(platform, sets) !== undefined)
+      : !isComputed &&
+          sets.length <= config.get('batchSize') &&
+          config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
+          shareColumns(sets) &&
+          batchDialect(platform, sets) !== undefined;
+  },
+
+  delete(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
+    const { meta } = sets[0]!;
+    return (
+      sets.length === 1 ||
+      (sets.length <= driver.config.get('batchSize') &&
+        batchDialect(driver.getPlatform(), sets) !== undefined &&
+        // the rows that its own cascade has taken along may not be counted
+        !cascades(driver, meta, meta))
+    );
+  },
+
+  insert(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
+    const { meta } = sets[0]!;
+    const platform = driver.getPlatform();
+    const { root } = meta;
+    return (
+      // what else is known of the row comes back with the statement, by no conversion that may fail
+      platform.usesReturningStatement() &&
+      dialectOf(platform)!.aloneWhen === undefined &&
+      root.props.every((prop) => prop.customType instanceof VersionField || !prop.customType || !isFilled(prop)) &&
+      // a row that refers to one of its own class may need an UPDATE behind the INSERT
+      root.relations.every((prop) => prop.kind === ReferenceKind.MANY_TO_MANY || prop.targetMeta?.root !== root) &&
+      (sets.length === 1 || canInsertTogether(driver, sets))
+    );
+  },
+};
+
+function isFilled({ autoincrement, defaultRaw, generated }: EntityProperty): boolean {
+  return Boolean(autoincrement || defaultRaw || generated);
+}
+
+/** Rows that a trigger keeps back must not be mistaken for others, so their keys are known. */
+function canInsertTogether(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
+  const { config } = driver;
+  return (
+    sets.length <= config.get('batchSize') &&
+    config.get('useBatchInserts', driver.getPlatform().usesBatchInserts()) &&
+    sets.every(({ entity }) => helper(entity).hasPrimaryKey())
+  );
+}
