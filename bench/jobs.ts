@@ -29,6 +29,8 @@ export const LIMIT = handWritten.name;
 const ours = mikroOrm('mikro-ool', OURS);
 const builtIn = mikroOrm('version: true', BUILT_IN);
 const unlocked = mikroOrm('unlocked', UNLOCKED);
+/** Rows without a version on a driver that checks versions. */
+const wrapped = mikroOrm('unlocked, wrapped', `${UNLOCKED}, driver wrapped`);
 export const CONTENDERS = [ours, builtIn, unlocked, sequelize, typeorm, drizzle, handWritten];
 
 export interface Job {
@@ -155,6 +157,20 @@ export const JOBS: readonly Job[] = [
     contenders: [ours, listened(ours)],
     servers: BOTH,
     task: conflict,
+  },
+  {
+    title: 'rows without a version, 3 columns changed',
+    sizes: [1, 10, 100],
+    contenders: [wrapped, unlocked],
+    servers: BOTH,
+    task: update(NARROW, FIRST_THREE),
+  },
+  {
+    title: 'rows without a version, load',
+    sizes: [10, 100],
+    contenders: [wrapped, unlocked],
+    servers: BOTH,
+    task: load,
   },
   // last, because it takes rows away
   { title: 'delete', sizes: [10, 100, 500], contenders: CONTENDERS, servers: BOTH, task: remove },

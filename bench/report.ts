@@ -22,11 +22,12 @@ function ms(value: number): string {
 export function sectionTable({ job, results }: Section): string {
   const sizes = [...results.keys()];
   const names = [...results.get(sizes[0]!)!.keys()];
+  const [first] = names; // ours
   const cell = (name: string, n: number) => {
     const timings = results.get(n)!;
     const { median } = timings.get(name)!;
-    const ours = timings.get(OURS)!.median;
-    return name === OURS ? `**${ms(median)}**` : `${ms(median)} (${(ours / median).toFixed(2)})`;
+    const ours = timings.get(first!)!.median;
+    return name === first ? `**${ms(median)}**` : `${ms(median)} (${(ours / median).toFixed(2)})`;
   };
   const table = markdownTable(
     [['rows', ...sizes.map(String)], ...names.map((name) => [name, ...sizes.map((n) => cell(name, n))])],

@@ -22,7 +22,7 @@ const USAGE = `Usage: npx pnpm compat <version> [options]
 Runs the tests on another MikroORM, in a copy of this workspace, and prints a table.
 Each driver is in the newest version that it has up to <version>.
 
-  --project <name>   only this project of Vitest; may be repeated
+  --project <name>   only this project of Vitest, or with !name all but this one; may be repeated
   --all              also what is run in the version that this workspace has
   --run "<script>"   instead of the tests, a script of this workspace: "demo --postgres", "bench", "chaos --minutes 10".
                      Results that it writes are copied back.
@@ -35,9 +35,12 @@ const PROJECTS: Record<string, string[]> = {
   '@mikro-orm/sqlite': ['sqlite'],
   '@mikro-orm/libsql': ['libsql'],
   '@mikro-orm/pglite': ['pglite'],
-  '@mikro-orm/mariadb': ['mariadb'],
+  '@mikro-orm/mariadb': ['mariadb', 'mariadb-storm'],
   '@mikro-orm/core': ['core', 'driver', 'http', 'resolve', 'decorators-es', 'decorators-legacy'],
 };
+
+/** Projects of Vitest that test our programs, which --run runs on another MikroORM. */
+const PROGRAMS = ['chaos', 'examples'];
 
 /** What a script may write. */
 const RESULTS = ['bench/results', 'chaos/results'];
@@ -112,7 +115,10 @@ function testsOn(versions: Versions, names: string[]): Row[] {
 }
 
 function chosen(name: string): string[] {
-  return PROJECTS[name]!.filter((project) => values.project?.includes(project) ?? true);
+  const [only, without] = [wanted.filter((one) => !one.startsWith('!')), wanted.filter((one) => one.startsWith('!'))];
+  return PROJECTS[name]!.filter(
+    (project) => (only.length === 0 || only.includes(project)) && !without.includes(`!${project}`),
+  );
 }
 
 function print(rows: Row[]): void {
@@ -179,6 +185,7 @@ async function runScript(limit: string, script: string): Promise<boolean> {
 }
 
 const { values, positionals } = readArguments();
+const wanted = values.project ?? [];
 if (values.help) {
   console.log(USAGE);
   process.exit();
@@ -187,8 +194,8 @@ const [limit, ...more] = positionals;
 if (!limit || more.length > 0 || !isRelease(limit)) {
   fail('One version of MikroORM is needed, like 7.2.5.');
 }
-const known = Object.values(PROJECTS).flat();
-const unknown = values.project?.filter((project) => !known.includes(project)) ?? [];
+const known = [...Object.values(PROJECTS).flat(), ...PROGRAMS];
+const unknown = wanted.filter((project) => !known.includes(project.replace(/^!/, '')));
 if (unknown.length > 0) {
   fail(`There is no project ${unknown.join(', ')}. There are ${known.join(', ')}.`);
 }

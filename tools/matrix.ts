@@ -1,11 +1,11 @@
 /**
- * Runs the shared suite on every database and writes the table of databases into the README from what ran:
- * `npx pnpm matrix`.
+ * Runs the shared suite on every database, with the oldest and the newest MikroORM that we claim, and writes the table of
+ * databases into the README from what ran: `npx pnpm matrix`.
  */
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { TESTED } from '../packages/driver/src/mikro-orm/required.ts';
+import { type Versions, copyWorkspace, ownVersions, runTests, versionsUpTo } from './other-mikro-orm.ts';
 
 /** How a database is written, by the title under which the suite ran on it. */
 const DATABASES: [title: RegExp, driver: string, how: string][] = [
@@ -18,49 +18,77 @@ const DATABASES: [title: RegExp, driver: string, how: string][] = [
   [/^a database without a dialect/, 'any other', 'row by row, always checked'],
 ];
 
-interface Report {
-  testResults: { assertionResults: { ancestorTitles: string[]; status: string }[] }[];
+/** The files that run the shared suite, by the package whose version decides what they are run on. */
+const FILES: Record<string, string[]> = {
+  '@mikro-orm/postgresql': ['postgresql'],
+  '@mikro-orm/sqlite': ['sqlite', 'unknown-dialect'],
+  '@mikro-orm/libsql': ['libsql'],
+  '@mikro-orm/pglite': ['pglite'],
+  '@mikro-orm/mariadb': ['mariadb', 'mariadb-mysql-driver'],
+};
+
+interface Line {
+  readonly title: string;
+  readonly mikroOrm: string;
+  passed: number;
+  run: number;
 }
 
-const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-matrix-'));
-const file = join(directory, 'report.json');
-// the files that run the shared suite, and nothing else
-const files = [
-  'sqlite',
-  'sqlite-file',
-  'unknown-dialect',
-  'libsql',
-  'postgresql',
-  'pglite',
-  'mariadb',
-  'mariadb-mysql-driver',
-];
-const paths = files.map((name) => `packages/driver/test/${name}.test.ts`);
-const args = ['run', ...paths, '--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
-spawnSync('vitest', args, { stdio: 'inherit' });
-const report = JSON.parse(readFileSync(file, 'utf8')) as Report;
-rmSync(directory, { recursive: true });
+const NEWEST = TESTED[1];
+const lines: Line[] = [];
 
-const counts = new Map<string, { passed: number; failed: number }>();
-for (const { ancestorTitles, status } of report.testResults.flatMap((result) => result.assertionResults)) {
-  const title = ancestorTitles.find(Boolean) ?? '';
-  const count = counts.get(title) ?? { passed: 0, failed: 0 };
-  count[status === 'passed' ? 'passed' : 'failed']++;
-  counts.set(title, count);
+function runOn(directory: string, versions: Versions, packages: string[]): void {
+  const paths = packages.flatMap((name) => FILES[name]!).flatMap((name) => filesOf(directory, name));
+  for (const { title, state } of runTests(directory, paths)) {
+    const mikroOrm = versions.get('@mikro-orm/core')!;
+    let line = lines.find((one) => one.title === title && one.mikroOrm === mikroOrm);
+    if (!line) {
+      line = { title, mikroOrm, passed: 0, run: 0 };
+      lines.push(line);
+    }
+    line.run++;
+    line.passed += Number(state === 'passed');
+  }
 }
-const lines = DATABASES.flatMap(([pattern, driver, how]) =>
-  [...counts.keys()]
-    .filter((title) => DATABASES.find(([first]) => first.test(title))?.[0] === pattern)
-    .toSorted()
-    .map((title) => {
-      const { passed, failed } = counts.get(title)!;
-      return `| ${title} | \`${driver}\` | ${how} | ${passed} of ${passed + failed} |`;
-    }),
+
+/** `sqlite.test.ts`, and `sqlite-file.test.ts` where the suite is divided. */
+function filesOf(directory: string, name: string): string[] {
+  return [name, `${name}-file`]
+    .map((one) => join('packages/driver/test', `${one}.test.ts`))
+    .filter((file) => existsSync(join(directory, file)));
+}
+
+const own = ownVersions();
+runOn(dirname(import.meta.dirname), own, Object.keys(FILES));
+for (const [version, packages] of Map.groupBy(await newerThan(own), ([, one]) => one)) {
+  const versions = await versionsUpTo(version);
+  const directory = copyWorkspace(versions);
+  runOn(
+    directory,
+    versions,
+    packages.map(([name]) => name),
+  );
+  rmSync(directory, { recursive: true });
+}
+
+/** Drivers that have another version than this workspace, up to the newest that is claimed. */
+async function newerThan(own: Versions): Promise<[name: string, version: string][]> {
+  const newest = await versionsUpTo(NEWEST);
+  return [...newest].filter(([name, version]) => name in FILES && version !== own.get(name));
+}
+
+const ordered = DATABASES.flatMap(([pattern, driver, how]) =>
+  lines
+    .filter(({ title }) => DATABASES.find(([first]) => first.test(title))?.[0] === pattern)
+    .toSorted((a, b) => `${a.title} ${a.mikroOrm}`.localeCompare(`${b.title} ${b.mikroOrm}`))
+    .map(
+      ({ title, mikroOrm, passed, run }) => `| ${title} | \`${driver}\` | ${mikroOrm} | ${how} | ${passed} of ${run} |`,
+    ),
 );
 const table = [
-  '| database | MikroORM driver | how | tests of the shared suite passed |',
-  '|---|---|---|--:|',
-  ...lines,
+  '| database | MikroORM driver | MikroORM | how | tests of the shared suite passed |',
+  '|---|---|---|---|--:|',
+  ...ordered,
 ];
 const readme = new URL('../README.md', import.meta.url);
 const text = readFileSync(readme, 'utf8');

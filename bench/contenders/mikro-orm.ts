@@ -1,4 +1,4 @@
-/** MikroORM three times: with mikro-ool, with its own `version: true`, and with no lock at all. */
+/** MikroORM with mikro-ool, with its own `version: true`, and with no lock at all: on its own driver, and on a wrapped one. */
 import { type EntityName, MikroORM, type Options, defineEntity, p } from '@mikro-orm/core';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
@@ -10,6 +10,7 @@ const VERSIONS = {
   'mikro-ool': () => p.type(VersionField),
   'version: true': () => p.integer().version(),
   unlocked: () => p.integer().default(1),
+  'unlocked, wrapped': () => p.integer().default(1),
 };
 
 type Lock = keyof typeof VERSIONS;
@@ -25,11 +26,12 @@ function entityOf(table: Table, lock: Lock): EntityName<Row> {
 }
 
 function options(server: Server, lock: Lock): Partial<Options> {
+  const isWrapped = lock === 'mikro-ool' || lock === 'unlocked, wrapped';
   if (server.kind === 'sqlite') {
-    return { driver: lock === 'mikro-ool' ? versioned(SqliteDriver) : SqliteDriver, dbName: ':memory:' };
+    return { driver: isWrapped ? versioned(SqliteDriver) : SqliteDriver, dbName: ':memory:' };
   }
   const clientUrl = server.url;
-  return { driver: lock === 'mikro-ool' ? versioned(PostgreSqlDriver) : PostgreSqlDriver, clientUrl };
+  return { driver: isWrapped ? versioned(PostgreSqlDriver) : PostgreSqlDriver, clientUrl };
 }
 
 /** Opens MikroORM with one of the locks; the memory benchmark needs its EntityManager. */

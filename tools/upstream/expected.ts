@@ -4,20 +4,72 @@
  */
 import type { Run } from './runs.ts';
 
+/** Found by a run, not listed. */
+export const SAME_WITH_ITS_OWN_LOCK = "fails too when the hidden version is under MikroORM's own lock";
+
 interface Expectation {
   reason: string;
   /** Of which run; of both unless told. */
   run?: Exclude<Run, 'plain'>;
   /** Matched with "file > name of the test". */
-  test?: RegExp;
+  tests: RegExp;
   /** Matched with what the test says when it fails. */
   error?: RegExp;
 }
 
-export const EXPECTED: Expectation[] = [];
+const BLIND_WRITE = 'a write to a reference that was not loaded, and whose version nobody has named, is refused';
+
+const EXPECTED: Expectation[] = [
+  {
+    reason: 'the SQL of a class with a version is ours',
+    run: 'wrapped',
+    tests: /GH3209.test.ts > custom date like mapped type in composite PK|GH5224.test.ts > optimistic locks and STI/,
+  },
+  {
+    reason: 'no BEGIN and COMMIT around a flush of one statement',
+    run: 'wrapped',
+    tests: /GH4122.test.ts > extra updates|GH5527.test.ts > should always use optimistic locking query/,
+  },
+  {
+    reason: 'our error says more, or another thing, than that of the lock of MikroORM',
+    tests: /EntityManager.(postgre|pglite|mysql|mariadb).test.ts > .* > findOne supports optimistic locking/,
+    error: /could not be updated|is not what was claimed/,
+  },
+  {
+    reason: 'the ORM class of a driver is compared with the one that this script puts in its place',
+    tests: /EntityManager.\w+.test.ts > .* > isConnected/,
+    error: /to be \[Function/,
+  },
+  {
+    reason: BLIND_WRITE,
+    tests: /GH4122.test.ts > updating versioned reference/,
+    error: /is not known, so this update/,
+  },
+  {
+    reason: BLIND_WRITE,
+    run: 'versions',
+    tests:
+      /assign-unpersisted-reference|GH4879.test.ts > .*using id|GH4895|GH6855|GH467.test.ts > .*loaded collection from inverse|GHx10.test.ts > .*\(with reference\)|GHx33.test.ts > findOne in beforeUpdate/,
+    error: /is not known, so this (update|delete)/,
+  },
+  {
+    reason: 'the table was dropped while a change was pending: the row is gone',
+    run: 'versions',
+    tests: /GH2815.test.ts > .* > test 1-1 propagation for orphanremoval true/,
+    error: /the row is gone/,
+  },
+  {
+    reason: 'the hidden version is not enumerable, and em.refresh() copies what is',
+    run: 'versions',
+    tests: /GH6705.test.ts > em.refresh\(\)/,
+    error: /to have a length of \+0 but got 1/,
+  },
+];
 
 export function reasonOf(run: Run, test: string, error: string): string | undefined {
-  return EXPECTED.find(
-    (one) => (!one.run || one.run === run) && (one.test?.test(test) ?? true) && (one.error?.test(error) ?? true),
-  )?.reason;
+  const one = EXPECTED.find(
+    (expected) =>
+      (!expected.run || expected.run === run) && expected.tests.test(test) && (expected.error?.test(error) ?? true),
+  );
+  return one?.reason;
 }

@@ -1,7 +1,10 @@
 /** What is run: the names that the parts of `npx pnpm upstream` have in common. */
 
-/** As MikroORM is; with every driver wrapped; wrapped, with a hidden version in every entity that has none. */
-export type Run = 'plain' | 'wrapped' | 'versions';
+/**
+ * As MikroORM is; with every driver wrapped; wrapped, with a hidden version in every entity that has none; and with such
+ * versions but not wrapped, so that MikroORM's own lock is in play: what fails there too fails because of the version.
+ */
+export type Run = 'plain' | 'wrapped' | 'versions' | 'control';
 
 /** MikroORM's driver packages, and the driver class that each exports. */
 export const DRIVERS = {

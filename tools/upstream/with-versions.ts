@@ -10,11 +10,12 @@ import {
   MetadataStorage,
   type Transaction,
 } from '@mikro-orm/core';
-import type { AbstractSqlConnection } from '@mikro-orm/sql';
-import type { DriverClass } from '@mikro-ool/driver';
+import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 
 const NAME = 'hiddenVersion';
 const COLUMN = 'hidden_version';
+
+export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
 
 export function withVersions(Base: DriverClass): DriverClass {
   class Driver extends Base {
@@ -41,7 +42,8 @@ export function withVersions(Base: DriverClass): DriverClass {
     /** Some tests make their tables by SQL of their own, which knows nothing of the column. */
     #completeTables(): void {
       const { connection } = this as unknown as { connection: AbstractSqlConnection };
-      const { execute, executeDump } = connection;
+      // looked up at each call: tests spy on the prototype
+      const plain = Object.getPrototypeOf(connection) as AbstractSqlConnection;
       const complete = async (sql: unknown, ctx?: Transaction) => {
         if (typeof sql !== 'string' || !/create table/i.test(sql) || sql.includes(COLUMN)) {
           return;
@@ -53,17 +55,23 @@ export function withVersions(Base: DriverClass): DriverClass {
           );
           if (hasHidden(meta) && name.test(sql)) {
             const table = this.getPlatform().quoteIdentifier(meta.tableName);
-            await execute.call(connection, `alter table ${table} add ${COLUMN} int not null default 1`, [], 'run', ctx);
+            await plain.execute.call(
+              connection,
+              `alter table ${table} add ${COLUMN} int not null default 1`,
+              [],
+              'run',
+              ctx,
+            );
           }
         }
       };
       connection.execute = (async (sql: string, params: never, method: never, ctx?: Transaction, ...rest: never[]) => {
-        const result = await execute.call(connection, sql, params, method, ctx, ...rest);
+        const result = await plain.execute.call(connection, sql, params, method, ctx, ...rest);
         await complete(sql, ctx);
         return result;
-      }) as typeof execute;
+      }) as typeof plain.execute;
       connection.executeDump = async (dump) => {
-        await executeDump.call(connection, dump);
+        await plain.executeDump.call(connection, dump);
         await complete(dump);
       };
     }

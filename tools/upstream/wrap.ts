@@ -1,8 +1,8 @@
 /** What replaces a driver package in MikroORM's tests: the driver is wrapped, and is the one that the package's ORM takes. */
 import type { MikroORM, Options } from '@mikro-orm/core';
-import { type DriverClass, versioned } from '@mikro-ool/driver';
+import { versioned } from '@mikro-ool/driver';
 import type { Run } from './runs.ts';
-import { withVersions } from './with-versions.ts';
+import { type DriverClass, withVersions } from './with-versions.ts';
 
 type OrmClass = new (options: Options) => MikroORM;
 
@@ -14,7 +14,8 @@ interface DriverModule {
 
 export function wrap(plain: DriverModule, driverName: string, run: Run) {
   const Base = plain[driverName] as DriverClass;
-  const Driver = versioned(run === 'versions' ? withVersions(Base) : Base);
+  const Inner = run === 'wrapped' ? Base : withVersions(Base);
+  const Driver = run === 'control' ? Inner : versioned(Inner);
   const defineConfig = (options: Options) => plain.defineConfig({ driver: Driver, ...options } as Options);
   class WrappedOrm extends plain.MikroORM {
     static override init(options: Options): Promise<MikroORM> {

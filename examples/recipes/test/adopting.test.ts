@@ -2,6 +2,7 @@
  * Applications on Fastify and Express as MikroORM's own documentation has them, with `version: true` and a RequestContext:
  * they start and answer the same when the driver is wrapped.
  */
+// oxlint-disable oxc/no-async-endpoint-handlers -- Express 5 awaits them
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import {

@@ -10,6 +10,7 @@
  * client's nonsense. Nor is `CommitOutcomeUnknown`, nor `VersionExhausted`. None of them is `instanceof OptimisticLockError`.
  */
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
+import { recogniseCopies } from './copies.ts';
 
 /** What was attempted on a stale row; `check` wrote nothing: a claimed version without another change, or `em.lock()`. */
 export type Operation = 'update' | 'delete' | 'check';
@@ -66,7 +67,7 @@ class StaleRow implements Conflict {
 export class ConcurrentUpdate extends OptimisticLockError {
   /** Every stale row of the failing statement; empty when the database itself aborted the transaction (see `cause`). */
   readonly conflicts: readonly Conflict[];
-  override readonly cause?: unknown;
+  declare readonly cause?: unknown;
 
   /**
    * @param conflicts the stale rows; the first one's entity is what `getEntity()` returns
@@ -77,7 +78,8 @@ export class ConcurrentUpdate extends OptimisticLockError {
     this.name = 'ConcurrentUpdate';
     this.conflicts = conflicts.map((conflict) => new StaleRow(conflict));
     if (cause !== undefined) {
-      this.cause = cause;
+      hideStatement(cause);
+      Object.defineProperty(this, 'cause', { value: cause, enumerable: false, configurable: true, writable: true });
     }
     hideEntity(this);
   }
@@ -106,6 +108,12 @@ export class CommitOutcomeUnknown extends Error {
       { cause },
     );
     this.name = 'CommitOutcomeUnknown';
+    hideStatement(cause);
+  }
+
+  /** What a log or an API may show. */
+  toJSON(): object {
+    return { name: this.name, message: this.message };
   }
 }
 
@@ -195,6 +203,21 @@ export class VersionExhausted extends Refusal {
     this.name = 'VersionExhausted';
   }
 }
+
+/** Drivers put the statement on their error, with all values in it: reachable, but no log of ours prints it. */
+function hideStatement(cause: unknown): void {
+  for (const key of ['sql', 'query', 'parameters']) {
+    if (typeof cause === 'object' && cause !== null && Object.getOwnPropertyDescriptor(cause, key)?.configurable) {
+      Object.defineProperty(cause, key, { enumerable: false });
+    }
+  }
+}
+
+recogniseCopies(ConcurrentUpdate, 'ConcurrentUpdate');
+recogniseCopies(CommitOutcomeUnknown, 'CommitOutcomeUnknown');
+recogniseCopies(VersionNotLoaded, 'VersionNotLoaded');
+recogniseCopies(InvalidVersion, 'InvalidVersion');
+recogniseCopies(VersionExhausted, 'VersionExhausted');
 
 /** Reachable by getEntity(), but an error that is logged must not print the columns of a row. */
 function hideEntity(error: ValidationError): void {

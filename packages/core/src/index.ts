@@ -6,6 +6,7 @@ export {
   VersionExhausted,
   VersionNotLoaded,
 } from './concurrent-update.ts';
+export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
 export {

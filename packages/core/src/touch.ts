@@ -4,7 +4,7 @@ import { Refusal, VersionNotLoaded } from './concurrent-update.ts';
 import { versionOf } from './version-field.ts';
 
 /** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
-const TOUCHED = Symbol('touched');
+const TOUCHED = Symbol.for('mikro-ool:touched');
 
 type Snapshot = Record<string, unknown>;
 

@@ -20,9 +20,15 @@ import {
   Type,
   ValidationError,
 } from '@mikro-orm/core';
+import { recogniseCopies } from './copies.ts';
 
-/** Platforms whose versions are checked, and whether a transaction on them reads what its writes would see. */
-const checkedPlatforms = new WeakMap<Platform, boolean>();
+/** On the platform of a driver that checks versions; another copy of this package may look for it. */
+const CHECKED = Symbol.for('mikro-ool:checked');
+
+/** There, too, when a transaction reads from a snapshot, and not what its writes would see. */
+const SNAPSHOTS = Symbol.for('mikro-ool:snapshots');
+
+type MaybeChecked = Platform & { [CHECKED]?: boolean; [SNAPSHOTS]?: boolean };
 
 /** Largest values of the integer columns, by the names the databases give them. */
 const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
@@ -56,8 +62,8 @@ export class VersionField extends Type<Opt<number>, number> {
     let current: Platform | undefined;
     Object.defineProperty(this, 'platform', {
       get: () => current,
-      set: (platform: Platform) => {
-        if (!checkedPlatforms.has(platform)) {
+      set: (platform: MaybeChecked) => {
+        if (!platform[CHECKED]) {
           throw new ValidationError(
             `A VersionField was found, but the driver checks no versions. Wrap it in the MikroORM config: ` +
               `driver: versioned(…), from '@mikro-ool/driver'.`,
@@ -85,6 +91,8 @@ export class VersionField extends Type<Opt<number>, number> {
   }
 }
 
+recogniseCopies(VersionField, 'VersionField');
+
 /** @internal The version property of a class, when it is one of ours; a `Date` version is not. */
 export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
   const prop = meta.versionProperty && meta.properties[meta.versionProperty];
@@ -97,12 +105,12 @@ export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
  * @param readsCurrent does a plain SELECT in a transaction see what a write would see, or a snapshot?
  */
 export function registerPlatform(platform: Platform, readsCurrent: boolean): void {
-  checkedPlatforms.set(platform, readsCurrent);
+  Object.defineProperties(platform, { [CHECKED]: { value: true }, [SNAPSHOTS]: { value: !readsCurrent } });
 }
 
 /** @internal Has a SELECT in a transaction to lock what it reads, or it would see a snapshot? */
 export function readsSnapshots(platform: Platform): boolean {
-  return checkedPlatforms.get(platform) === false;
+  return Boolean((platform as MaybeChecked)[SNAPSHOTS]);
 }
 
 const maxima = new WeakMap<EntityProperty, number>();

@@ -6,6 +6,8 @@ import {
   ConcurrentUpdate,
   type Conflict,
   InvalidVersion,
+  Refusal,
+  VersionExhausted,
   VersionNotLoaded,
 } from '@mikro-ool/core';
 import { expect, test } from 'vitest';
@@ -105,4 +107,45 @@ test('an unknown outcome is no conflict, and says what to do', () => {
     'The answer to COMMIT was lost (Connection terminated unexpectedly). The changes may be in the database or not: ' +
       'read again before you repeat them.',
   );
+});
+
+/** As loggers do it: what can be enumerated, and the chain of causes. */
+function serialised(error: Error): string {
+  const parts = { ...error, message: error.message, stack: error.stack };
+  const json = JSON.stringify(parts, (key, value: unknown) => (key === 'self' ? undefined : value)) ?? '';
+  return json + (error.cause instanceof Error ? serialised(error.cause) : '');
+}
+
+const statement = () =>
+  Object.assign(new Error('Deadlock found when trying to get lock'), {
+    code: 'ER_LOCK_DEADLOCK',
+    sql: "update article set title = 'a secret title'",
+    parameters: ['a secret title'],
+  });
+
+test.each([
+  new VersionNotLoaded(article, 'Article', 'version', 'update'),
+  new InvalidVersion(article, 'Article', 'version', -1, 10),
+  new VersionExhausted(article, 'Article', 'version', 1, 10),
+  new Refusal('This is refused.', article),
+  new ConcurrentUpdate([stale()]),
+  new ConcurrentUpdate([], statement()),
+  new CommitOutcomeUnknown(statement()),
+])('%s: printed, logged and serialised it shows no column, and has its entity and its cause all the same', (error) => {
+  for (const shown of [
+    inspect(error, { depth: 10 }),
+    JSON.stringify(error),
+    JSON.stringify({ nested: [error] }),
+    serialised(error),
+    String(error),
+  ]) {
+    expect(shown).not.toContain('secret');
+    expect(shown).toContain(error.message.slice(0, 20));
+  }
+  expect(JSON.parse(JSON.stringify(error))).toMatchObject({ name: error.name, message: error.message });
+  if (error.cause) {
+    expect(error.cause).toMatchObject({ code: 'ER_LOCK_DEADLOCK', sql: expect.stringContaining('secret') });
+  } else {
+    expect((error as ValidationError).getEntity()).toBe(article);
+  }
 });

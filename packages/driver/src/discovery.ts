@@ -5,7 +5,6 @@
  * property; `prop.version` is off, or MikroORM's persister would check, reload and return it by itself.
  */
 import {
-  BigIntType,
   type Configuration,
   type EntityMetadata,
   type EntityProperty,
@@ -13,7 +12,7 @@ import {
   type MetadataStorage,
   type Platform,
 } from '@mikro-orm/core';
-import { VersionField, initialVersion, versionOf } from '@mikro-ool/core';
+import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -118,7 +117,7 @@ function isInteger({ customType, runtimeType, columnTypes }: EntityProperty, pla
   return (
     customType instanceof VersionField ||
     (runtimeType === 'number' &&
-      (!customType || customType instanceof BigIntType) &&
+      (!customType || isOfType(customType, 'bigint')) &&
       platform.isNumericColumn(platform.getMappedType(columnTypes[0]!)))
   );
 }

@@ -8,18 +8,22 @@
  * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
  */
 import { inspect } from 'node:util';
-import type {
-  Configuration,
-  EntityData,
-  EntityDictionary,
-  EntityMetadata,
-  EntityName,
-  EntityProperty,
-  FilterQuery,
-  FindOptions,
-  MetadataStorage,
-  PopulateOptions,
-  QueryResult,
+import {
+  type Collection,
+  type Configuration,
+  type Connection,
+  type DatabaseDriver,
+  type EntityData,
+  type EntityDictionary,
+  type EntityMetadata,
+  type EntityName,
+  type EntityProperty,
+  type FilterQuery,
+  type FindOptions,
+  type MetadataStorage,
+  type PopulateOptions,
+  type QueryResult,
+  ReferenceKind,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
@@ -33,6 +37,7 @@ import { hookManager } from './mikro-orm/entity-manager-class.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
+import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
 import { hookResultCache } from './mikro-orm/result-cache.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
 import { hookUpserts } from './mikro-orm/upserts.ts';
@@ -40,8 +45,12 @@ import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
 
-/** A MikroORM SQL driver class. */
-export type DriverClass = new (config: Configuration) => AbstractSqlDriver;
+/** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
+export type DriverClass = new (
+  config: Configuration,
+) => DatabaseDriver<Connection> & { createQueryBuilder(...args: never[]): unknown };
+
+type SqlDriverClass = new (config: Configuration) => AbstractSqlDriver;
 
 /** All parameters but the first, which is generic. */
 type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknown ? Tail : never;
@@ -64,25 +73,34 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   if (isWrapped(Base)) {
     return Base;
   }
-  class VersionedDriver extends (Base as DriverClass) {
+  class VersionedDriver extends (Base as unknown as SqlDriverClass) {
     readonly log: TransactionLog;
 
     constructor(config: Configuration) {
       super(config);
+      requireDriver(Base.prototype as object, this.connection);
       registerPlatform(this.platform, dialectOf(this.platform)?.readsCurrent ?? true);
       hookDiscovery(config);
-      this.log = new TransactionLog(dialectOf(this.platform));
+      const dialect = dialectOf(this.platform);
+      warnOfVersion(config);
+      if (!dialect) {
+        warnOnce(config, `versioned(${Base.name}) knows no batch statements of this database: it writes row by row.`);
+      }
+      this.log = new TransactionLog(dialect);
       hookTransactions(this.connection, this.log);
     }
 
     /** MikroORM calls this when all entities are discovered, and before anything uses them. */
     override setMetadata(metadata: MetadataStorage): void {
+      requireMetadata(metadata);
       adoptVersions(metadata, this.config);
       super.setMetadata(metadata);
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
-      return hookManager(super.createEntityManager(useContext), (em) => {
+      const manager = super.createEntityManager(useContext);
+      requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
+      return hookManager(manager, (em) => {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
         hookLocks(em, lockFailed);
@@ -103,6 +121,17 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
       }
       return qb;
+    }
+
+    /** What is written of M:N collections is what they have now: they come first, before anything is waited for. */
+    override syncCollections<T extends object, O extends object>(
+      collections: Iterable<Collection<T, O>>,
+      ...rest: Rest<AbstractSqlDriver['syncCollections']>
+    ): Promise<void> {
+      const isManyToMany = ({ property }: Collection<T, O>) => property.kind === ReferenceKind.MANY_TO_MANY;
+      const all = [...collections];
+      const sorted = [...all.filter(isManyToMany), ...all.filter((one) => !isManyToMany(one))];
+      return super.syncCollections(sorted, ...rest);
     }
 
     /** Partial loading loads the version all the same; what is serialised does not change. */

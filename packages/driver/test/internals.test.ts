@@ -47,7 +47,7 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   for (const method of ['begin', 'commit']) {
     spy(connection, method);
   }
-  for (const method of ['doCommit', 'getChangeSetGroups', 'persistToDatabase']) {
+  for (const method of ['doCommit', 'filterCollectionUpdates', 'getChangeSetGroups', 'persistToDatabase']) {
     spy(uow, method);
   }
   const persister = uow.getChangeSetPersister();
@@ -59,12 +59,12 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   em.create(Article, { id: 2, title: 'b' });
   await em.flush();
   const wholeFlush = (...writes: string[]) => [
-    ...['doCommit', 'onFlush', 'getChangeSetGroups', 'begin', 'persistToDatabase'],
+    ...['doCommit', 'onFlush', 'filterCollectionUpdates', 'getChangeSetGroups', 'begin', 'persistToDatabase'],
     ...writes,
     'commit',
   ];
   const message = 'MikroORM carries out a flush in another order than src/mikro-orm/ relies on';
-  expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true'));
+  expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true', 'filterCollectionUpdates'));
 
   const [a, b] = await em.find(Article, {});
   a!.title = 'changed';
@@ -72,7 +72,10 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   calls = [];
   await em.flush();
   expect(calls, message).toEqual(
-    wholeFlush('executeUpdates false', 'executeUpdates true', 'executeDeletes false', 'executeDeletes true'),
+    wholeFlush(
+      ...['executeUpdates false', 'executeUpdates true', 'filterCollectionUpdates'],
+      ...['executeDeletes false', 'executeDeletes true'],
+    ),
   );
 });
 
@@ -103,6 +106,22 @@ test('what the database computed is read back by persister.reloadVersionValues()
   await em.flush();
   expect(calls, 'without RETURNING a version is read back again after every write').toContain('Article');
   expect(String(Object.getPrototypeOf(persister).reloadVersionValues)).toContain('meta.ownsVersionProperty()');
+});
+
+test('listeners recompute by uow.computeChangeSet() and uow.recomputeSingleChangeSet(), which take a new snapshot', async () => {
+  const em = orm.em.fork();
+  const uow = em.getUnitOfWork(false);
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const before = helper(article).__originalEntityData;
+  article.title = 'b';
+  uow.computeChangeSet(article);
+  expect(helper(article).__originalEntityData).not.toBe(before);
+  expect(uow.getChangeSets()).toMatchObject([{ payload: { title: 'b' } }]);
+  expect(uow.getChangeSets()[0]!.originalEntity, 'the mark of a touch is found in it').toBe(before);
+  article.title = 'c';
+  uow.recomputeSingleChangeSet(article);
+  expect(uow.getChangeSets()).toMatchObject([{ payload: { title: 'c' }, originalEntity: { title: 'a' } }]);
 });
 
 test('the snapshot that changes are computed from is __originalEntityData', async () => {
@@ -160,6 +179,28 @@ test('the result cache is read by em.tryCache(class, config, key) and filled by 
   await em.find(Article, {}, { cache: 5 });
   // between them, the query builder of the driver asks too, with `false`
   expect([calls[0], calls.at(-1)]).toEqual(['["read",true,5,true]', '["stored",5,true]']);
+});
+
+test('em.fork() makes the fork by `new em.constructor()`, and tells it its flush mode before anything else', () => {
+  const em = orm.em.fork();
+  const Manager = em.constructor as new (...args: unknown[]) => typeof em;
+  const called: string[] = [];
+  class Fork extends Manager {
+    override setFlushMode(...args: Parameters<typeof em.setFlushMode>): void {
+      called.push('setFlushMode');
+      super.setFlushMode(...args);
+      called.push('is set up');
+    }
+    override getContext(...args: Parameters<typeof em.getContext>): never {
+      called.push('getContext');
+      return super.getContext(...args) as never;
+    }
+  }
+  Object.defineProperty(em, 'constructor', { get: () => Fork });
+  expect(em.fork(), 'em.fork() no longer uses em.constructor: forks would not be hooked').toBeInstanceOf(Fork);
+  // building an EntityManager asks for its context, which is why hooking waits
+  expect(called.filter((call) => call !== 'getContext')).toEqual(['setFlushMode', 'is set up']);
+  expect(called.at(-1), 'a fork is used before anybody has it').toBe('is set up');
 });
 
 test('em.refresh() forks before it waits for anything, and copies from the fork', async () => {

@@ -2,9 +2,11 @@
  * The entity tag of a row: class, primary key and version, for instance `"Article/1/3"`. The tag of another row or of
  * another class is never the same, and the version can be read back from it without a query.
  */
+import { createHash } from 'node:crypto';
 import {
   type EntityClass,
   type EntityMetadata,
+  type EntityProperty,
   type Platform,
   Reference,
   Utils,
@@ -62,15 +64,23 @@ export function describeRow(entity: object): TaggedRow {
   }
   // a reference may be of the base class of what is loaded elsewhere; keys are those of the root
   const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
+  const prefix = parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join('');
   // a body that was assigned may have a version of its own
   const loaded = (wrapped.__originalEntityData as Record<string, unknown> | undefined)?.[property.name];
   const isLoaded = typeof loaded === 'number';
   return {
     className: meta.className,
-    prefix: parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join(''),
+    prefix: prefix.length > LONGEST_PREFIX ? shortened(prefix) : prefix,
     version: isLoaded ? loaded : (entity as Record<string, unknown>)[property.name],
     isRead: isLoaded || wrapped.__initialized,
   };
+}
+
+/** A tag has to come back in a header, of which servers accept some kilobytes in all. */
+const LONGEST_PREFIX = 512;
+
+function shortened(prefix: string): string {
+  return `sha256/${createHash('sha256').update(prefix).digest('hex')}/`;
 }
 
 /** The schema of a row, where its class has several: a reference does not name the default one, a loaded row does. */
@@ -83,13 +93,54 @@ function schemaOf(entity: object, meta: EntityMetadata): string[] {
 
 /** The primary key as it is in the database; of foreign keys, the keys that they point to. */
 function keyParts(entity: object, meta: EntityMetadata, platform: Platform): string[] {
-  return meta.getPrimaryProps().flatMap(({ name, customType }) => {
+  return meta.getPrimaryProps().flatMap((prop) => {
+    const { name, customType } = prop;
     const value: unknown = Reference.unwrapReference((entity as Record<string, object>)[name] as never);
     if (Utils.isEntity(value)) {
       return keyParts(value, helper(value).__meta as unknown as EntityMetadata, platform);
     }
-    return text(customType ? customType.convertToDatabaseValue(value, platform) : value);
+    const stored = text(customType ? customType.convertToDatabaseValue(value, platform) : value);
+    return asStored(stored, prop, platform);
   });
+}
+
+/**
+ * A key as the database spells it. A URL may spell it otherwise, and what the database takes for the same row must have the
+ * same tag: a reference that is made of the URL, and the row that was read.
+ */
+function asStored(key: string, prop: EntityProperty, platform: Platform): string {
+  const type = prop.columnTypes[0] ?? '';
+  if (/^(?:uuid|uniqueidentifier)/i.test(type) && /^\{?[0-9a-f-]{32,36}\}?$/i.test(key)) {
+    return key
+      .toLowerCase()
+      .replace(/[{}-]/g, '')
+      .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
+  }
+  if (/int|serial/i.test(type) && /^\s*[+-]?\d+\s*$/.test(key)) {
+    return String(BigInt(key.trim().replace(/^\+/, '')));
+  }
+  if (/^(?:decimal|numeric)/i.test(type) && /^\s*[+-]?\d*(?:\.\d*)?\s*$/.test(key)) {
+    const [, sign, whole, fraction] = /([+-]?)0*(\d*)(?:\.(\d*?)0*)?\s*$/.exec(key)!;
+    return `${sign === '-' ? '-' : ''}${whole || '0'}${fraction ? `.${fraction}` : ''}`;
+  }
+  const isPadded = /^(?:char|character|bpchar|nchar)\b(?! varying)/i.test(type) && !isA('SqlitePlatform', platform);
+  const unpadded = isPadded ? key.trimEnd() : key;
+  return comparesCase(prop, type, platform) ? unpadded : unpadded.trimEnd().toLowerCase();
+}
+
+/** MariaDB and MySQL do not, unless the column says so; the others do, unless it says otherwise. */
+function comparesCase({ collation = '' }: EntityProperty, type: string, platform: Platform): boolean {
+  const said = `${type} ${collation}`;
+  return isA('BaseMySqlPlatform', platform)
+    ? /_bin\b|_cs\b|binary|blob/i.test(said)
+    : !/citext|nocase|_ci\b/i.test(said);
+}
+
+/** By name: this package knows no driver. */
+function isA(name: string, platform: object | null): boolean {
+  return (
+    platform !== null && (platform.constructor.name === name || isA(name, Object.getPrototypeOf(platform) as object))
+  );
 }
 
 function text(value: unknown): string {

@@ -17,7 +17,6 @@ import {
   type EntityMetadata,
   type EntityProperty,
   FlushMode,
-  JsonType,
   LockMode,
   Reference,
   ReferenceKind,
@@ -26,7 +25,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { ConcurrentUpdate, Refusal, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, Refusal, isOfType, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -251,7 +250,7 @@ class Merge {
     const platform = this.#em.getPlatform();
     for (const { name, customType } of platform.convertsJsonAutomatically() ? this.#meta.comparableProps : []) {
       // it is text in a snapshot all the same
-      if (customType instanceof JsonType && data[name] != null) {
+      if (customType && isOfType(customType, 'json') && data[name] != null) {
         data[name] = customType.convertToJSValue(data[name], platform, { mode: 'hydration', force: true });
       }
     }
@@ -317,7 +316,7 @@ class Merge {
       if (Utils.isEntity<object>(value, true)) {
         return helper(value).getPrimaryKey(true);
       }
-      const type = prop.customType instanceof JsonType ? undefined : prop.customType;
+      const type = isOfType(prop.customType, 'json') ? undefined : prop.customType;
       return value == null || !type ? value : type.convertToDatabaseValue(value, this.#em.getPlatform());
     });
     return (left == null && right == null) || Utils.equals(left, right);
@@ -327,7 +326,7 @@ class Merge {
     const holder = at(this.#entity, path.slice(0, -1)) as Dictionary | undefined;
     const name = path.at(-1)!;
     const value = this.#own(prop, at(theirs, path));
-    if (holder?.[name] instanceof ScalarReference) {
+    if (ScalarReference.isScalarReference(holder?.[name])) {
       holder[name].set(value);
     } else if (holder) {
       holder[name] = value;
@@ -387,5 +386,5 @@ class Merge {
 /** The value, or `undefined` where there is no embeddable around it. */
 function at(entity: Dictionary, path: readonly string[]): unknown {
   const value: unknown = path.reduce((holder: Dictionary | undefined, name) => holder?.[name], entity);
-  return value instanceof ScalarReference ? value.unwrap() : value;
+  return ScalarReference.isScalarReference(value) ? value.unwrap() : value;
 }

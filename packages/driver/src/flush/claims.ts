@@ -1,6 +1,6 @@
 /** A version that was assigned and nothing else: it is only compared. And how it is told from a change. */
-import { type Dictionary, type EntityManager, type EntityProperty, ChangeSetType, JsonType } from '@mikro-orm/core';
-import { isTouched } from '@mikro-ool/core';
+import { type Dictionary, type EntityManager, type EntityProperty, ChangeSetType } from '@mikro-orm/core';
+import { isOfType, isTouched } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, snapshotOf } from '../mikro-orm/entity.ts';
 
@@ -27,7 +27,7 @@ export function changedElsewhere(groups: ChangeSetGroups): Set<object> {
 
 /** Set by `onUpdate`, and can be set back: the snapshot has the stored value in a form that can be hydrated. */
 function isStamp(prop: EntityProperty | undefined): boolean {
-  return Boolean(prop?.onUpdate) && !prop!.embedded && !prop!.object && !(prop!.customType instanceof JsonType);
+  return Boolean(prop?.onUpdate) && !prop!.embedded && !prop!.object && !isOfType(prop!.customType, 'json');
 }
 
 /** MikroORM has called `onUpdate` for a row that is not written after all. */

@@ -26,7 +26,7 @@ import type { VersionedRow } from '../write/batch.ts';
 /**
  * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
  *
- * @param changed the properties that are written, where the caller knows them
+ * @param changes what is written, by property
  * @throws {VersionNotLoaded} when there is none
  * @throws {InvalidVersion} when it is no integer that the column can hold
  */
@@ -34,12 +34,12 @@ export function expectedVersion(
   entity: object,
   meta: EntityMetadata,
   operation: Operation,
-  changed: readonly string[] = [],
+  changes: object = {},
 ): number {
   const prop = versionOf(meta)!;
   const value: unknown = (entity as Dictionary)[prop.name];
   if (value == null) {
-    const along = helper(entity).__initialized ? undefined : changedAlong(meta, operation, changed);
+    const along = helper(entity).__initialized ? undefined : changedAlong(meta, operation, Object.keys(changes));
     throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation, along);
   }
   const invalid = invalidVersion(entity, meta, value);

@@ -82,8 +82,8 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   }
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
-  for (const [entity, changed] of followUps) {
-    versioned = checkFollowUp(em, entity, Utils.asArray<string>(changed)) || versioned;
+  for (const [entity, keys] of followUps) {
+    versioned = checkFollowUp(em, entity, keys) || versioned;
   }
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
@@ -99,19 +99,25 @@ function planUpdates(
   elsewhere: Set<object>,
   claims: VersionedRow[],
 ): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets; // as MikroORM would
+  }
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
     } else if (versionOf(changeSet.meta)) {
-      expectedVersion(changeSet.entity, changeSet.meta, 'update', Object.keys(changeSet.payload));
+      expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return inOrder(em, compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
+  if (!isVersioned(em, sets)) {
+    return sets;
+  }
   const versioned = sets.filter((set) => versionOf(set.meta));
   for (const changeSet of versioned) {
     const { entity, meta } = changeSet;
@@ -120,14 +126,14 @@ function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChange
     expectedVersion(entity, meta, 'delete');
   }
   deletes.push(...inKeyOrder(versioned));
-  return inOrder(em, sets);
+  return inKeyOrder(sets);
 }
 
-/** Rows of one table in key order, when there is a version among them; in joined tables it may be in another one. */
-function inOrder(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
-  const isVersioned = ({ entity, meta }: AnyChangeSet) =>
-    versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity)));
-  return sets.some(isVersioned) ? inKeyOrder(sets) : sets;
+/** Is there a version among these rows of one table? In joined tables it may be in another one. */
+function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
+  return sets.some(
+    ({ entity, meta }) => versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity))),
+  );
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
@@ -147,11 +153,11 @@ export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
 }
 
 /** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
-function checkFollowUp(em: EntityManager, entity: object, changed: readonly string[]): boolean {
+function checkFollowUp(em: EntityManager, entity: object, keys: string | string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;
   if (isVersioned) {
-    expectedVersion(entity, meta, 'update', changed);
+    expectedVersion(entity, meta, 'update', Object.fromEntries(Utils.asArray(keys).map((key) => [key, undefined])));
   }
   return isVersioned;
 }

@@ -4,7 +4,9 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
+import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { withOutside } from '../mikro-orm/outside.ts';
 import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import { describeAlone, describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
@@ -27,11 +29,15 @@ export class Updates {
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
-  readonly #moved = new Set<object>();
+  readonly #moved = new Map<object, number>();
+
+  /** The entities may be handed to an EntityManager around the transaction. */
+  readonly #isInside: boolean;
 
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
     this.#undo = undo;
+    this.#isInside = withOutside(undo.uow).length > 1;
   }
 
   /** New rows are about to be inserted. */
@@ -123,7 +129,17 @@ export class Updates {
   #written(rows: readonly VersionedRow[]): void {
     const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
     for (const { changeSet, expected } of moving) {
-      this.#move(changeSet.entity, versionOf(changeSet.meta)!, expected + 1);
+      const { entity, meta } = changeSet;
+      if (this.#isInside) {
+        wrote(entity, expected, expected + 1);
+      }
+      const version = versionOf(meta)!;
+      // one that was assigned while the statement was on its way is compared by the next flush
+      if ((entity as Record<string, unknown>)[version.name] === expected) {
+        this.#move(entity, version, expected + 1);
+      } else {
+        this.#moved.set(entity, expected + 1);
+      }
     }
     this.#undo.moved(moving);
   }
@@ -160,7 +176,12 @@ export class Updates {
   }
 
   #move(entity: object, { name }: EntityProperty, version: number): void {
-    this.#moved.add(entity);
+    this.#moved.set(entity, version);
     (entity as Record<string, unknown>)[name] = version;
+  }
+
+  /** The version of the row that this flush has written. */
+  movedTo(entity: object): number | undefined {
+    return this.#moved.get(entity);
   }
 }

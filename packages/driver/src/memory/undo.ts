@@ -8,7 +8,7 @@
 import {
   type ChangeSet,
   ChangeSetType,
-  Collection,
+  type Collection,
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
@@ -348,12 +348,13 @@ function isSimple({ entity, meta }: ChangeSet<object>): boolean {
 const simpleClasses = new WeakMap<EntityMetadata, boolean>();
 
 function isFilledByUpdate(prop: EntityProperty): boolean {
-  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated || prop.customType instanceof VersionField);
+  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated);
 }
 
 function isFilledByInsert(prop: EntityProperty): boolean {
-  const { primary, autoincrement, defaultRaw, kind } = prop;
-  return kind === ReferenceKind.SCALAR && Boolean(primary || autoincrement || defaultRaw || isFilledByUpdate(prop));
+  const { primary, autoincrement, defaultRaw, generated, kind, customType } = prop;
+  const isFilled = primary || autoincrement || defaultRaw || generated || customType instanceof VersionField;
+  return kind === ReferenceKind.SCALAR && Boolean(isFilled);
 }
 
 export function assign(target: Dictionary, key: string, value: unknown): void {
@@ -368,7 +369,7 @@ function putBack(entity: Dictionary, keys: unknown, values: unknown): void {
   Utils.asArray(keys as string | string[]).forEach((key, i) => {
     const value: unknown = Array.isArray(keys) ? (values as unknown[])[i] : values;
     const now: unknown = entity[key];
-    if (now === undefined || (value instanceof Collection && now !== value)) {
+    if (now === undefined || (Utils.isCollection(value) && now !== value)) {
       entity[key] = value;
     }
   });

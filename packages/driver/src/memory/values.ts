@@ -4,11 +4,11 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
-  JsonType,
   ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
+import { isOfType } from '@mikro-ool/core';
 import { ownFactory } from '../mikro-orm/entity-factory.ts';
 import { metaOf } from '../mikro-orm/entity.ts';
 
@@ -76,7 +76,7 @@ function columnsOf(meta: EntityMetadata, root: EntityProperty): EntityProperty[]
 
 /** Where a driver returns JSON parsed, MikroORM hydrates it as it is; a snapshot has it as text. */
 function hydratable(em: EntityManager, { customType }: EntityProperty, value: unknown): unknown {
-  if (!(customType instanceof JsonType) || typeof value !== 'string') {
+  if (!customType || !isOfType(customType, 'json') || typeof value !== 'string') {
     return value;
   }
   const platform = em.getPlatform();

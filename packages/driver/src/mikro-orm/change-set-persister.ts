@@ -6,6 +6,7 @@ import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
 import type { AnyChangeSet, PersistOptions } from './entity.ts';
 import type { FlushState } from './flush-state.ts';
+import { noteTouches } from './in-flight.ts';
 
 /** The parts of the persister that are overridden or called; private in MikroORM's types. */
 export interface PersisterMethods {
@@ -54,7 +55,13 @@ export function hookPersister(
       if (before.length > 0) {
         await persister.executeUpdates(before, false, options);
       }
-      return executeUpdates.call(persister, sets, batched, options, withSchema);
+      await executeUpdates.call(persister, sets, batched, options, withSchema);
+      return noteTouches(sets, state);
+    }
+    if (!sets.some(isVersioned)) {
+      await executeUpdates.call(persister, sets, batched, options, true);
+      flush.sent();
+      return;
     }
     const { batch, single, plain } = flush.updates.divide(sets);
     if (plain.length > 0) {
@@ -75,8 +82,8 @@ export function hookPersister(
       await flush?.deletes.before(sets, options?.ctx);
       return executeDeletes.call(persister, sets, options, withSchema);
     }
-    const checked = sets.filter((set) => versionOf(set.meta));
-    const rest = sets.filter((set) => !versionOf(set.meta));
+    const checked = sets.filter(isVersioned);
+    const rest = checked.length > 0 ? sets.filter((set) => !isVersioned(set)) : sets;
     if (rest.length > 0) {
       await executeDeletes.call(persister, rest, options, withSchema);
     }
@@ -85,6 +92,10 @@ export function hookPersister(
     }
     flush.sent();
   };
+}
+
+function isVersioned({ meta }: AnyChangeSet): boolean {
+  return versionOf(meta) !== undefined;
 }
 
 /**

@@ -5,13 +5,14 @@ import {
   type EntityMetadata,
   type EntityProperty,
   LockMode,
-  OptimisticLockError,
+  type ValidationError,
   ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
 import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import type { TransactionLog } from '../memory/transaction-log.ts';
+import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 import { opened } from './outside.ts';
@@ -40,7 +41,8 @@ export function hookLocks(
     try {
       await lockOptimistic.call(uow, entity, meta, version);
     } catch (error) {
-      throw error instanceof OptimisticLockError && name ? failed((entity as Dictionary)[name]) : error;
+      const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
+      throw isMismatch ? failed((entity as Dictionary)[name]) : error;
     }
     // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
     const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
@@ -194,7 +196,13 @@ function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: E
     for (const { entity, version, current, based } of before) {
       const source = read?.getByEntity(entity as never) as Dictionary | undefined;
       const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
-      if (copied && !covers(helper(source!).__loadedProperties, entity)) {
+      const from = copied ? writtenFrom(source!, entity[version]) : undefined;
+      if (from !== undefined) {
+        wrote(entity, from, entity[version] as number);
+      }
+      // what was not loaded is as old as the version that the first write found
+      const isUpToDate = from !== undefined && from === current && from === based;
+      if (copied && !isUpToDate && !covers(helper(source!).__loadedProperties, entity)) {
         entity[version] = current;
         restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
       }

@@ -1,6 +1,6 @@
 /** Which flush a unit of work, or the code that runs now, is in. */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { EntityManager } from '@mikro-orm/core';
+import type { Dictionary, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 
 /** What is known of a unit of work beyond MikroORM's own state. */
@@ -11,13 +11,17 @@ export interface FlushState {
   flushing: boolean;
   /** MikroORM empties the unit of work when a flush ends; what is taken back before would go with it. */
   readonly pending: (() => void)[];
+  /** What the flush has written of entities that are in several tables. */
+  readonly sent: Map<object, Dictionary>;
+  /** Entities that were touched while the flush wrote them. */
+  readonly touched: Set<object>;
 }
 
 const states = new WeakMap<object, FlushState>();
 
 /** A new unit of work, in no flush yet. */
 export function stateFor(uow: object): FlushState {
-  const state: FlushState = { flushing: false, pending: [] };
+  const state: FlushState = { flushing: false, pending: [], sent: new Map(), touched: new Set() };
   states.set(uow, state);
   return state;
 }

@@ -5,18 +5,17 @@ import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-
 import type { ChangeSetGroups } from './entity.ts';
 import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
+import { type InFlightMethods, hookInFlight } from './in-flight.ts';
 import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
-interface UnitOfWorkMethods {
-  clear(): void;
+interface UnitOfWorkMethods extends InFlightMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
   filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
-  commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
 }
 
@@ -34,6 +33,7 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   const state = stateFor(uow);
   countClears(uow);
   queueFlushes(uow, state);
+  hookInFlight(em, uow, state);
   hookUnitOfWork(em, uow, state, begin);
   hookPersister(em, uow.getChangeSetPersister(), state, begin);
 }
@@ -102,6 +102,8 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       throw failure;
     } finally {
       state.flush = undefined;
+      state.sent.clear();
+      state.touched.clear();
     }
   };
   // The last step before the transaction starts.
@@ -114,5 +116,9 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.persistToDatabase = async (groups, ctx) => {
     await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
   };
-  uow.commitCollectionUpdates = (ctx) => syncCollections(state.flush!, () => commitCollectionUpdates.call(uow, ctx));
+  uow.commitCollectionUpdates = (ctx) => {
+    const write = () => commitCollectionUpdates.call(uow, ctx);
+    const isNeeded = em.getUnitOfWork(false).getCollectionUpdates().length > 0;
+    return isNeeded ? syncCollections(state.flush!, write) : write();
+  };
 }

@@ -3,9 +3,8 @@ import {
   type ChangeSet,
   type EntityMetadata,
   type EntityProperty,
-  JsonProperty,
   type Platform,
-  PolymorphicRef,
+  type PolymorphicRef,
   ReferenceKind,
   Utils,
   isRaw,
@@ -178,8 +177,8 @@ function columnValues(prop: EntityProperty, value: unknown, mapFieldNames: Field
   if (isPrimitive(value) && prop.fieldNames.length === 1) {
     return value;
   }
-  if (value instanceof PolymorphicRef) {
-    return value.toTuple();
+  if (prop.polymorphic && typeof (value as PolymorphicRef | null)?.toTuple === 'function') {
+    return (value as PolymorphicRef).toTuple();
   }
   if (prop.fieldNames.length > 1) {
     return Utils.flatten(Utils.asArray(value ?? []) as unknown[][], true);
@@ -196,7 +195,10 @@ function plain(value: unknown): unknown {
   if (isPrimitive(value)) {
     return value ?? null;
   }
-  return Utils.isPlainObject(value) || (value as { [JsonProperty]?: boolean })[JsonProperty]
-    ? JSON.stringify(value)
-    : value;
+  return Utils.isPlainObject(value) || isMarkedAsJson(value as object) ? JSON.stringify(value) : value;
+}
+
+/** MikroORM's `JsonProperty` is another symbol in each copy of it. */
+function isMarkedAsJson(value: object): boolean {
+  return Object.getOwnPropertySymbols(value).some(({ description }) => description === 'JsonProperty');
 }

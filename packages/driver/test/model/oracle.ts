@@ -35,13 +35,14 @@ export interface Copy {
   loaded: Set<string>;
 }
 
-/** What a flush changed in one copy, so that a rollback can take it back. */
+/** What a flush changed in one copy, so that a rollback can discard it. */
 interface Before {
   readonly copy: Copy;
-  readonly was: Pick<Copy, 'state' | 'touched' | 'initialized' | 'base' | 'key'>;
-  readonly version: unknown;
-  /** Afterwards; another version or state at the rollback is the user's. */
-  readonly became: { state: Copy['state']; version: unknown; /** No rollback makes it known again. */ known: boolean };
+  readonly was: Pick<Copy, 'state' | 'initialized' | 'base' | 'key'>;
+  /** What the flush left in memory; none: it is what the copy is based on. */
+  readonly left?: Fields;
+  /** No rollback makes it known again. */
+  forgotten: boolean;
 }
 
 /** A transaction or savepoint: rows that it wrote (`null`: deleted), and its flushes. */
@@ -90,22 +91,16 @@ export class Rows {
     }
   }
 
-  /** @param known em.transactional(): the copies that were known outside; what it removed is not pending there */
+  /** @param known em.transactional(): the copies that were known outside */
   commit(known?: readonly Copy[]): void {
     const { rows, flushes } = this.#layers.pop()!;
     const outer = this.#layers.at(-1);
     const unit = this.owner;
     if (outer) {
-      const outside = flushes.map((flush) =>
-        flush
-          .filter(({ copy, was }) => !known || was.state !== 'removed' || known.includes(copy))
-          .map((before) =>
-            known && before.was.state === 'removed'
-              ? { ...before, was: { ...before.was, state: 'managed' as const } }
-              : before,
-          ),
-      );
-      outer.flushes.push(...outside);
+      const gone = (copy: Copy) => known && !known.includes(copy) && !unit!.copies.includes(copy);
+      const inner = flushes.flat().filter(({ copy }) => gone(copy));
+      inner.forEach((before) => (before.forgotten = true));
+      outer.flushes.push(...flushes);
     } else {
       this.owner = undefined;
     }
@@ -116,29 +111,44 @@ export class Rows {
   cleared(unit: Unit): void {
     unit.copies = [];
     if (unit === this.owner) {
-      this.#layers.flatMap(({ flushes }) => flushes.flat()).forEach(({ became }) => (became.known = true));
+      this.#layers.flatMap(({ flushes }) => flushes.flat()).forEach((before) => (before.forgotten = true));
     }
   }
 
-  /** Memory follows the database, but what was changed since the flush is the user's. */
+  /** Memory follows the database: what the flushes wrote is discarded, but what was changed since is the user's. */
   rollback(unit: Unit): void {
     const { flushes } = this.#layers.pop()!;
-    for (const { copy, was, version, became } of flushes.flat().toReversed()) {
-      const state = copy.state === became.state || !unit.copies.includes(copy) ? was.state : copy.state;
-      Object.assign(copy, was, { state });
-      if (copy.now['version'] === became.version) {
-        copy.now['version'] = version;
-      }
-      if (was.state === 'new' && state === 'removed') {
-        unit.copies = unit.copies.filter((other) => other !== copy);
-      } else if (!became.known && !unit.copies.includes(copy)) {
-        unit.copies.push(copy);
-      }
+    const all = flushes.flat();
+    for (const copy of new Set(all.map((before) => before.copy))) {
+      const own = all.filter((before) => before.copy === copy);
+      discard(unit, copy, own[0]!, own.at(-1)!);
     }
     if (this.#layers.length === 0) {
       this.owner = undefined;
     }
   }
+}
+
+/** The oldest state counts. */
+function discard(unit: Unit, copy: Copy, first: Before, last: Before): void {
+  const { was } = first;
+  const columns = [...TABLES[copy.table].columns, 'version'];
+  const left = last.left ?? copy.base;
+  const since = columns.filter((column) => differs(left[column], copy.now[column]));
+  const isKnown = unit.copies.includes(copy);
+  if (was.state === 'new') {
+    unit.copies = unit.copies.filter((other) => other !== copy);
+    return;
+  }
+  if (!isKnown) {
+    copy.state = 'managed';
+    copy.touched = false;
+    if (!first.forgotten) {
+      unit.copies.push(copy);
+    }
+  }
+  Object.assign(copy, { base: was.base, initialized: was.initialized, key: was.key });
+  columns.filter((column) => !since.includes(column)).forEach((column) => (copy.now[column] = was.base[column]));
 }
 
 /** An EntityManager: the copies that it knows. */
@@ -352,15 +362,10 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
   const visible = rows.visibleTo(unit);
   const flush: Before[] = [];
   const remember = (copy: Copy, work: () => void) => {
-    const { state, touched, initialized, base, key } = copy;
-    const version = copy.now['version'];
+    const { state, initialized, base, key } = copy;
     work();
-    flush.push({
-      copy,
-      was: { state, touched, initialized, base, key },
-      version,
-      became: { state: copy.state, version: copy.now['version'], known: unit.copies.includes(copy) },
-    });
+    const left = unit.copies.includes(copy) ? undefined : { ...copy.now };
+    flush.push({ copy, was: { state, initialized, base, key }, left, forgotten: false });
   };
   const drop = (copy: Copy) =>
     remember(copy, () => {

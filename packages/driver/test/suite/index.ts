@@ -8,6 +8,7 @@ import { deletes } from './delete.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { givenVersions } from './given-versions.ts';
+import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
@@ -15,6 +16,7 @@ import { leaks } from './leaks.ts';
 import { loading } from './loading.ts';
 import { newRows } from './new-rows.ts';
 import { oneBump } from './one-bump.ts';
+import { overlaps } from './overlap.ts';
 import { races } from './race.ts';
 import { readings } from './reading.ts';
 import { rollbacks } from './rollback.ts';
@@ -73,6 +75,8 @@ export function suite(driver: TestDriver): void {
     undo(driver);
     rollbacks(driver);
     discards(driver);
+    overlaps(driver);
+    handing(driver);
     races(driver);
   });
 }

@@ -2,6 +2,7 @@
 import { inspect } from 'node:util';
 import {
   type AnyEntity,
+  type Configuration,
   EntityManager,
   type Options,
   RequestContext,
@@ -9,7 +10,7 @@ import {
   defineEntity,
   p,
 } from '@mikro-orm/core';
-import { SqlEntityManager } from '@mikro-orm/sql';
+import { type AbstractSqlDriver, SqlEntityManager } from '@mikro-orm/sql';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { type DriverClass, versioned } from '@mikro-ool/driver';
 import { describe, expect, test } from 'vitest';
@@ -51,7 +52,7 @@ export function wrapping(driver: TestDriver): void {
 
   describe('classes and names', () => {
     test('the driver class is called what it wraps, and so is what it says', async () => {
-      const Driver = versioned(Base);
+      const Driver = versioned(Base as new (config: Configuration) => AbstractSqlDriver);
       expect([Driver.name, Driver.prototype.constructor, inspect(Driver)]).toEqual([
         Base.name,
         Driver,
@@ -65,13 +66,13 @@ export function wrapping(driver: TestDriver): void {
     });
 
     test('versioned() of something else says so', () => {
-      for (const nothing of [undefined, null, {}, 'sqlite', () => {}, class Other {}]) {
+      for (const nothing of [undefined, null, {}, 'sqlite', () => {}, EntityManager]) {
         expect(() => versioned(nothing as never)).toThrow(/^versioned\(\) wraps a driver class of MikroORM/);
       }
     });
 
     test('what is wrapped already stays as it is', () => {
-      const Driver = versioned(Base);
+      const Driver = versioned(Base as new (config: Configuration) => AbstractSqlDriver);
       class Own extends Driver {}
       expect([versioned(Driver), versioned(Own)]).toEqual([Driver, Own]);
     });

@@ -1,6 +1,8 @@
-/** Which dialect a database is written in. */
+/**
+ * Which dialect a database is written in. The platform is asked for the SQL that it writes: its class may be of another
+ * copy of `@mikro-orm/sql`, or have lost its name in a bundle.
+ */
 import type { Platform } from '@mikro-orm/core';
-import { BaseMySqlPlatform, BasePostgreSqlPlatform, SqlitePlatform } from '@mikro-orm/sql';
 import type { Dialect } from './dialect.ts';
 import { mysql } from './mysql.ts';
 import { postgresql } from './postgresql.ts';
@@ -8,16 +10,18 @@ import { sqlite } from './sqlite.ts';
 
 export type { Dialect, DriverError } from './dialect.ts';
 
+const DIALECTS: readonly (readonly [speaks: (platform: Platform) => boolean, dialect: Dialect])[] = [
+  [(platform) => platform.getBlobDeclarationSQL() === 'bytea', postgresql],
+  [(platform) => platform.getDefaultCharset() === 'utf8mb4', mysql],
+  [(platform) => platform.getCurrentTimestampSQL(0).includes('strftime('), sqlite],
+];
+
+const known = new WeakMap<Platform, Dialect | undefined>();
+
 /** The dialect of a platform; none for a database that we do not know. */
 export function dialectOf(platform: Platform): Dialect | undefined {
-  if (platform instanceof BasePostgreSqlPlatform) {
-    return postgresql;
+  if (!known.has(platform)) {
+    known.set(platform, DIALECTS.find(([speaks]) => speaks(platform))?.[1]);
   }
-  if (platform instanceof BaseMySqlPlatform) {
-    return mysql;
-  }
-  if (platform instanceof SqlitePlatform) {
-    return sqlite;
-  }
-  return undefined;
+  return known.get(platform);
 }

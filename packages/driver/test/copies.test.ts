@@ -1,0 +1,114 @@
+/**
+ * Two copies of a package in one process: a hoisting accident, a mixed workspace, a bundle. The lock is the same, and what
+ * is not is said when the ORM starts.
+ */
+import { execFileSync } from 'node:child_process';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { build } from 'esbuild';
+import { expect, onTestFinished, test } from 'vitest';
+
+const packages = join(import.meta.dirname, '../..');
+const installed = (name: string) => realpathSync(join(packages, 'driver/node_modules', name));
+const beside = (name: string, of: string) => realpathSync(join(dirname(dirname(installed(of))), '..', name));
+
+/** An application that has copies of its own of some packages, and shares the rest with us. */
+function application(own: readonly string[]): string {
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-copies-'));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  const sources: Record<string, string> = {
+    '@mikro-orm/core': installed('@mikro-orm/core'),
+    '@mikro-orm/sql': installed('@mikro-orm/sql'),
+    '@mikro-orm/sqlite': installed('@mikro-orm/sqlite'),
+    'better-sqlite3': beside('better-sqlite3', '@mikro-orm/sqlite/package.json'),
+    kysely: installed('kysely'),
+    '@mikro-ool/core': join(packages, 'core'),
+    '@mikro-ool/driver': join(packages, 'driver'),
+  };
+  const modules = join(directory, 'node_modules');
+  for (const scope of ['@mikro-orm', '@mikro-ool']) {
+    mkdirSync(join(modules, scope), { recursive: true });
+  }
+  for (const [name, source] of Object.entries(sources)) {
+    if (!own.includes(name)) {
+      symlinkSync(source, join(modules, name));
+    } else if (name.startsWith('@mikro-orm/')) {
+      cpSync(source, join(modules, name), { recursive: true });
+    } else {
+      // beside the modules, because below them Node strips no types
+      const copy = join(directory, name);
+      cpSync(join(source, 'src'), join(copy, 'src'), { recursive: true });
+      cpSync(join(source, 'package.json'), join(copy, 'package.json'));
+      mkdirSync(join(copy, 'node_modules/@mikro-orm'), { recursive: true });
+      symlinkSync(sources['@mikro-orm/core']!, join(copy, 'node_modules/@mikro-orm/core'));
+      symlinkSync(copy, join(modules, name));
+    }
+  }
+  cpSync(join(import.meta.dirname, 'copies/program.js'), join(directory, 'program.js'));
+  writeFileSync(join(directory, 'package.json'), JSON.stringify({ type: 'module' }));
+  return directory;
+}
+
+const run = (file: string): unknown =>
+  JSON.parse(execFileSync(process.execPath, ['--no-warnings', file], { encoding: 'utf8' }));
+
+const right = {
+  statements: 1,
+  data: [[1, { a: [2] }], { b: [3] }, 'text'],
+  of: [1, 1, false],
+  versions: [2, 2, 2, 2, 2],
+  conflict: 'ConcurrentUpdate',
+  lock: 'ConcurrentUpdate',
+  blind: 'VersionNotLoaded',
+  nonsense: 'InvalidVersion',
+  isOptimisticLockError: true,
+  said: [],
+};
+
+const twoCores = [
+  expect.stringMatching(
+    /There are two copies of @mikro-orm\/core: that of the ORM, and that of @mikro-ool .+ catch ConcurrentUpdate, or install one copy only\./,
+  ),
+];
+const CORE = ['@mikro-orm/core', '@mikro-orm/sql', '@mikro-orm/sqlite'];
+
+test.each([
+  { copies: [], expected: right },
+  { copies: ['@mikro-orm/sql', '@mikro-orm/sqlite'], expected: right },
+  { copies: ['@mikro-ool/core'], expected: right },
+  { copies: CORE, expected: { ...right, isOptimisticLockError: false, said: twoCores } },
+  { copies: [...CORE, '@mikro-ool/core'], expected: { ...right, isOptimisticLockError: false, said: twoCores } },
+])('an application with its own copies of $copies', ({ copies, expected }) => {
+  expect(run(join(application(copies), 'program.js'))).toEqual(expected);
+});
+
+test.each([
+  { copies: [], expected: right },
+  { copies: CORE, expected: { ...right, isOptimisticLockError: false, said: twoCores } },
+])('a bundle without class names, of an application with its own copies of $copies', async ({ copies, expected }) => {
+  const directory = application(copies);
+  const outfile = join(directory, 'bundle.js');
+  await build({
+    entryPoints: [join(directory, 'program.js')],
+    outfile,
+    bundle: true,
+    minify: true,
+    platform: 'node',
+    format: 'esm',
+    // as in MikroORM's guide: what is native, or loaded on demand, stays outside
+    external: ['better-sqlite3', 'kysely', '@mikro-orm/migrations', '@mikro-orm/seeder', '@mikro-orm/entity-generator'],
+    logLevel: 'error',
+  });
+  expect(readFileSync(outfile, 'utf8')).not.toContain('class SqlitePlatform');
+  expect(run(outfile)).toEqual(expected);
+});
