@@ -38,7 +38,9 @@ import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
+import { hookResultCache } from './mikro-orm/result-cache.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
+import { hookUpserts } from './mikro-orm/upserts.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
@@ -77,7 +79,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     constructor(config: Configuration) {
       super(config);
       requireDriver(Base.prototype as object, this.connection);
-      registerPlatform(this.platform);
+      registerPlatform(this.platform, dialectOf(this.platform)?.readsCurrent ?? true);
       hookDiscovery(config);
       const dialect = dialectOf(this.platform);
       if (!dialect) {
@@ -103,6 +105,8 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         hookReads(em);
         hookLocks(em, lockFailed);
         hookCopies(em, this.log);
+        hookResultCache(em);
+        hookUpserts(em);
       }) as never;
     }
 

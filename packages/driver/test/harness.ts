@@ -29,6 +29,8 @@ export interface TestDriver {
   readonly alone: 'every statement' | 'updates and deletes' | 'nothing';
   /** There may be another database that reads go to. */
   readonly replicas: boolean;
+  /** An upsert may have a condition on the row that exists (`onConflictWhere`). */
+  readonly conditionalUpserts: boolean;
   /** How many levels a cascade of the database goes down. */
   readonly cascadeDepth: number;
   /** What MikroORM itself cannot do on this database: tests of it are expected to fail. */

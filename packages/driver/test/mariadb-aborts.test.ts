@@ -141,7 +141,14 @@ describe.skipIf(!inject('mariaDbUrl'))('MariaDB', () => {
     }
   }
 
-  for (const how of ['em.find with a lock', 'em.nativeUpdate', 'a query builder', 'Kysely', 'a stream', 'a savepoint'] as const) {
+  for (const how of [
+    'em.find with a lock',
+    'em.nativeUpdate',
+    'a query builder',
+    'Kysely',
+    'a stream',
+    'a savepoint',
+  ] as const) {
     test(`a deadlock (1213) that ${how} learns of, and that is caught: nothing before it is lost in silence, nothing after it is saved alone`, async () => {
       const { fork, titles } = await setUp();
       const rival = fork();

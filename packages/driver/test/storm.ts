@@ -95,41 +95,47 @@ export function storm(driver: TestDriver, countDeadlocks: (em: SqlEntityManager)
     }
   });
 
-  test('clients whose flushes are always stale do not starve one whose flushes are not', { timeout: 300_000 }, async () => {
-    const { fork } = await open(driver, [Counter], { pool: { min: 0, max: WORKERS } });
-    await fork().insertMany(
-      Counter,
-      Array.from({ length: FEW }, (_, i) => ({ id: i + 1, n: 0 })),
-    );
-    const before = await countDeadlocks(fork());
-    let over = false;
-    let stale = 0;
-    const always = async () => {
-      while (!over) {
-        const em: EntityManager = fork();
-        const counters = (await em.find(Counter, {})).filter(() => Math.random() < 0.6);
-        counters.forEach((counter) => {
-          counter.n++;
-          counter.version += 1000;
-        });
-        const error = await em.flush().catch((reason: unknown) => reason);
-        if (counters.length > 0) {
-          expect(error).toMatchObject({ constructor: ConcurrentUpdate, cause: undefined });
-          stale++;
+  test(
+    'clients whose flushes are always stale do not starve one whose flushes are not',
+    { timeout: 300_000 },
+    async () => {
+      const { fork } = await open(driver, [Counter], { pool: { min: 0, max: WORKERS } });
+      await fork().insertMany(
+        Counter,
+        Array.from({ length: FEW }, (_, i) => ({ id: i + 1, n: 0 })),
+      );
+      const before = await countDeadlocks(fork());
+      let over = false;
+      let stale = 0;
+      const always = async () => {
+        while (!over) {
+          const em: EntityManager = fork();
+          const counters = (await em.find(Counter, {})).filter(() => Math.random() < 0.6);
+          counters.forEach((counter) => {
+            counter.n++;
+            counter.version += 1000;
+          });
+          const error = await em.flush().catch((reason: unknown) => reason);
+          if (counters.length > 0) {
+            expect(error).toMatchObject({ constructor: ConcurrentUpdate, cause: undefined });
+            stale++;
+          }
         }
-      }
-    };
-    const valid = async () => {
-      for (let i = 0; i < ROUNDS; i++) {
-        const em: EntityManager = fork();
-        (await em.find(Counter, {})).forEach((counter) => counter.n++);
-        await em.flush();
-      }
-    };
-    await Promise.all([always(), always(), always(), valid().finally(() => (over = true))]);
-    expect(stale).toBeGreaterThan(0);
-    expect(await countDeadlocks(fork())).toBe(before);
-    const counters = await fork().find(Counter, {});
-    expect(new Set(counters.map(({ n, version }) => `${n} ${version}`))).toEqual(new Set([`${ROUNDS} ${ROUNDS + 1}`]));
-  });
+      };
+      const valid = async () => {
+        for (let i = 0; i < ROUNDS; i++) {
+          const em: EntityManager = fork();
+          (await em.find(Counter, {})).forEach((counter) => counter.n++);
+          await em.flush();
+        }
+      };
+      await Promise.all([always(), always(), always(), valid().finally(() => (over = true))]);
+      expect(stale).toBeGreaterThan(0);
+      expect(await countDeadlocks(fork())).toBe(before);
+      const counters = await fork().find(Counter, {});
+      expect(new Set(counters.map(({ n, version }) => `${n} ${version}`))).toEqual(
+        new Set([`${ROUNDS} ${ROUNDS + 1}`]),
+      );
+    },
+  );
 }

@@ -21,7 +21,13 @@ export function inKeyOrder(
 ): { sorted: AnyChangeSet[]; isKnown: boolean } {
   const keys = sets.map(keyValues);
   const types = sets[0] ? keyTypes(sets[0].meta) : [];
-  const known = types.map((type, k) => sortable(keys.map((key) => key[k]), type, dialect));
+  const known = types.map((type, k) =>
+    sortable(
+      keys.map((key) => key[k]),
+      type,
+      dialect,
+    ),
+  );
   const columns = known.map((column, k) => column ?? keys.map((key) => String(key[k])));
   const compare = (a: number, b: number) => {
     for (const column of columns) {
@@ -54,7 +60,8 @@ const ISO_DATE = /^\d{4}-\d\d-\d\d$/;
 
 /** The values of a column in a form that sorts as the database does; `undefined` where we do not know how it does. */
 function sortable(values: unknown[], type: string, dialect: Dialect | undefined): Sortable[] | undefined {
-  const all = <Value>(is: (value: unknown) => value is Value): Value[] | undefined => (values.every(is) ? values : undefined);
+  const all = <Value>(is: (value: unknown) => value is Value): Value[] | undefined =>
+    values.every(is) ? values : undefined;
   const texts = all((value) => typeof value === 'string');
   if (!texts) {
     return (
@@ -67,7 +74,8 @@ function sortable(values: unknown[], type: string, dialect: Dialect | undefined)
   if (NUMERIC.test(type)) {
     return texts.every((text) => DECIMAL.test(text)) ? decimals(texts) : undefined;
   }
-  const sorted = /^date$/i.test(type) && texts.every((text) => ISO_DATE.test(text)) ? texts : dialect?.sortedText?.(texts, type);
+  const sorted =
+    /^date$/i.test(type) && texts.every((text) => ISO_DATE.test(text)) ? texts : dialect?.sortedText?.(texts, type);
   // by code point, which is not how JavaScript compares texts
   return sorted && (sorted.every((text) => isAscii(text)) ? sorted : sorted.map((text) => Buffer.from(text)));
 }

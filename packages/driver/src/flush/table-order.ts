@@ -27,7 +27,10 @@ export function inTableOrder(
 ): EntityMetadata[] {
   const ranks = ranksOf(metadata)[how];
   const rank = (meta: EntityMetadata) => ranks.get(meta._id) ?? -1;
-  return sort(metas.toSorted((a, b) => rank(a) - rank(b)), how);
+  return sort(
+    metas.toSorted((a, b) => rank(a) - rank(b)),
+    how,
+  );
 }
 
 function ranksOf(metadata: MetadataStorage): Ranks {

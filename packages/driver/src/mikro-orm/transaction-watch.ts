@@ -36,7 +36,9 @@ export async function watch(transaction: Transaction, told: Told): Promise<void>
       throw error;
     };
     const stop = [
-      override(connection, 'executeQuery', (query, ...rest) => executeQuery.call(connection, query, ...rest).catch(tell)),
+      override(connection, 'executeQuery', (query, ...rest) =>
+        executeQuery.call(connection, query, ...rest).catch(tell),
+      ),
       override(connection, 'streamQuery', async function* (query, ...rest) {
         try {
           yield* streamQuery.call(connection, query, ...rest);

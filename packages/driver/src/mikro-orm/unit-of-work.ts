@@ -151,7 +151,9 @@ function hookOrder(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState)
       return commitDeleteChangeSets.call(uow, sets, ctx);
     }
     const byTable = groups[sets[0]!.type];
-    const metas = [...byTable.values()].map(([set]) => (set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!));
+    const metas = [...byTable.values()].map(([set]) =>
+      set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,
+    );
     for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
       const some = byTable.get(_id)!;
       done.add(some);

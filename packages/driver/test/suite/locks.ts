@@ -117,7 +117,9 @@ export function locks(driver: TestDriver): void {
         }
       };
       const results = await Promise.all(
-        Array.from({ length: ROUNDS }, (_, i) => Promise.all([write(2 * i + 1, 2 * i + 2), write(2 * i + 2, 2 * i + 1)])),
+        Array.from({ length: ROUNDS }, (_, i) =>
+          Promise.all([write(2 * i + 1, 2 * i + 2), write(2 * i + 2, 2 * i + 1)]),
+        ),
       );
       return results.filter(([a, b]) => a && b).length;
     };

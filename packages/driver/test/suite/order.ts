@@ -91,7 +91,11 @@ export function orders(driver: TestDriver): void {
           `${name}: ${batches ? 'batches take' : 'statements for single rows come with'} the rows in the order of the database`,
           async () => {
             const id = (property as ReturnType<typeof p.string>).primary();
-            const Row = defineEntity({ name: 'Row', tableName: 'rows_of', properties: { id, title: p.string(), version } });
+            const Row = defineEntity({
+              name: 'Row',
+              tableName: 'rows_of',
+              properties: { id, title: p.string(), version },
+            });
             const { fork, sent } = await open(driver, [Row], { batchSize: 2, useBatchUpdates: batches });
             const seed = fork();
             shuffled(values).forEach((key, i) => seed.create(Row, { id: key as string, title: `row ${i}` }));
