@@ -246,6 +246,9 @@ export class Work {
 
   async #beginAndCommit(): Promise<void> {
     const em = this.#fork();
+    if (this.#lock === 'mikro-ool' && this.#chance.percent(30)) {
+      await this.#changedMind(em);
+    }
     await this.#once(async (attempt) => {
       await em.begin(this.#isolation());
       try {
@@ -255,6 +258,25 @@ export class Work {
       } catch (error) {
         // of a connection that is gone
         await em.rollback().catch(() => {});
+        throw error;
+      }
+    });
+  }
+
+  /** Rolled back after its flush: nothing of it is pending in the EntityManager, which goes on. */
+  async #changedMind(em: EntityManager): Promise<void> {
+    const rolledBack = this.#once(async (attempt) => {
+      await em.begin(this.#isolation());
+      try {
+        await this.#transfer(em, attempt, this.#some());
+      } finally {
+        // of a connection that is gone
+        await em.rollback().catch(() => {});
+      }
+      throw new ChangedMind();
+    });
+    await rolledBack.catch((error: unknown) => {
+      if (!(error instanceof ChangedMind)) {
         throw error;
       }
     });
@@ -279,8 +301,9 @@ export class Work {
             throw error; // the transaction is aborted
           }
           attempt.backTo(mark);
-          // what was assigned is still there, as unsaved changes
-          for (const account of known) {
+          // what a flush did not write is still there, as unsaved changes; what it did write is discarded
+          const isDiscarded = this.#lock === 'mikro-ool' && error instanceof ChangedMind;
+          for (const account of isDiscarded ? [] : known) {
             if (!(await em.refresh(account))) {
               throw new ChangedMind();
             }

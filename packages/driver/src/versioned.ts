@@ -82,7 +82,6 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       registerPlatform(this.platform, dialectOf(this.platform)?.readsCurrent ?? true);
       hookDiscovery(config);
       const dialect = dialectOf(this.platform);
-      warnOfVersion(config);
       if (!dialect) {
         warnOnce(config, `versioned(${Base.name}) knows no batch statements of this database: it writes row by row.`);
       }
@@ -100,6 +99,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
       const manager = super.createEntityManager(useContext);
       requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
+      warnOfVersion(this.config);
       return hookManager(manager, (em) => {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);

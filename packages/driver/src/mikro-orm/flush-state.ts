@@ -9,6 +9,8 @@ export interface FlushState {
   flush?: Flush;
   /** A flush is running, up to and including MikroORM's tidying up. */
   flushing: boolean;
+  /** The last flush has failed. */
+  hasFailed: boolean;
   /** MikroORM empties the unit of work when a flush ends; what is taken back before would go with it. */
   readonly pending: (() => void)[];
   /** What the flush has written of entities that are in several tables. */
@@ -21,7 +23,7 @@ const states = new WeakMap<object, FlushState>();
 
 /** A new unit of work, in no flush yet. */
 export function stateFor(uow: object): FlushState {
-  const state: FlushState = { flushing: false, pending: [], sent: new Map(), touched: new Set() };
+  const state: FlushState = { flushing: false, hasFailed: false, pending: [], sent: new Map(), touched: new Set() };
   states.set(uow, state);
   return state;
 }

@@ -64,9 +64,15 @@ function keepStacks(stacks: UnitOfWork, uow: InFlightMethods, state: FlushState)
     const created = isClearing ? [] : [...(stacks.getPersistStack() as Set<object>)].filter(isNew);
     removed.clear();
     postCommitCleanup.call(uow);
-    // a query of their class flushes first
-    created.forEach((entity) => uow.persist(entity, undefined, { cascade: false }));
-    removes.forEach((entity) => uow.remove(entity, undefined, { cascade: false }));
+    if (state.hasFailed) {
+      // a query does not try again by itself
+      created.forEach((entity) => stacks.getPersistStack().add(entity as never));
+      removes.forEach((entity) => stacks.getRemoveStack().add(entity as never));
+    } else {
+      // a query of their class flushes first
+      created.forEach((entity) => uow.persist(entity, undefined, { cascade: false }));
+      removes.forEach((entity) => uow.remove(entity, undefined, { cascade: false }));
+    }
     orphans.forEach((entity) => stacks.getOrphanRemoveStack().add(entity as never));
   };
 }
@@ -84,7 +90,8 @@ function keepValues(em: EntityManager, uow: InFlightMethods, state: FlushState):
     sets.filter(({ meta }) => meta.inheritanceType === 'tpt').forEach((set) => keepUnsent(em, set, state));
   };
   uow.commitUpdateChangeSets = async (sets, ctx, batched) => {
-    const versioned = sets.filter(({ meta }) => versionOf(meta));
+    // the version may stand in another of its tables
+    const versioned = sets.filter(({ entity }) => versionOf(metaOf(em, entity)));
     const raw = new Map(versioned.map((set) => [set, rawColumns(set)]));
     await commitUpdateChangeSets.call(uow, sets, ctx, batched);
     versioned.forEach((set) => keepUnsent(em, set, state, raw.get(set)));

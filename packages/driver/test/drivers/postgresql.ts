@@ -9,7 +9,7 @@ interface Home {
   readonly admin: Session;
 }
 
-/** Databases that no test has now. To make one and drop it costs the server seven times as much as to empty one. */
+/** Databases that no test has now. To make one and drop it costs the server several times as much as to empty one. */
 const idle: Home[] = [];
 const server = { driver: PostgreSqlDriver, clientUrl: inject('postgresUrl') };
 const onServer = session({ ...server, dbName: 'postgres' });

@@ -14,8 +14,11 @@ import { inserts } from './insert.ts';
 import { keys } from './keys.ts';
 import { leaks } from './leaks.ts';
 import { loading } from './loading.ts';
+import { locks } from './locks.ts';
 import { newRows } from './new-rows.ts';
+import { specialRelations } from './no-table.ts';
 import { oneBump } from './one-bump.ts';
+import { orders } from './order.ts';
 import { overlaps } from './overlap.ts';
 import { races } from './race.ts';
 import { readings } from './reading.ts';
@@ -78,5 +81,8 @@ export function suite(driver: TestDriver): void {
     overlaps(driver);
     handing(driver);
     races(driver);
+    orders(driver);
+    locks(driver);
+    specialRelations(driver);
   });
 }
