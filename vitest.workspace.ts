@@ -1,12 +1,27 @@
 /** One project per database, plus those that need a transform of their own for decorators. */
+import { availableParallelism } from 'node:os';
 import { transform } from 'esbuild';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 const driver = 'packages/driver/test';
 const resolve = 'packages/resolve/test';
 
+const LONG = /\/(chaos|pglite|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
+
+/** No long file is left for the end, when the other workers have nothing to do; chaos waits most of the time anyway. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const isShort = ({ moduleId }: TestSpecification) => Number(!LONG.test(moduleId));
+    return (await super.sort(files)).toSorted((a, b) => isShort(a) - isShort(b));
+  }
+}
+
 export default defineConfig({
   test: {
+    // Vitest leaves one core to itself, of two, and here it is servers that some tests wait for
+    maxWorkers: availableParallelism() + 1,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 120_000,
     projects: [
@@ -22,7 +37,6 @@ export default defineConfig({
           name: 'postgresql',
           include: [`${driver}/postgresql*.test.ts`, `${resolve}/postgresql*.test.ts`],
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
-          fileParallelism: false,
         },
       },
       {
@@ -30,15 +44,23 @@ export default defineConfig({
           name: 'postgresql-15',
           include: [`${driver}/postgresql*.test.ts`],
           globalSetup: [`${driver}/drivers/postgresql-15.setup.ts`],
-          fileParallelism: false,
         },
       },
       {
         test: {
           name: 'mariadb',
           include: [`${driver}/mariadb*.test.ts`],
+          exclude: [`${driver}/mariadb-storm.test.ts`],
           globalSetup: [`${driver}/drivers/mysql.setup.ts`],
-          fileParallelism: false,
+        },
+      },
+      {
+        // after all others: it counts the deadlocks of the whole server, and some tests make one
+        test: {
+          name: 'mariadb-storm',
+          include: [`${driver}/mariadb-storm.test.ts`],
+          globalSetup: [`${driver}/drivers/mysql.setup.ts`],
+          sequence: { groupOrder: 1 },
         },
       },
       { test: { name: 'libsql', include: [`${driver}/libsql*.test.ts`] } },
@@ -61,7 +83,7 @@ export default defineConfig({
         },
       },
       { test: { name: 'resolve', include: [`${resolve}/docs.test.ts`] } },
-      { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], fileParallelism: false } },
+      { test: { name: 'chaos', include: ['chaos/test/*.test.ts'] } },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
       {
         // Vitest's own transform leaves standard decorators as they are, and Node does not run them

@@ -115,5 +115,7 @@ if (import.meta.main) {
     throw new Error('There is no mariadbd on this machine. Install mariadb-server.');
   }
   console.log(server.url);
-  process.once('SIGTERM', () => void server.stop());
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    process.once(signal, () => void server.stop());
+  }
 }

@@ -25,7 +25,16 @@ interface Report {
 const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-matrix-'));
 const file = join(directory, 'report.json');
 // the files that run the shared suite, and nothing else
-const files = ['sqlite', 'unknown-dialect', 'libsql', 'postgresql', 'pglite', 'mariadb', 'mariadb-mysql-driver'];
+const files = [
+  'sqlite',
+  'sqlite-file',
+  'unknown-dialect',
+  'libsql',
+  'postgresql',
+  'pglite',
+  'mariadb',
+  'mariadb-mysql-driver',
+];
 const paths = files.map((name) => `packages/driver/test/${name}.test.ts`);
 const args = ['run', ...paths, '--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
 spawnSync('vitest', args, { stdio: 'inherit' });

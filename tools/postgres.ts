@@ -2,7 +2,7 @@
  * A PostgreSQL server for tests, demo and benchmarks: one that is running, else one of our own on a free port with a data
  * directory that goes away with it.
  */
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -41,14 +41,38 @@ export async function startPostgres(version: 18 | 15 = 18): Promise<PostgresServ
     onLog: (message) => log.push(String(message)),
     onError: (error) => log.push(String(error)),
   });
+  const atExit = () => endNow(databaseDir);
+  process.once('exit', atExit);
   try {
     await server.initialise();
     await server.start();
   } catch (error) {
-    rmSync(databaseDir, { recursive: true, force: true });
     throw new Error(`PostgreSQL did not start:\n${log.join('')}`, { cause: error });
   }
-  return { url: `postgresql://postgres:postgres@127.0.0.1:${port}`, stop: () => server.stop() };
+  const stop = async () => {
+    await server.stop();
+    process.removeListener('exit', atExit);
+  };
+  return { url: `postgresql://postgres:postgres@127.0.0.1:${port}`, stop };
+}
+
+/** Ends a server when this process has no time left to wait for it, because it was interrupted. */
+function endNow(databaseDir: string): void {
+  const file = join(databaseDir, 'postmaster.pid');
+  const pid = existsSync(file) ? Number.parseInt(readFileSync(file, 'utf8'), 10) : Number.NaN;
+  if (pid > 0) {
+    try {
+      // at once, writing nothing
+      process.kill(pid, 'SIGQUIT');
+    } catch {
+      // it is gone already
+    }
+    // its last act is to remove this file; until then it writes to the directory
+    for (let i = 0; i < 250 && existsSync(file); i++) {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+    }
+  }
+  rmSync(databaseDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
 }
 
 /** Run as root, the server becomes another user, who must be able to reach its program files. */

@@ -5,13 +5,13 @@
  * `rebase()` merges what only one of the two has changed, and a page asks for the rest.
  */
 import formbody from '@fastify/formbody';
-import type { EntityName, MikroORM } from '@mikro-orm/core';
+import type { MikroORM } from '@mikro-orm/core';
 import { ConcurrentUpdate } from '@mikro-ool/core';
 import { claimedVersion } from '@mikro-ool/http';
 import { rebase } from '@mikro-ool/resolve';
 import { htmlEscape } from 'escape-goat';
 import type { FastifyInstance } from 'fastify';
-import type { Article } from './article.ts';
+import { type Article, ArticleSchema } from './article.ts';
 import { type ById, params, text, title } from './requests.ts';
 
 const TEXTS = ['title', 'body'] as const;
@@ -26,14 +26,11 @@ const form = {
   required: ['title', 'body', 'base.title', 'base.body', 'version'],
   properties: { title, body: text, 'base.title': title, 'base.body': text, version: text },
 };
-export async function addPages(
-  app: FastifyInstance,
-  { orm, entity }: { orm: MikroORM; entity: EntityName<Article> },
-): Promise<void> {
+export async function addPages(app: FastifyInstance, { orm }: { orm: MikroORM }): Promise<void> {
   await app.register(formbody);
 
   app.get('/', async (_request, reply) => {
-    const articles = await orm.em.fork().find(entity, {}, { orderBy: { id: 'asc' }, limit: 100 });
+    const articles = await orm.em.fork().find(ArticleSchema, {}, { orderBy: { id: 'asc' }, limit: 100 });
     const items = articles.map(
       (article) => htmlEscape`<li><a href="/articles/${article.id}/edit">${article.title}</a></li>`,
     );
@@ -44,7 +41,7 @@ export async function addPages(
     '/articles/:id/edit',
     { schema: { params } },
     async ({ params: { id }, query }, reply) => {
-      const article = await orm.em.fork().findOneOrFail(entity, id);
+      const article = await orm.em.fork().findOneOrFail(ArticleSchema, id);
       const notice = query.saved === undefined ? '' : '<p class="saved">Saved.</p>';
       return reply.type('text/html').send(page('Edit the article', notice + editor(article, article, 'Save')));
     },
@@ -60,7 +57,7 @@ export async function addPages(
         { title: lines(sent['base.title']), body: lines(sent['base.body']) },
         { title: lines(sent.title), body: lines(sent.body) },
       ];
-      const article = em.merge(entity, {
+      const article = em.merge(ArticleSchema, {
         id,
         ...base,
         version: claimedVersion(sent.version === '' ? null : Number(sent.version)),

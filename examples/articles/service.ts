@@ -5,7 +5,7 @@
  * gets a 412 or a 409 that names the row and its versions, and nothing was written.
  */
 import { setImmediate } from 'node:timers/promises';
-import { type EntityName, type MikroORM, NotFoundError, OptimisticLockError } from '@mikro-orm/core';
+import { type MikroORM, NotFoundError } from '@mikro-orm/core';
 import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type Article, ArticleSchema } from './article.ts';
@@ -23,15 +23,12 @@ const ids = {
   properties: { ids: { type: 'array', items: integer, maxItems: 1000 } },
 };
 
-/**
- * @param orm its driver is `versioned(…)`
- * @param entity another class with the same properties, for comparisons
- */
-export function createService(orm: MikroORM, entity: EntityName<Article> = ArticleSchema): FastifyInstance {
+/** @param orm its driver is `versioned(…)` */
+export function createService(orm: MikroORM): FastifyInstance {
   const app = Fastify();
 
   app.get<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
-    const article = await orm.em.fork().findOneOrFail(entity, id);
+    const article = await orm.em.fork().findOneOrFail(ArticleSchema, id);
     reply.header('etag', etag(article));
     return notModified(headers['if-none-match'], article) ? reply.code(304).send() : article;
   });
@@ -41,7 +38,7 @@ export function createService(orm: MikroORM, entity: EntityName<Article> = Artic
     { schema: { params, body: changes } },
     async ({ params: { id }, headers, body }, reply) => {
       const em = orm.em.fork();
-      const article = await em.findOneOrFail(entity, id);
+      const article = await em.findOneOrFail(ArticleSchema, id);
       article.version = ifMatch(headers['if-match'], article); // what the client has seen
       em.assign(article, body);
       await em.flush();
@@ -51,7 +48,7 @@ export function createService(orm: MikroORM, entity: EntityName<Article> = Artic
 
   app.delete<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
     const em = orm.em.fork();
-    const article = em.getReference(entity, id); // no need to read it first
+    const article = em.getReference(ArticleSchema, id); // no need to read it first
     article.version = ifMatch(headers['if-match'], article);
     em.remove(article);
     await em.flush();
@@ -60,7 +57,7 @@ export function createService(orm: MikroORM, entity: EntityName<Article> = Artic
 
   app.post<{ Body: { ids: number[] } }>('/articles/hits', { schema: { body: ids } }, async ({ body }) => {
     const em = orm.em.fork();
-    const articles = await em.find(entity, { id: body.ids });
+    const articles = await em.find(ArticleSchema, { id: body.ids });
     articles.forEach((article) => article.hits++);
     await setImmediate(); // real handlers wait for something here, and others get their turn
     await em.flush();
@@ -75,13 +72,10 @@ export function createService(orm: MikroORM, entity: EntityName<Article> = Artic
     if (error instanceof NotFoundError) {
       return reply.code(404).send({ detail: 'There is no such article.' });
     }
-    if (error instanceof OptimisticLockError) {
-      return reply.code(409).send({ detail: error.message }); // MikroORM's own lock, in the comparison of the demo
-    }
     // the message of a database error has the statement in it
     return error.statusCode && error.statusCode < 500 ? reply.send(error) : reply.code(500).send();
   });
 
-  void app.register(addPages, { orm, entity });
+  void app.register(addPages, { orm });
   return app;
 }

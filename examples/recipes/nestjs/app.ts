@@ -1,6 +1,9 @@
-/** NestJS: an exception filter answers for all controllers; here on Express. */
+/** NestJS: `@mikro-orm/nestjs` as ever, and an exception filter that answers for all controllers; here on Express. */
 import 'reflect-metadata';
-import { MikroORM, NotFoundError } from '@mikro-orm/core';
+import { NotFoundError } from '@mikro-orm/core';
+import { Transactional } from '@mikro-orm/decorators/legacy';
+import { InjectRepository, MikroOrmModule, type MikroOrmModuleSyncOptions } from '@mikro-orm/nestjs';
+import { EntityManager, EntityRepository } from '@mikro-orm/sqlite';
 import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import {
   type ArgumentsHost,
@@ -14,7 +17,7 @@ import {
   Headers,
   HttpCode,
   HttpStatus,
-  Inject,
+  Injectable,
   Module,
   NotFoundException,
   Param,
@@ -23,7 +26,7 @@ import {
 } from '@nestjs/common';
 import { APP_FILTER, BaseExceptionFilter } from '@nestjs/core';
 import type { Response } from 'express';
-import { ArticleSchema, changesIn, idIn } from '../article.ts';
+import { type Article, ArticleSchema, changesIn, idIn } from '../article.ts';
 
 @Catch()
 export class ProblemFilter extends BaseExceptionFilter {
@@ -37,12 +40,42 @@ export class ProblemFilter extends BaseExceptionFilter {
   }
 }
 
+/** What the application does, with what `@mikro-orm/nestjs` injects: the EntityManager of the request. */
+@Injectable()
+export class ArticleService {
+  readonly em: EntityManager;
+  readonly #articles: EntityRepository<Article>;
+
+  constructor(em: EntityManager, @InjectRepository(ArticleSchema) articles: EntityRepository<Article>) {
+    this.em = em;
+    this.#articles = articles;
+  }
+
+  async read(id: number): Promise<Article> {
+    return this.#articles.findOneOrFail(id);
+  }
+
+  /** Flushed by its COMMIT. */
+  @Transactional()
+  async change(id: number, header: string | undefined, changes: Partial<Article>): Promise<Article> {
+    const article = await this.#articles.findOneOrFail(id);
+    article.version = ifMatch(header, article);
+    return this.#articles.assign(article, changes);
+  }
+
+  async remove(id: number, header: string | undefined): Promise<void> {
+    const article = this.#articles.getReference(id); // no read
+    article.version = ifMatch(header, article);
+    await this.em.remove(article).flush();
+  }
+}
+
 @Controller('articles')
 export class ArticleController {
-  readonly #orm: MikroORM;
+  readonly #service: ArticleService;
 
-  constructor(@Inject(MikroORM) orm: MikroORM) {
-    this.#orm = orm;
+  constructor(service: ArticleService) {
+    this.#service = service;
   }
 
   @Get(':id')
@@ -51,7 +84,7 @@ export class ArticleController {
     @Headers('if-none-match') header: string | undefined,
     @Res({ passthrough: true }) response: Response,
   ): Promise<object | undefined> {
-    const article = await this.#orm.em.fork().findOneOrFail(ArticleSchema, idIn(id));
+    const article = await this.#service.read(idIn(id));
     response.set('etag', etag(article));
     if (notModified(header, article)) {
       response.status(HttpStatus.NOT_MODIFIED);
@@ -67,15 +100,11 @@ export class ArticleController {
     @Body() body: unknown,
     @Res({ passthrough: true }) response: Response,
   ): Promise<object> {
-    const em = this.#orm.em.fork();
     const changes = changesIn(body);
     if (!changes) {
       throw new BadRequestException();
     }
-    const article = await em.findOneOrFail(ArticleSchema, idIn(id));
-    article.version = ifMatch(header, article);
-    em.assign(article, changes);
-    await em.flush();
+    const article = await this.#service.change(idIn(id), header, changes);
     response.set('etag', etag(article));
     return article;
   }
@@ -83,26 +112,20 @@ export class ArticleController {
   @Delete(':id')
   @HttpCode(HttpStatus.NO_CONTENT)
   async remove(@Param('id') id: string, @Headers('if-match') header: string | undefined): Promise<void> {
-    const em = this.#orm.em.fork();
-    const article = em.getReference(ArticleSchema, idIn(id)); // no read
-    article.version = ifMatch(header, article);
-    em.remove(article);
-    await em.flush();
+    await this.#service.remove(idIn(id), header);
   }
 }
 
 @Module({})
 // oxlint-disable-next-line typescript/no-extraneous-class -- a module is a class
 export class AppModule {
-  /** `@mikro-orm/nestjs` provides the ORM in an application. */
-  static with(orm: MikroORM): DynamicModule {
+  /** @param config for MikroORM, with `driver: versioned(SqliteDriver)` */
+  static with(config: MikroOrmModuleSyncOptions): DynamicModule {
     return {
       module: AppModule,
+      imports: [MikroOrmModule.forRoot(config), MikroOrmModule.forFeature([ArticleSchema])],
       controllers: [ArticleController],
-      providers: [
-        { provide: MikroORM, useValue: orm },
-        { provide: APP_FILTER, useClass: ProblemFilter },
-      ],
+      providers: [ArticleService, { provide: APP_FILTER, useClass: ProblemFilter }],
     };
   }
 }

@@ -1,16 +1,22 @@
 /** What every recipe must do, over real HTTP. */
-import { MikroORM } from '@mikro-orm/core';
+import type { MikroORM, Options } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { expect, onTestFinished, test } from 'vitest';
 import { ArticleSchema } from '../article.ts';
 import { load, seed } from '../load.ts';
 
+interface Started {
+  orm: MikroORM;
+  url: string;
+  close: () => Promise<unknown>;
+}
+
 /** @param start the recipe on a free port of 127.0.0.1 */
-export function suite(start: (orm: MikroORM) => Promise<{ url: string; close: () => Promise<unknown> }>): void {
+export function suite(start: (options: Partial<Options>) => Promise<Started>): void {
   const setUp = async () => {
     const log: string[] = [];
-    const orm = await MikroORM.init({
+    const { orm, url, close } = await start({
       driver: versioned(SqliteDriver),
       dbName: ':memory:',
       entities: [ArticleSchema],
@@ -18,12 +24,11 @@ export function suite(start: (orm: MikroORM) => Promise<{ url: string; close: ()
       logger: (line) => log.push(line),
       colors: false,
     });
-    await seed(orm, 5);
-    const { url, close } = await start(orm);
     onTestFinished(async () => {
       await close();
       await orm.close();
     });
+    await seed(orm, 5);
     const ask = async (method: string, headers: Record<string, string> = {}, body?: unknown) => {
       const sent: RequestInit = { method, headers };
       if (body !== undefined) {

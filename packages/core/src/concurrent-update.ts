@@ -137,11 +137,15 @@ export class VersionNotLoaded extends Refusal {
    * @param entityName name of its class
    * @param property name of the version property
    * @param operation what would be done to the row
+   * @param along the relation by which MikroORM came to do it, as `Person.pet`
    */
-  constructor(entity: object, entityName: string, property: string, operation: Operation) {
+  constructor(entity: object, entityName: string, property: string, operation: Operation, along?: string) {
+    const load = along
+      ? `It is changed along with ${along}: load it with populate: ['${along.slice(along.indexOf('.') + 1)}']`
+      : 'Load the entity first';
     super(
       `${entityName}.${property} is not known, so this ${operation} could overwrite somebody else's change; nothing was ` +
-        `sent to the database. Load the entity first, or assign the version that your change is based on.`,
+        `sent to the database. ${load}, or assign the version that your change is based on.`,
       entity,
     );
     this.name = 'VersionNotLoaded';

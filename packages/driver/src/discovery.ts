@@ -48,7 +48,7 @@ export function hookDiscovery(config: Configuration): void {
   const discovery = config.get('discovery');
   const { afterDiscovered } = discovery;
   discovery.afterDiscovered = (storage, platform) => {
-    [...storage].forEach((meta) => adoptVersion(meta, platform));
+    [...storage].forEach((meta) => adoptVersion(meta, platform, storage));
     return afterDiscovered?.(storage, platform);
   };
 }
@@ -61,11 +61,11 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
   const adopt = (metas: Iterable<EntityMetadata>) => {
     const left: string[] = [];
     for (const meta of metas) {
-      const foreign = adoptVersion(meta, config.getPlatform());
+      const foreign = adoptVersion(meta, config.getPlatform(), storage);
       const version = versionOf(meta);
       if (foreign) {
         left.push(`${meta.className}.${foreign.name}`);
-      } else if (version && isCompiledWithout(version, meta, config)) {
+      } else if (version && isCompiledWithout(version, meta, storage, config)) {
         refuse(meta, version, 'is missing in the compiled functions. Run `npx mikro-orm compile` again.');
       }
     }
@@ -85,7 +85,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
 }
 
 /** Returns a version that stays MikroORM's. */
-function adoptVersion(meta: EntityMetadata, platform: Platform): EntityProperty | undefined {
+function adoptVersion(meta: EntityMetadata, platform: Platform, storage: MetadataStorage): EntityProperty | undefined {
   const versions = Object.values<EntityProperty>(meta.properties).filter(
     (prop) => prop.version || prop.customType instanceof VersionField,
   );
@@ -99,7 +99,7 @@ function adoptVersion(meta: EntityMetadata, platform: Platform): EntityProperty 
   // with single-table inheritance the root has the columns of its child classes too, but its own rows have no version
   const inherited = versions.length === 1 && version.inherited;
   const suspect = versions.find((prop) => prop.embedded) ?? version;
-  const flaw = inherited ? undefined : flawOf(meta, suspect, versions);
+  const flaw = inherited ? undefined : flawOf(meta, suspect, versions, storage);
   if (flaw) {
     refuse(meta, suspect, flaw);
   }
@@ -128,7 +128,12 @@ function refuse(meta: EntityMetadata, prop: EntityProperty, sentence: string): n
 }
 
 /** What is wrong with the version of a class, if anything. */
-function flawOf(meta: EntityMetadata, prop: EntityProperty, versions: EntityProperty[]): string | undefined {
+function flawOf(
+  meta: EntityMetadata,
+  prop: EntityProperty,
+  versions: EntityProperty[],
+  storage: MetadataStorage,
+): string | undefined {
   if (meta.embeddable || prop.embedded) {
     return 'is a version inside an embeddable, but a version belongs to a row. Move it to the entity itself.';
   }
@@ -136,7 +141,7 @@ function flawOf(meta: EntityMetadata, prop: EntityProperty, versions: EntityProp
     const names = versions.map(({ name }) => name).join(' and ');
     return `is not the only version: there are ${names}. A row has one version, so keep one of them.`;
   }
-  if (prop.nullable) {
+  if (prop.nullable && !isRepeatedBelow(meta, prop, storage)) {
     return 'is a nullable version, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.';
   }
   if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
@@ -149,4 +154,13 @@ function flawOf(meta: EntityMetadata, prop: EntityProperty, versions: EntityProp
     return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;
   }
   return undefined;
+}
+
+/** With single-table inheritance MikroORM makes the root's column nullable when a child class repeats the property. */
+function isRepeatedBelow(meta: EntityMetadata, { name }: EntityProperty, storage: MetadataStorage): boolean {
+  const children = [...storage].filter((child) => child !== meta && child.root === meta);
+  return children.some((child) => {
+    const repeated = (child.properties as Record<string, EntityProperty>)[name];
+    return repeated !== undefined && !repeated.nullable;
+  });
 }

@@ -7,11 +7,11 @@
  * update bumps it. The rows of a table go into one statement. Where fewer rows match than were meant, the flush throws
  * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
  */
+import { inspect } from 'node:util';
 import type {
   Configuration,
   EntityData,
   EntityDictionary,
-  EntityManager,
   EntityMetadata,
   EntityName,
   EntityProperty,
@@ -29,6 +29,7 @@ import { Flush } from './flush/flush.ts';
 import { TransactionLog } from './memory/transaction-log.ts';
 import { hookTransactions } from './mikro-orm/connection.ts';
 import { hookReads } from './mikro-orm/entity-factory.ts';
+import { hookManager } from './mikro-orm/entity-manager-class.ts';
 import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
@@ -47,13 +48,22 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
  * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
  *
  * @param Base the driver class, `PostgreSqlDriver` or `SqliteDriver`; one of another database works row by row
- * @returns a driver class of the same type, for the `driver` option of the MikroORM config
+ * @returns a driver class of the same type and name, for the `driver` option of the MikroORM config
+ * @throws {TypeError} when it is something else
  * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
  */
 export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
+  if (!isSqlDriver(Base)) {
+    throw new TypeError(
+      `versioned() wraps a driver class of MikroORM for an SQL database, like SqliteDriver of '@mikro-orm/sqlite', ` +
+        `but it was given ${inspect(Base)}. Is it imported by the right name, and from the right package?`,
+    );
+  }
+  if (isWrapped(Base)) {
+    return Base;
+  }
   class VersionedDriver extends (Base as DriverClass) {
     readonly log: TransactionLog;
-    #managerClass?: new (...args: unknown[]) => EntityManager;
 
     constructor(config: Configuration) {
       super(config);
@@ -70,9 +80,12 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     }
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
-      // forks are made by `new em.constructor()`, so the hooks belong into a class: whichever the config names, extended
-      this.#managerClass ??= managerClass(super.createEntityManager(useContext), this);
-      return new this.#managerClass(this.config, this, this.metadata, useContext) as never;
+      return hookManager(super.createEntityManager(useContext), (em) => {
+        hookFlushes(em, () => new Flush(em, this, this.log));
+        hookReads(em);
+        hookLocks(em, lockFailed);
+        hookCopies(em, this.log);
+      }) as never;
     }
 
     override createQueryBuilder<T extends object>(
@@ -168,18 +181,24 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     }
   }
 
-  function managerClass(manager: EntityManager, driver: VersionedDriver): new (...args: unknown[]) => EntityManager {
-    const Manager = manager.constructor as new (...args: unknown[]) => EntityManager;
-    return class VersionedEntityManager extends Manager {
-      constructor(...args: unknown[]) {
-        super(...args);
-        hookFlushes(this, () => new Flush(this, driver, driver.log));
-        hookReads(this);
-        hookLocks(this, lockFailed);
-        hookCopies(this);
-      }
-    };
-  }
-
+  // the CLI and messages go by the name
+  Object.defineProperty(VersionedDriver, 'name', { value: Base.name });
+  wrapped.add(VersionedDriver);
   return VersionedDriver as unknown as Driver;
+}
+
+/** The classes that were made here. */
+const wrapped = new WeakSet<object>();
+
+/** Is it wrapped already, or does it extend a class that is? */
+function isWrapped(Class: object | null): boolean {
+  return Class !== null && (wrapped.has(Class) || isWrapped(Object.getPrototypeOf(Class)));
+}
+
+/** By its methods: there may be several copies of a package. */
+function isSqlDriver(Class: unknown): boolean {
+  const methods: unknown = typeof Class === 'function' ? Class.prototype : undefined;
+  return ['nativeUpdate', 'createQueryBuilder', 'createEntityManager'].every(
+    (name) => typeof (methods as Record<string, unknown> | undefined)?.[name] === 'function',
+  );
 }

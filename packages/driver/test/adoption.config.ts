@@ -1,14 +1,9 @@
 /** A config for MikroORM's command line, as a user has it. */
 import { join } from 'node:path';
-import { defineEntity, p } from '@mikro-orm/core';
 import { Migrator } from '@mikro-orm/migrations';
 import { SqliteDriver, defineConfig } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
-
-const Article = defineEntity({
-  name: 'Article',
-  properties: { id: p.integer().primary(), title: p.string(), version: p.integer().version() },
-});
+import { Article } from './adoption.entities.ts';
 
 const dir = process.env.ADOPTION_DIRECTORY!;
 

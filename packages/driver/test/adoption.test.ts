@@ -234,6 +234,16 @@ describe('on a database that plain MikroORM uses, too', () => {
       expect(await run('versioned', dir, 'schema:update', '--dump')).toContain('Schema is up-to-date');
     });
 
+    test('exports of entities name the package of the driver that is wrapped', async () => {
+      const exported = async (driver: 'plain' | 'versioned') => {
+        const path = join(import.meta.dirname, 'adoption.entities.ts');
+        return run(driver, directory(), 'discovery:export', '--path', path, '--dump');
+      };
+      const plain = await exported('plain');
+      expect(await exported('versioned')).toBe(plain);
+      expect(plain).toContain("'@mikro-orm/sqlite'");
+    });
+
     test('compiled functions, also those from before', async () => {
       const compile = async (driver: 'plain' | 'versioned') => {
         const file = join(directory(), 'compiled.js');

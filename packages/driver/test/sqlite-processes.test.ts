@@ -1,13 +1,13 @@
 /** Two processes on one SQLite file in WAL mode: the lock holds between them. */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { MikroORM } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { expect, onTestFinished, test } from 'vitest';
+import { temporary } from './drivers/sqlite.ts';
 import { Counter } from './sqlite-processes.worker.ts';
 
 const run = promisify(execFile);
@@ -22,7 +22,7 @@ interface Result {
 }
 
 test('two processes add 1 to the same 5 rows: saved by both == final counter == version - 1', async () => {
-  const dir = mkdtempSync(join(tmpdir(), 'mikro-ool-wal-'));
+  const dir = temporary();
   const dbName = join(dir, 'test.db');
   const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName, entities: [Counter] });
   onTestFinished(async () => {

@@ -1,5 +1,4 @@
-import { sqliteFile, sqliteMemory } from './drivers/sqlite.ts';
+import { sqliteMemory } from './drivers/sqlite.ts';
 import { suite } from './suite/index.ts';
 
 suite(sqliteMemory);
-suite(sqliteFile);

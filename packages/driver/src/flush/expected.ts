@@ -1,5 +1,15 @@
 /** Which version a row must still have, and what is refused because nobody knows it. */
-import { type Dictionary, type EntityManager, type EntityMetadata, Utils, helper, isRaw } from '@mikro-orm/core';
+import {
+  Cascade,
+  type Dictionary,
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  ReferenceKind,
+  Utils,
+  helper,
+  isRaw,
+} from '@mikro-orm/core';
 import {
   InvalidVersion,
   type Operation,
@@ -16,14 +26,21 @@ import type { VersionedRow } from '../write/batch.ts';
 /**
  * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
  *
+ * @param changed the properties that are written, where the caller knows them
  * @throws {VersionNotLoaded} when there is none
  * @throws {InvalidVersion} when it is no integer that the column can hold
  */
-export function expectedVersion(entity: object, meta: EntityMetadata, operation: Operation): number {
+export function expectedVersion(
+  entity: object,
+  meta: EntityMetadata,
+  operation: Operation,
+  changed: readonly string[] = [],
+): number {
   const prop = versionOf(meta)!;
   const value: unknown = (entity as Dictionary)[prop.name];
   if (value == null) {
-    throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation);
+    const along = helper(entity).__initialized ? undefined : changedAlong(meta, operation, changed);
+    throw new VersionNotLoaded(entity, helper(entity).__meta.className, prop.name, operation, along);
   }
   const invalid = invalidVersion(entity, meta, value);
   if (invalid) {
@@ -32,6 +49,23 @@ export function expectedVersion(entity: object, meta: EntityMetadata, operation:
     throw isLoaded && (value as number) > maximumVersion(prop) ? exhausted(entity, meta) : invalid;
   }
   return value as number;
+}
+
+/**
+ * The relation by which MikroORM writes a row that nobody touched: the other side of a one-to-one, when this side was
+ * assigned, or what is removed along with its owner.
+ */
+function changedAlong(meta: EntityMetadata, operation: Operation, changed: readonly string[]): string | undefined {
+  if (operation === 'delete') {
+    const removes = ({ orphanRemoval, cascade }: EntityProperty) =>
+      orphanRemoval || cascade?.some((one) => one === Cascade.REMOVE || one === Cascade.ALL);
+    const owner = meta.referencingProperties.find(({ prop }) => removes(prop));
+    return owner && `${owner.meta.className}.${owner.prop.name}`;
+  }
+  const props = changed.filter((key) => key !== meta.versionProperty).map((key) => meta.properties[key as never]);
+  const isOtherSide = (prop?: EntityProperty) => prop?.kind === ReferenceKind.ONE_TO_ONE && prop.inversedBy;
+  const [first] = props as EntityProperty[];
+  return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
 }
 
 /** The error when a row cannot be bumped any more. */

@@ -151,6 +151,11 @@ export class Flush {
     this.#undo.removing(uow, entity);
   }
 
+  /** Whatever becomes of the transaction around it, nothing of this flush is pending. */
+  succeeded(): void {
+    this.#undo.succeeded = true;
+  }
+
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
   async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
     const { several, versioned } = this.#plan;

@@ -2,7 +2,7 @@
  * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
  * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
-import { ChangeSetType, type EntityManager, type EntityMetadata } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
@@ -71,7 +71,7 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
     for (const [id, sets] of groups[type]) {
       versioned ||= sets.some((set) => versionOf(set.meta));
       const ordered =
-        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(sets, plan.deletes);
+        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets, plan.deletes);
       plan.unsure.push(...unsureAmong(em, sets, operation));
       groups[type].set(id, ordered);
       written.push(ordered);
@@ -82,16 +82,13 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   }
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
-  versioned = followUps.filter(([entity]) => checkFollowUp(em, entity)).length > 0 || versioned;
+  for (const [entity, changed] of followUps) {
+    versioned = checkFollowUp(em, entity, Utils.asArray<string>(changed)) || versioned;
+  }
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
-  const alone = isPlain
-    ? classAlone(
-        em,
-        driver,
-        written.filter((sets) => sets.length > 0),
-      )
-    : undefined;
+  const groupsOfRows = written.filter((sets) => sets.length > 0);
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
   return { ...plan, versioned, several: rows + further > 1, alone };
 }
 
@@ -108,13 +105,13 @@ function planUpdates(
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
     } else if (versionOf(changeSet.meta)) {
-      expectedVersion(changeSet.entity, changeSet.meta, 'update');
+      expectedVersion(changeSet.entity, changeSet.meta, 'update', Object.keys(changeSet.payload));
     }
   }
-  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return inOrder(em, compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
 }
 
-function planDeletes(sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
+function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
   const versioned = sets.filter((set) => versionOf(set.meta));
   for (const changeSet of versioned) {
     const { entity, meta } = changeSet;
@@ -123,7 +120,14 @@ function planDeletes(sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSe
     expectedVersion(entity, meta, 'delete');
   }
   deletes.push(...inKeyOrder(versioned));
-  return inKeyOrder(sets);
+  return inOrder(em, sets);
+}
+
+/** Rows of one table in key order, when there is a version among them; in joined tables it may be in another one. */
+function inOrder(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
+  const isVersioned = ({ entity, meta }: AnyChangeSet) =>
+    versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity)));
+  return sets.some(isVersioned) ? inKeyOrder(sets) : sets;
 }
 
 function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
@@ -143,11 +147,11 @@ export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
 }
 
 /** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
-function checkFollowUp(em: EntityManager, entity: object): boolean {
+function checkFollowUp(em: EntityManager, entity: object, changed: readonly string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;
   if (isVersioned) {
-    expectedVersion(entity, meta, 'update');
+    expectedVersion(entity, meta, 'update', changed);
   }
   return isVersioned;
 }

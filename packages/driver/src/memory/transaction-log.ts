@@ -1,9 +1,12 @@
 /** What becomes of the flushes of a transaction: which ones it carries, whether it may go on, and how its end fails. */
+import type { EntityManager } from '@mikro-orm/core';
 import { asLostRace, asUnknown, publish } from '../errors.ts';
+import { isFlushing, whenIdle } from '../mikro-orm/flush-state.ts';
 import type { Dialect, DriverError } from '../write/dialects/dialect.ts';
-import type { Undo } from './undo.ts';
+import { discard } from './discard.ts';
+import { Undo } from './undo.ts';
 
-/** Which flushes a transaction carries: undone by its ROLLBACK, handed on by the release of a savepoint. */
+/** Which flushes a transaction carries: taken back by its ROLLBACK, handed on by the release of a savepoint. */
 export class TransactionLog {
   readonly #dialect: Dialect | undefined;
   readonly #undos = new WeakMap<object, Undo[]>();
@@ -29,6 +32,18 @@ export class TransactionLog {
     if (transaction) {
       this.#add(transaction, [undo]);
     }
+  }
+
+  /** The EntityManager inside a transaction is about to hand what it has of these rows to the one outside. */
+  copies(inside: EntityManager, outside: EntityManager): void {
+    const known = outside.getUnitOfWork(false).getIdentityMap();
+    const pairs = [...inside.getUnitOfWork(false).getIdentityMap()].map(
+      (one) => [one, known.getByEntity(one)] as const,
+    );
+    const replaced = pairs.filter(([one, other]) => other && other !== one).map(([, other]) => other as object);
+    const undo = new Undo(outside);
+    undo.copying(replaced);
+    this.carries(inside.getTransactionContext<object>(), undo, false);
   }
 
   /** The database aborted the transaction during a flush, or ended it with all those around it. */
@@ -81,9 +96,18 @@ export class TransactionLog {
 
   readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;
 
-  /** The flushes to undo, the last one first. */
-  rolledBack(transaction: object): Undo[] {
-    return this.#take(transaction).toReversed();
+  /** ROLLBACK: takes back in memory what the flushes of the transaction did, the last one first. */
+  rolledBack(transaction: object): void {
+    const undos = this.#take(transaction);
+    while (undos.length > 0) {
+      const last = undos.at(-1)!;
+      // flushes that had succeeded are discarded together, because the oldest state of a row counts
+      const together = last.succeeded
+        ? undos.splice(undos.findLastIndex((undo) => !undo.succeeded) + 1)
+        : undos.splice(-1);
+      const { uow } = together.find((undo) => isFlushing(undo.uow)) ?? last;
+      whenIdle(uow, () => (last.succeeded ? discard(together) : last.restore()));
+    }
   }
 
   /** COMMIT may lose a race too, or its answer. */

@@ -1,7 +1,7 @@
 /**
  * Memory follows the database: what a flush did to entities and to the unit of work is taken back when the flush, its
- * COMMIT, or the transaction or savepoint around it fails. So the same EntityManager can refresh what is stale and
- * flush again, and everything is written that was meant to be, once.
+ * savepoint or its COMMIT fails. So the same EntityManager can refresh what is stale and flush again, and everything is
+ * written that was meant to be, once. (A transaction that rolls back later discards what was written: discard.ts.)
  *
  * Values that the user has changed since are the user's, and so is what `em.clear()` has forgotten.
  */
@@ -19,16 +19,18 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { VersionField, versionOf } from '@mikro-ool/core';
+import { VersionField, isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
+import { withOutside } from '../mikro-orm/outside.ts';
 import type { VersionedRow } from '../write/batch.ts';
 
 /** Where MikroORM keeps what it knows of an entity. */
-const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
+export const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
 
-interface EntityState {
+export interface EntityState {
   readonly entity: Dictionary;
   readonly flags: Dictionary;
   /** A new entity, and the identity maps that know it all the same, because it was given a key. */
@@ -36,6 +38,17 @@ interface EntityState {
   /** What a flush may write into the entity: keys, versions, defaults, computed columns. */
   readonly before: Dictionary;
   after?: Dictionary;
+  /** What it had when it was removed, as a snapshot: it has none afterwards. */
+  left?: Dictionary;
+  /** All values, where MikroORM is about to replace them by those of another object for the same row. */
+  readonly values?: Dictionary;
+}
+
+export interface CollectionState {
+  readonly snapshot: readonly object[] | undefined;
+  readonly dirty: boolean;
+  /** The items when the flush was through. */
+  after?: readonly object[];
 }
 
 /** What one flush changes in memory, and how to take it back. */
@@ -50,9 +63,13 @@ export class Undo {
   /** What most flushes consist of, without an object of its own per row: changed rows, and those whose version moved. */
   readonly #updates: (readonly ChangeSet<object>[])[] = [];
   readonly #moved: (readonly VersionedRow[])[] = [];
-  readonly #collections = new Map<Collection<object>, () => void>();
+  readonly #collections = new Map<Collection<object>, CollectionState>();
   readonly #removals: (() => void)[] = [];
+  readonly #unstacked: (() => void)[] = [];
   readonly #followUps = new Set<readonly unknown[]>();
+  readonly #generations: ReadonlyMap<UnitOfWork, number>;
+  /** The flush has told its caller that it succeeded. */
+  succeeded = false;
   #restored = false;
 
   /** Remembers what is pending when the flush begins. */
@@ -60,6 +77,7 @@ export class Undo {
     this.#em = em;
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
+    this.#generations = new Map(withOutside(this.uow).map((uow) => [uow, generationOf(uow)]));
     const removes: Set<object> = this.uow.getRemoveStack();
     const orphans: Set<object> = this.uow.getOrphanRemoveStack();
     const persists: Set<object> = this.uow.getPersistStack();
@@ -106,15 +124,18 @@ export class Undo {
   removing(uow: UnitOfWork, entity: object): void {
     const map = uow.getIdentityMap();
     const generation = generationOf(uow);
-    if (map.getByEntity(entity as never) === entity) {
-      this.#removals.push(() => generation === generationOf(uow) && map.store(entity as never));
+    // with `clear: true`, the EntityManager around has an object of its own for the row
+    const known: object | undefined = map.getByEntity(entity as never);
+    if (known) {
+      this.#removals.push(() => generation === generationOf(uow) && map.store(known as never));
     }
     // an EntityManager around the transaction hands its orphans to the one inside
     const stacks = [uow.getRemoveStack(), uow.getOrphanRemoveStack()].filter((stack) => stack.has(entity as never));
-    this.#removals.push(
+    this.#unstacked.push(
       () => generation === generationOf(uow) && stacks.forEach((stack) => stack.add(entity as never)),
     );
     this.#rememberEntity(entity);
+    this.#entities.get(entity)!.left ??= this.#em.getComparator().prepareEntity(entity) as Dictionary;
     for (const { meta, prop } of helper(entity).__meta.referencingProperties) {
       for (const referrer of map.getStore(meta).values() as Iterable<Dictionary>) {
         const value: unknown = referrer[prop.name];
@@ -139,6 +160,7 @@ export class Undo {
     for (const state of this.#entities.values()) {
       state.after = Object.fromEntries(Object.keys(state.before).map((key) => [key, state.entity[key]]));
     }
+    this.#collections.forEach((state, collection) => (state.after = collection.getItems(false)));
   }
 
   /** Takes everything back, once. */
@@ -149,14 +171,65 @@ export class Undo {
     this.#restored = true;
     this.#restoreUpdates();
     this.#entities.forEach((state) => this.#restoreEntity(state));
-    this.#removals.toReversed().forEach((undo) => undo());
-    this.#collections.forEach((undo) => undo());
+    this.putBack();
+    this.#unstacked.forEach((undo) => undo());
+    this.#collections.forEach((state, collection) => restoreCollection(collection, state));
     this.#followUps.forEach(([entity, keys, values]) => putBack(entity as Dictionary, keys, values));
     if (this.#generation === generationOf(this.uow)) {
       // straight into the sets: em.remove() and em.persist() would cascade once more
       this.#stacks.forEach((members, stack) => members.forEach((entity) => stack.add(entity)));
       this.#forgetBriefOnes();
     }
+  }
+
+  /** Puts what was removed back into identity maps, relations and collections. */
+  putBack(): void {
+    this.#removals.toReversed().forEach((undo) => undo());
+  }
+
+  get em(): EntityManager {
+    return this.#em;
+  }
+
+  get entities(): ReadonlyMap<object, EntityState> {
+    return this.#entities;
+  }
+
+  get collections(): ReadonlyMap<Collection<object>, CollectionState> {
+    return this.#collections;
+  }
+
+  /** The rows that existed before, with what was known of them. */
+  *known(): Generator<readonly [entity: Dictionary, snapshot: Dictionary]> {
+    const expected = new Map(this.#moved.flat().map((row) => [row.changeSet.entity, row.expected]));
+    const untouched = (entity: object, snapshot: Dictionary) => {
+      const version = versionOf(metaOf(this.#em, entity))?.name;
+      return version && isTouched(snapshot, version) ? { ...snapshot, [version]: expected.get(entity) } : snapshot;
+    };
+    for (const { entity, originalEntity } of this.#updates.flat()) {
+      yield [entity, untouched(entity, originalEntity as Dictionary)];
+    }
+    for (const { entity, flags, created } of this.#entities.values()) {
+      if (!created && flags.__originalEntityData) {
+        yield [entity, untouched(entity, flags.__originalEntityData)];
+      }
+    }
+  }
+
+  /** Has the EntityManager of this entity been cleared since? */
+  hasForgotten(entity: object): boolean {
+    const uow = (helper(entity).__em ?? this.#em).getUnitOfWork(false);
+    return this.#generations.has(uow) && this.#generations.get(uow) !== generationOf(uow);
+  }
+
+  /** MikroORM is about to copy into these entities what another EntityManager has of their rows. */
+  copying(entities: Iterable<object>): void {
+    for (const entity of entities) {
+      const props = metaOf(this.#em, entity).hydrateProps.filter(({ kind }) => !isToMany(kind));
+      const values = props.map(({ name }) => [name, (entity as Dictionary)[name]] as const);
+      this.#rememberEntity(entity, undefined, Object.fromEntries(values));
+    }
+    this.succeeded = true;
   }
 
   /** What was new and has been removed since was never there. */
@@ -169,7 +242,7 @@ export class Undo {
     }
   }
 
-  #rememberEntity(entity: Dictionary, changeSet?: ChangeSet<object>): void {
+  #rememberEntity(entity: Dictionary, changeSet?: ChangeSet<object>, values?: Dictionary): void {
     if (this.#entities.has(entity)) {
       return;
     }
@@ -185,6 +258,7 @@ export class Undo {
       flags,
       created: isNew ? this.#mapsWith(entity) : undefined,
       before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
+      values,
     });
   }
 
@@ -196,8 +270,11 @@ export class Undo {
         entity[name] = expected;
       }
     }
-    for (const { entity, originalEntity } of this.#updates.flat()) {
-      restoreSnapshot(entity, originalEntity);
+    for (const changeSet of this.#updates.flat()) {
+      restoreSnapshot(changeSet.entity, changeSet.originalEntity);
+      if (hasMovedTargetKey(changeSet)) {
+        this.#mapsWith(changeSet.entity).forEach((map) => restoreTargetKeys(map, changeSet));
+      }
     }
   }
 
@@ -229,14 +306,7 @@ export class Undo {
       return;
     }
     const snapshot = collection.getSnapshot() as object[] | undefined;
-    const dirty = collection.isDirty();
-    this.#collections.set(collection, () => {
-      const now = collection.getSnapshot() as object[] | undefined;
-      if (now?.length !== snapshot?.length || now?.some((item, i) => item !== snapshot?.[i])) {
-        forgetSnapshot(collection, snapshot);
-      }
-      collection.setDirty(dirty || collection.isDirty());
-    });
+    this.#collections.set(collection, { snapshot, dirty: collection.isDirty() });
   }
 
   /** `em.remove()` takes what it cascades to out of the collections that it cascades along: a retry needs it there. */
@@ -249,6 +319,19 @@ export class Undo {
   }
 }
 
+/** Changed again, in comparison with what was known before. */
+export function restoreCollection(collection: Collection<object>, { snapshot, dirty }: CollectionState): void {
+  const now = collection.getSnapshot() as object[] | undefined;
+  if (now?.length !== snapshot?.length || now?.some((item, i) => item !== snapshot?.[i])) {
+    forgetSnapshot(collection, snapshot as object[] | undefined);
+  }
+  collection.setDirty(dirty || collection.isDirty());
+}
+
+function isToMany(kind: ReferenceKind): boolean {
+  return kind === ReferenceKind.ONE_TO_MANY || kind === ReferenceKind.MANY_TO_MANY;
+}
+
 function collectionsOf(entity: object): Collection<object>[] {
   const values = helper(entity).__meta.relations.map((prop): unknown => (entity as Dictionary)[prop.name]);
   return values.filter((value) => Utils.isCollection(value)) as Collection<object>[];
@@ -257,9 +340,7 @@ function collectionsOf(entity: object): Collection<object>[] {
 /** Does updating this row change nothing in memory but the snapshot and the version? */
 function isSimple({ entity, meta }: ChangeSet<object>): boolean {
   if (!simpleClasses.has(meta)) {
-    const isLink = ({ kind }: EntityProperty) =>
-      kind === ReferenceKind.ONE_TO_MANY || kind === ReferenceKind.MANY_TO_MANY;
-    simpleClasses.set(meta, !meta.root.props.some((prop) => prop.generated || isLink(prop)));
+    simpleClasses.set(meta, !meta.root.props.some((prop) => prop.generated || isToMany(prop.kind)));
   }
   return simpleClasses.get(meta)! && helper(entity).__initialized;
 }
@@ -275,7 +356,7 @@ function isFilledByInsert(prop: EntityProperty): boolean {
   return kind === ReferenceKind.SCALAR && Boolean(primary || autoincrement || defaultRaw || isFilledByUpdate(prop));
 }
 
-function assign(target: Dictionary, key: string, value: unknown): void {
+export function assign(target: Dictionary, key: string, value: unknown): void {
   if (value === undefined) {
     delete target[key];
   } else {

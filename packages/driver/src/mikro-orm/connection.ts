@@ -3,7 +3,7 @@ import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { borrower, giveUp, rollsBack } from './connection-pool.ts';
-import { flushingIn, restoreWhenIdle } from './flush-state.ts';
+import { flushingIn } from './flush-state.ts';
 
 /**
  * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
@@ -44,7 +44,6 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     log.committed(transaction);
   };
   connection.rollback = async (transaction, ...rest) => {
-    const undo = () => log.rolledBack(transaction).forEach(restoreWhenIdle);
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
@@ -60,9 +59,9 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
           giveUp(transaction);
         }
       }
-      undo();
+      log.rolledBack(transaction);
       throw error;
     }
-    undo();
+    log.rolledBack(transaction);
   };
 }

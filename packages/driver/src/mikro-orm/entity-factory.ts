@@ -69,13 +69,12 @@ export function versionsOf(entity: Dictionary, version: string): { current: unkn
 }
 
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
-function ownFactory(em: EntityManager): object {
-  const { getContext } = em;
+export function ownFactory(em: EntityManager): object {
   em.getContext = () => em as never;
   try {
     return em.getEntityFactory();
   } finally {
-    em.getContext = getContext;
+    delete (em as Partial<EntityManager>).getContext;
   }
 }
 
@@ -87,7 +86,11 @@ function leftAsItWas(em: EntityManager, entity: object, version: string, data: D
   const { based, current } = versionsOf(entity, version);
   const known = typeof based === 'number' ? based : current;
   const read = Number(data[version]);
-  if (Number.isNaN(read) || read === known || (covers(mergedKeys(entity, data), entity) && !isDirty(em, entity))) {
+  if (Number.isNaN(read) || read === known) {
+    return [];
+  }
+  // what has no version yet was not based on one: it is being read for the first time
+  if (covers(mergedKeys(entity, data), entity) && (known == null || !isDirty(em, entity))) {
     return [];
   }
   const columns = metaOf(em, entity).comparableProps.filter((prop) => !prop.primary);
@@ -113,7 +116,7 @@ export function isKnown(entity: object, { name }: EntityProperty): boolean {
 }
 
 function isDirty(em: EntityManager, entity: object): boolean {
-  const { __meta: meta, __originalEntityData: snapshot } = helper(entity);
+  const { __meta: meta, __originalEntityData: snapshot = {} } = helper(entity);
   const uow = em.getUnitOfWork(false);
   if (uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {
     return true;

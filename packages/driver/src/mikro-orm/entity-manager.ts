@@ -3,13 +3,17 @@ import {
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
+  type EntityProperty,
   OptimisticLockError,
+  ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import type { TransactionLog } from '../memory/transaction-log.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, isKnown, versionsOf } from './entity-factory.ts';
+import { opened } from './outside.ts';
 
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
@@ -48,7 +52,7 @@ export function hookLocks(
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
  * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
  */
-export function hookCopies(em: EntityManager): void {
+export function hookCopies(em: EntityManager, log: TransactionLog): void {
   const refresh = em.refresh as unknown as Refresh;
   em.refresh = (async (entity: object, options: Dictionary = {}) => {
     const { props } = helper(entity).__meta as EntityMetadata;
@@ -63,7 +67,7 @@ export function hookCopies(em: EntityManager): void {
     const refreshed = await refreshing;
     for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
       const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
-      copyRenamed(em, source, (managed as object | undefined) ?? entity);
+      copyExactly(em, source, (managed as object | undefined) ?? entity);
     }
     keepVersions(reader);
     return refreshed;
@@ -75,7 +79,18 @@ export function hookCopies(em: EntityManager): void {
     const keepVersions = options.clear ? versionsBefore(outside) : undefined;
     let reader: EntityManager | undefined;
     try {
-      const result = await transactional.call(em, (tx) => work((reader = tx)), options);
+      const inside = async (tx: EntityManager) => {
+        reader = tx;
+        if (tx !== outside) {
+          opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+        }
+        const done = await work(tx);
+        if (tx !== outside && options.clear) {
+          log.copies(tx, outside);
+        }
+        return done;
+      };
+      const result = await transactional.call(em, inside, options);
       keepVersions?.(reader);
       return result;
     } catch (error) {
@@ -88,17 +103,36 @@ export function hookCopies(em: EntityManager): void {
   }) as never;
 }
 
-/** MikroORM refreshes by way of the serialised form, and misses what has another name there. */
-function copyRenamed(em: EntityManager, source: object, managed: object): void {
+/**
+ * MikroORM refreshes by way of the serialised form. It misses what has another name there and, before 7.2.5, takes what a
+ * type makes of a value for JSON for the value.
+ */
+function copyExactly(em: EntityManager, source: Dictionary, managed: object): void {
   const meta = metaOf(em, managed);
-  const renamed = meta.props.filter((prop) => prop.serializedName && prop.serializedName !== prop.name);
-  if (renamed.length > 0) {
-    const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
-    const data = helper(source).serialize(options as never) as Dictionary;
-    const missed = renamed.filter((prop) => Object.hasOwn(data, prop.serializedName!));
-    const values = Object.fromEntries(missed.map((prop) => [prop.name, data[prop.serializedName!]]));
-    em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+  const differs = (prop: EntityProperty) => isRenamed(prop) || (isValue(prop) && prop.customType);
+  const props = meta.props.filter(differs);
+  if (props.length === 0) {
+    return;
   }
+  const options = { ignoreSerializers: true, includeHidden: true, convertCustomTypes: false };
+  const data = helper(source).serialize(options as never) as Dictionary;
+  const values: Dictionary = {};
+  for (const prop of props) {
+    const value: unknown = isValue(prop) ? source[prop.name] : data[prop.serializedName!];
+    if (value !== undefined) {
+      values[prop.name] = value;
+    }
+  }
+  em.config.getHydrator(em.getMetadata()).hydrate(managed, meta, values, em.getEntityFactory(), 'full', false, false);
+}
+
+function isRenamed({ name, serializedName }: EntityProperty): boolean {
+  return serializedName !== undefined && serializedName !== name;
+}
+
+/** Neither a relation, nor an embeddable, nor behind a reference. */
+function isValue({ kind, ref }: EntityProperty): boolean {
+  return kind === ReferenceKind.SCALAR && !ref;
 }
 
 /** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */

@@ -2,7 +2,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
-import type { Undo } from '../memory/undo.ts';
 
 /** What is known of a unit of work beyond MikroORM's own state. */
 export interface FlushState {
@@ -10,8 +9,8 @@ export interface FlushState {
   flush?: Flush;
   /** A flush is running, up to and including MikroORM's tidying up. */
   flushing: boolean;
-  /** MikroORM empties the unit of work when a flush ends; what is restored before would go with it. */
-  readonly pending: Undo[];
+  /** MikroORM empties the unit of work when a flush ends; what is taken back before would go with it. */
+  readonly pending: (() => void)[];
 }
 
 const states = new WeakMap<object, FlushState>();
@@ -28,13 +27,17 @@ export function flushingIn(em: EntityManager): Flush | undefined {
   return states.get(em.getUnitOfWork(false))?.flush;
 }
 
-/** Takes back at once, or after the flush that the unit of work is in. */
-export function restoreWhenIdle(undo: Undo): void {
-  const { flushing, pending } = states.get(undo.uow)!;
+export function isFlushing(uow: object): boolean {
+  return states.get(uow)!.flushing;
+}
+
+/** At once, or after the flush that the unit of work is in. */
+export function whenIdle(uow: object, work: () => void): void {
+  const { flushing, pending } = states.get(uow)!;
   if (flushing) {
-    pending.push(undo);
+    pending.push(work);
   } else {
-    undo.restore();
+    work();
   }
 }
 

@@ -3,7 +3,7 @@ import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { ChangeSetGroups } from './entity.ts';
-import { type FlushState, isInFlushOf, restoreWhenIdle, runFlush, stateFor, syncCollections } from './flush-state.ts';
+import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
 import { hookTouches } from './touches.ts';
 
@@ -55,7 +55,7 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
         await runFlush(uow, () => commit.call(uow));
       } finally {
         state.flushing = false;
-        state.pending.splice(0).forEach((undo) => undo.restore());
+        state.pending.splice(0).forEach((work) => work());
       }
     });
     queue = turn.catch(() => {});
@@ -93,12 +93,13 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     state.flush = flush;
     try {
       await doCommit.call(uow);
+      flush.succeeded();
     } catch (error) {
-      const failure = await flush.failed(error);
-      if (failure.undo) {
-        restoreWhenIdle(failure.undo);
+      const { undo, error: failure } = await flush.failed(error);
+      if (undo) {
+        whenIdle(uow, () => undo.restore());
       }
-      throw failure.error;
+      throw failure;
     } finally {
       state.flush = undefined;
     }

@@ -146,9 +146,9 @@ function changedColumns(
     const values = payloads.map((payload) => columnValues(prop, payload[key], mapFieldNames));
     const changed = payloads.every((payload) => key in payload) ? undefined : payloads.map((payload) => key in payload);
     const { customType, fieldNames } = prop;
+    const own = ownFields(prop);
     fieldNames.forEach((field, i) => {
-      // composite keys may share a column
-      if (columns.has(field) || (prop.ownColumns && !prop.ownColumns.includes(field))) {
+      if (columns.has(field) || !own.includes(field)) {
         return;
       }
       columns.set(field, {
@@ -165,6 +165,12 @@ function changedColumns(
     });
   }
   return [...columns.values()];
+}
+
+/** Composite keys may share a column, which is another property's. With `targetKey` MikroORM has other names here. */
+function ownFields({ fieldNames, ownColumns }: EntityProperty): string[] {
+  const own = ownColumns ? fieldNames.filter((field) => ownColumns.includes(field)) : fieldNames;
+  return own.length > 0 ? own : fieldNames;
 }
 
 /** The value of a property; the list of them where it has several columns. */

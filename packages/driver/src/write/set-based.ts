@@ -7,6 +7,7 @@ import { type Dictionary, type EntityMetadata, type EntityProperty, type Platfor
 import { VersionField, initialVersion } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { checkGiven } from '../flush/expected.ts';
+import { type Helper, bumpUnlessGiven } from '../mikro-orm/query-builder.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
@@ -15,8 +16,10 @@ export interface Writer {
   em?: object;
   state: { data?: object; returning?: string[] };
   insert(data: object): unknown;
+  helper: Helper;
   update(data: object): unknown;
   merge(data?: string[] | Record<string, unknown>): unknown;
+  clone(...args: unknown[]): Writer;
   ignore(): unknown;
   returning(fields: string[]): unknown;
   andWhere(condition: object): unknown;
@@ -67,7 +70,7 @@ export function withInitialVersions<Rows extends readonly object[]>(meta: Entity
 
 /** Makes this query builder bump the version, and give new rows one. */
 export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
-  const { insert, update, merge } = qb;
+  const { insert, update, merge, clone } = qb;
   const quote = (name: string) => platform.quoteIdentifier(name);
   const proposed = dialectOf(platform)?.proposed ?? ((column: string) => `excluded.${column}`);
   /** A version was given by whoever inserts. */
@@ -87,19 +90,20 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
   };
 
   qb.update = (data) => {
-    const { meta } = qb.mainAlias;
-    const version = ownVersionOf(meta);
     // without an EntityManager it is the driver's own, whose data is checked already
     if (qb.em) {
-      checkVersions(meta, [data]);
+      checkVersions(qb.mainAlias.meta, [data]);
     }
     const result = update.call(qb, data);
-    const column = version?.fieldNames[0];
-    // MikroORM looks for a given version by property, but has the data by column then
-    if (version && column && qb.state.data && Object.hasOwn(qb.state.data, column)) {
-      Object.defineProperty(qb.state.data, version.name, { enumerable: version.name === column });
-    }
+    takeGivenVersion(qb);
     return result;
+  };
+
+  qb.clone = (...args) => {
+    const copy = clone.apply(qb, args);
+    bumpSetBasedWrites(copy, platform);
+    takeGivenVersion(copy);
+    return copy;
   };
 
   qb.merge = (data) => {
@@ -113,9 +117,8 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     const column = version.fieldNames[0]!;
     const values: Record<string, unknown> = {};
     if (Array.isArray(data) || !data) {
-      const properties = meta.properties as Record<string, EntityProperty>;
       for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
-        for (const field of properties[key]?.fieldNames ?? [key]) {
+        for (const field of columnsOf(meta, key)) {
           values[field] = raw(proposed(quote(field)));
         }
       }
@@ -141,4 +144,18 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
     }
     return merge.call(qb, values);
   };
+}
+
+/** The columns of a property, or of a path into an embeddable. */
+function columnsOf(meta: EntityMetadata, path: string): string[] {
+  const step = (props: Record<string, EntityProperty>, [name, ...rest]: string[]): EntityProperty | undefined =>
+    rest.length > 0 ? step(props[name!]?.embeddedProps ?? {}, rest) : props[name!];
+  return step(meta.properties, path.split('.'))?.fieldNames ?? [path];
+}
+
+function takeGivenVersion(qb: Writer): void {
+  const column = ownVersionOf(qb.mainAlias.meta)?.fieldNames[0];
+  if (column) {
+    bumpUnlessGiven(qb.helper, column);
+  }
 }

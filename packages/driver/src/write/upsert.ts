@@ -1,8 +1,9 @@
-/** Upserts where nothing is returned: the versions that the rows have are read back. */
+/** Upserts where nothing is returned: the versions that the rows have are read back, and their keys. */
 import {
   type Dictionary,
   type EntityMetadata,
   type EntityName,
+  type EntityProperty,
   type FilterQuery,
   type QueryResult,
   type Transaction,
@@ -32,7 +33,10 @@ export async function withVersions<T extends object>(
   const run = async (ctx: Transaction) => {
     const result = await write({ ...options, ctx });
     const conditions = where.map((one) => conditionOf(one, meta));
-    const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition))), version.name];
+    // MikroORM reads no keys where rows come back
+    const returned = [...meta.getPrimaryProps(), version];
+    const names = returned.map((prop) => prop.name);
+    const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition)).concat(names))];
     const { schema } = options;
     const find = (condition: object): Promise<Dictionary[]> =>
       driver.find(meta.class, condition as never, { fields, ctx, schema } as never);
@@ -49,11 +53,17 @@ export async function withVersions<T extends object>(
       bySpelling[i] ??= row;
     }
     const rows = bySpelling.map((row, i) => {
-      return { ...result.rows?.[i], ...(row && { [version.fieldNames[0]!]: (row as Dictionary)[version.name] }) };
+      return { ...result.rows?.[i], ...(row && byColumn(row, returned)) };
     });
     return { ...result, row: rows[0], rows } as QueryResult<T>;
   };
   return options.ctx ? run(options.ctx) : driver.getConnection('write').transactional(run);
+}
+
+/** Values of a row as MikroORM's drivers return them. */
+function byColumn(row: Dictionary, props: EntityProperty[]): Dictionary {
+  const values = props.map(({ name }) => Utils.flatten(Utils.asArray(row[name]) as unknown[][], true));
+  return Object.fromEntries(props.flatMap(({ fieldNames }, p) => fieldNames.map((field, i) => [field, values[p]![i]])));
 }
 
 /** What an upsert looks for: its unique values, or a primary key. */

@@ -1,7 +1,7 @@
 import { MariaDbDriver } from '@mikro-orm/mariadb';
 import type { TestProject } from 'vitest/node';
 import { startMariaDb } from '../../../../tools/mariadb.ts';
-import { onServer } from './server.ts';
+import { session } from './server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -10,15 +10,17 @@ declare module 'vitest' {
   }
 }
 
-/** One server for all MariaDB tests; without one they are skipped, visibly. */
+/** One server for all MariaDB tests, also of projects that are set up later; without one they are skipped, visibly. */
 export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
   const server = await startMariaDb();
   project.provide('mariaDbUrl', server?.url);
   if (!server) {
     return undefined;
   }
-  const options = { driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' };
-  const [row] = await onServer(options, 'select version() as version');
+  process.env.MARIADB_URL = server.url;
+  const run = session({ driver: MariaDbDriver, clientUrl: server.url, dbName: 'mysql' });
+  const [row] = await run('select version() as version');
+  await run.close();
   project.provide('mariaDbVersion', row!['version']!.split('-')[0]!);
   return () => server.stop();
 }

@@ -4,11 +4,12 @@ import { MySqlDriver } from '@mikro-orm/mysql';
 import { versioned } from '@mikro-ool/driver';
 import { inject, onTestFinished } from 'vitest';
 import type { Gap, TestDriver } from '../harness.ts';
-import { onServer } from './server.ts';
+import { session } from './server.ts';
+
+const onServer = session({ driver: MySqlDriver, clientUrl: inject('mariaDbUrl')!, dbName: 'mysql' });
 
 async function forDatabases(what: 'create database' | 'drop database if exists', names: string[]): Promise<void> {
-  const options = { driver: MySqlDriver, clientUrl: inject('mariaDbUrl')!, dbName: 'mysql' };
-  await onServer(options, ...names.map((name) => `${what} \`${name}\``));
+  await onServer(...names.map((name) => `${what} \`${name}\``));
 }
 
 /** Both MikroORM drivers of the family, on the same MariaDB server. */

@@ -180,7 +180,7 @@ export function reread(copy: Copy, row: Fields): void {
   const brings = (column: string) => column in row && (row[column] !== null || copy.base[column] == null);
   const columns = [...new Set([...copy.loaded, ...Object.keys(copy.base)])];
   const partial = columns.some((column) => copy.base[column] !== undefined && !brings(column));
-  const kept = isVersioned(copy) && row['version'] !== known && (isDirty(copy) || partial);
+  const kept = isVersioned(copy) && row['version'] !== known && ((known != null && isDirty(copy)) || partial);
   const incoming = kept && known != null && Number(row['version']) < Number(known) ? {} : { ...row };
   if (kept) {
     delete incoming['version'];

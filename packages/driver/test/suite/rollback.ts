@@ -139,13 +139,18 @@ export function rollbacks(driver: TestDriver): void {
       await em.flush();
       const [rex] = bob.pets.getItems();
       const before = await state();
-      rex!.name = 'Max';
-      em.create(Pet, { owner: ann, name: 'Tom', age: 1 });
-      em.remove(cid);
+      const change = () => {
+        rex!.name = 'Max';
+        em.create(Pet, { owner: ann, name: 'Tom', age: 1 });
+        em.remove(cid);
+      };
       await em.begin();
+      change();
       await em.flush();
       expect([ann.boss, bob.friends.getItems(), cid.pets.getItems()]).toEqual([undefined, [], []]);
       await em.rollback();
+      expect([ann.boss, bob.friends.getItems(), cid.pets.getItems().length, rex!.name]).toEqual([cid, [cid], 1, 'Rex']);
+      change();
       cid.version = 7;
       expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
       expect(await state()).toEqual(before);
@@ -192,7 +197,7 @@ export function rollbacks(driver: TestDriver): void {
     });
 
     test('a savepoint that is released into a transaction which rolls back', async () => {
-      const { load, state, row } = await setUp();
+      const { load, state } = await setUp();
       const { em, ann, bob } = await load();
       const before = await state();
       await thrown(() =>
@@ -208,13 +213,9 @@ export function rollbacks(driver: TestDriver): void {
         }),
       );
       expect(await state()).toEqual(before);
-      expect([ann.version, bob.version]).toEqual([1, 1]);
+      expect([ann.name, ann.version, bob.name, bob.version]).toEqual(['Ann', 1, 'Bob', 1]);
       await em.flush();
-      expect([await row(1), await row(2), await row(9)]).toMatchObject([
-        { name: 'Anna', version: 2 },
-        { name: 'Bobby', version: 2 },
-        ...(em.getUnitOfWork().getById(Person, 9) ? [{}] : [undefined as never]),
-      ]);
+      expect(await state()).toEqual(before);
     });
 
     test('what the user changed after the flush stays as the user left it', async () => {
@@ -229,14 +230,14 @@ export function rollbacks(driver: TestDriver): void {
       ann.friends.remove(cid);
       bob.name = 'Bobby';
       await em.rollback();
-      expect([ann.name, ann.version, ann.friends.getItems()]).toEqual(['Annie', 7, [bob]]);
+      expect([ann.name, ann.version, ann.friends.getItems()]).toEqual(['Annie', 7, []]);
       ann.version = 1;
       await em.flush();
       expect([await row(1), await row(2)]).toMatchObject([
         { name: 'Annie', version: 2 },
         { name: 'Bobby', version: 2 },
       ]);
-      expect((await state()).friends).toHaveLength(1);
+      expect((await state()).friends).toHaveLength(0);
     });
 
     test('em.clear() forgets, also what a rollback would bring back', async () => {
@@ -379,6 +380,9 @@ export function rollbacks(driver: TestDriver): void {
       );
       expect((await state()).friends).toEqual([]);
       await em.flush();
+      expect((await state()).people).toHaveLength(3);
+      em.persist(dan);
+      await em.flush();
       expect((await state()).friends).toHaveLength(2);
     });
 
@@ -451,7 +455,7 @@ export function rollbacks(driver: TestDriver): void {
       expect(await fork().count(Person)).toBe(3);
     });
 
-    test('orphans of outside that a transaction removed are pending outside again', async () => {
+    test('orphans of outside that a transaction removed are where they were', async () => {
       const { load, state } = await setUp();
       const { em, ann } = await load();
       const before = await state();
@@ -462,7 +466,10 @@ export function rollbacks(driver: TestDriver): void {
           await stop();
         }),
       );
+      expect([ann.pets.length, ann.pets.isDirty()]).toEqual([1, false]);
+      await em.flush();
       expect(await state()).toEqual(before);
+      ann.pets.removeAll();
       await em.flush();
       expect((await state()).pets).toMatchObject([{ owner_id: 2 }, { owner_id: 3 }]);
     });
@@ -479,7 +486,7 @@ export function rollbacks(driver: TestDriver): void {
       expect(await em.refresh(cid)).toBeNull();
       await em.rollback();
       await em.flush();
-      expect((await state()).people).toMatchObject([{ id: 1, name: 'Anna', version: 2 }, { id: 2 }]);
+      expect((await state()).people).toMatchObject([{ id: 1, name: 'Ann', version: 1 }, { id: 2 }]);
     });
 
     test('a new entity with a given key is found by it, before and after a flush that fails', async () => {

@@ -46,6 +46,22 @@ export function setBased(driver: TestDriver): void {
       expect(await row()).toEqual(['c', 25]);
     });
 
+    test('a copy of a query builder bumps too, or takes a version that is given', async () => {
+      const { fork, row } = await setUp();
+      const em = fork();
+      const update = em.createQueryBuilder(Article).update({ title: 'a' }).where({ id: 1 });
+      await update.clone().execute();
+      expect(await row()).toEqual(['a', 10]);
+      const given = em.createQueryBuilder(Article).update({ title: 'b', version: 20 }).where({ id: 1 });
+      await given.clone().clone().execute();
+      expect(await row()).toEqual(['b', 20]);
+      await em.createQueryBuilder(Article).clone().update({ title: 'c', version: 30 }).where({ id: 1 }).execute();
+      expect(await row()).toEqual(['c', 30]);
+      const data = { id: 1, slug: 'one', title: 'd', version: 3 };
+      await em.createQueryBuilder(Article).clone().insert(data).onConflict('id').merge().execute();
+      expect(await row()).toEqual(['d', 31]);
+    });
+
     test('what was loaded before conflicts afterwards', async () => {
       const { fork } = await setUp();
       const em = fork();

@@ -382,6 +382,38 @@ export function shapesOfAll(driver: TestDriver): void {
         });
       });
     }
+
+    test('em.refresh() brings what is in the database, not what is sent as JSON', async () => {
+      class Cents extends Type<number, number> {
+        override toJSON(value: number): number {
+          return `${value} cents` as never;
+        }
+        override getColumnType(): string {
+          return 'int';
+        }
+      }
+      const Product = defineEntity({
+        name: 'Product',
+        properties: {
+          id: p.integer().primary(),
+          price: p.type(Cents),
+          fee: p.type(Cents).serializedName('charge'),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork, sent } = await open(driver, [Product]);
+      const seed = fork();
+      seed.create(Product, { id: 1, price: 1, fee: 1 } as never);
+      await seed.flush();
+      const em = fork();
+      const product = await em.findOneOrFail(Product, 1);
+      const theirs = fork();
+      Object.assign(await theirs.findOneOrFail(Product, 1), { price: 2, fee: 2 });
+      await theirs.flush();
+      await em.refresh(product);
+      expect([product.price, product.fee, product.version]).toEqual([2, 2, 2]);
+      expect(await sent(() => em.flush())).toEqual([]);
+    });
   });
 }
 

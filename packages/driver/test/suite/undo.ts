@@ -155,25 +155,34 @@ export function undo(driver: TestDriver): void {
         expect(await state()).toEqual(expected({ a: 2, b: 2 }));
       });
 
-      test('em.begin, flush, rollback, flush again', async () => {
+      test('em.begin, flush, rollback, and all of it once more', async () => {
         const { fork, state } = await setUp();
         const em = fork();
         const loaded = await load(em);
         const tags = await em.find(Tag, {}, { orderBy: { id: 'asc' } });
         const before = await state();
-        await em.begin();
-        change(em, loaded, tags);
-        await em.flush();
-        expect(loaded.a.version).toBe(2);
-        loaded.b.title = 'B3';
-        await em.flush();
-        expect(loaded.b.version).toBe(3);
-        loaded.b.title = 'B2';
-        await em.rollback();
-        expect(await state()).toEqual(before);
-        expect([loaded.a.version, loaded.b.version]).toEqual([1, 1]);
-        await em.flush();
-        expect(await state()).toEqual(expected({ a: 2, b: 2 }));
+        for (const end of ['rollback', 'commit'] as const) {
+          await em.begin();
+          change(em, loaded, tags);
+          await em.flush();
+          expect(loaded.a.version).toBe(2);
+          loaded.b.title = 'B3';
+          await em.flush();
+          expect(loaded.b.version).toBe(3);
+          loaded.b.title = 'B2';
+          if (end === 'commit') {
+            await em.flush();
+          }
+          await em[end]();
+          loaded.b.title = end === 'commit' ? 'B2' : 'B';
+          if (end === 'rollback') {
+            expect(await state()).toEqual(before);
+            expect([loaded.a.version, loaded.b.version]).toEqual([1, 1]);
+            await em.flush();
+            expect(await state()).toEqual(before);
+          }
+        }
+        expect(await state()).toEqual(expected({ a: 2, b: 4 }));
       });
 
       test('em.transactional that rolls back after a flush, whose entities were loaded outside', async () => {
@@ -195,7 +204,7 @@ export function undo(driver: TestDriver): void {
         em.remove(loaded.c);
         await em.flush();
         expect((await state()).map((row) => [row.title, row.version])).toEqual([
-          ['A2', 2],
+          ['A', 1],
           ['B2', 2],
         ]);
       });

@@ -1,0 +1,196 @@
+/**
+ * Is the suite green on another MikroORM? `npx pnpm compat 7.2.5` runs it there and prints a table.
+ *
+ * Each driver is run in the newest version that it has up to that one. Drivers for which that is the version of this
+ * workspace, where `npx pnpm test` runs them, are left out.
+ */
+import { cpSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import {
+  type Versions,
+  copyWorkspace,
+  isRelease,
+  ownVersions,
+  pnpm,
+  runTests,
+  versionsUpTo,
+} from './other-mikro-orm.ts';
+
+const USAGE = `Usage: npx pnpm compat <version> [options]
+
+Runs the tests on another MikroORM, in a copy of this workspace, and prints a table.
+Each driver is in the newest version that it has up to <version>.
+
+  --project <name>   only this project of Vitest; may be repeated
+  --all              also what is run in the version that this workspace has
+  --run "<script>"   instead of the tests, a script of this workspace: "demo --postgres", "bench", "chaos --minutes 10".
+                     Results that it writes are copied back.
+  --keep             leave the copies where they are, and say where
+  --help             this text`;
+
+/** The projects of Vitest, by the package whose version decides what they are run on. */
+const PROJECTS: Record<string, string[]> = {
+  '@mikro-orm/postgresql': ['postgresql', 'postgresql-15'],
+  '@mikro-orm/sqlite': ['sqlite'],
+  '@mikro-orm/libsql': ['libsql'],
+  '@mikro-orm/pglite': ['pglite'],
+  '@mikro-orm/mariadb': ['mariadb'],
+  '@mikro-orm/core': ['core', 'driver', 'http', 'resolve', 'decorators-es', 'decorators-legacy'],
+};
+
+/** What a script may write. */
+const RESULTS = ['bench/results', 'chaos/results'];
+
+interface Row {
+  readonly project: string;
+  readonly name: string;
+  readonly version: string;
+  readonly result: string;
+  readonly isGreen: boolean;
+}
+
+function fail(problem: string): never {
+  console.error(`${problem}\n\n${USAGE}`);
+  process.exit(2);
+}
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: process.argv.slice(2).filter((arg) => arg !== '--'),
+      allowPositionals: true,
+      options: {
+        project: { type: 'string', multiple: true },
+        all: { type: 'boolean' },
+        run: { type: 'string' },
+        keep: { type: 'boolean' },
+        help: { type: 'boolean' },
+      },
+    });
+  } catch (error) {
+    return fail((error as Error).message);
+  }
+}
+
+/** Runs what is to be run in one copy of the workspace. */
+function inCopy<T>(versions: Versions, work: (directory: string) => T): T {
+  const core = versions.get('@mikro-orm/core');
+  console.log(`Installing MikroORM ${core} …`);
+  const directory = copyWorkspace(versions);
+  try {
+    return work(directory);
+  } finally {
+    if (values.keep) {
+      console.log(`MikroORM ${core} is in ${directory}`);
+    } else {
+      rmSync(directory, { recursive: true, force: true });
+    }
+  }
+}
+
+function testsOn(versions: Versions, names: string[]): Row[] {
+  const projects = names.flatMap((name) => chosen(name).map((project) => ({ name, project })));
+  const outcomes = inCopy(versions, (directory) =>
+    runTests(
+      directory,
+      projects.map(({ project }) => `--project=${project}`),
+    ),
+  );
+  const broken = outcomes.filter(({ project }) => project === '').length;
+  return projects.map(({ name, project }) => {
+    const own = outcomes.filter((outcome) => outcome.project === project);
+    const passed = own.filter(({ state }) => state === 'passed').length;
+    return {
+      project,
+      name,
+      version: versions.get(name)!,
+      result: `${passed} of ${own.length}${broken > 0 ? `, ${broken} errors outside of tests` : ''}`,
+      isGreen: own.length > 0 && passed === own.length && broken === 0,
+    };
+  });
+}
+
+function chosen(name: string): string[] {
+  return PROJECTS[name]!.filter((project) => values.project?.includes(project) ?? true);
+}
+
+function print(rows: Row[]): void {
+  const lines = [
+    ['project', 'MikroORM', 'tests passed'],
+    ...rows.map(({ project, name, version, result }) => [
+      project,
+      `${name.slice('@mikro-orm/'.length)} ${version}`,
+      result,
+    ]),
+  ];
+  const widths = [0, 1, 2].map((column) => Math.max(...lines.map((line) => line[column]!.length)));
+  console.log(
+    lines
+      .map((line) =>
+        line
+          .map((cell, i) => cell.padEnd(widths[i]!))
+          .join('  ')
+          .trimEnd(),
+      )
+      .join('\n'),
+  );
+}
+
+async function runSuite(limit: string): Promise<boolean> {
+  const [own, other] = [ownVersions(), await versionsUpTo(limit)];
+  const names = Object.keys(PROJECTS).filter((name) => chosen(name).length > 0);
+  const differs = (name: string) => values.all || other.get(name) !== own.get(name);
+  const rows: Row[] = [];
+  const tried = names.filter((name) => differs(name));
+  for (const version of new Set(tried.map((name) => other.get(name)!))) {
+    // with the core and the rest that were the newest when this driver was released
+    rows.push(
+      ...testsOn(
+        await versionsUpTo(version),
+        tried.filter((name) => other.get(name) === version),
+      ),
+    );
+  }
+  const left = names.filter((name) => !differs(name));
+  rows.push(
+    ...left.flatMap((name) =>
+      chosen(name).map((project) => ({
+        project,
+        name,
+        version: own.get(name)!,
+        result: 'as in npx pnpm test',
+        isGreen: true,
+      })),
+    ),
+  );
+  print(rows);
+  return rows.every((row) => row.isGreen);
+}
+
+async function runScript(limit: string, script: string): Promise<boolean> {
+  return inCopy(await versionsUpTo(limit), (directory) => {
+    const status = pnpm(directory, script.trim().split(/\s+/));
+    for (const results of RESULTS) {
+      cpSync(join(directory, results), results, { recursive: true });
+    }
+    return status === 0;
+  });
+}
+
+const { values, positionals } = readArguments();
+if (values.help) {
+  console.log(USAGE);
+  process.exit();
+}
+const [limit, ...more] = positionals;
+if (!limit || more.length > 0 || !isRelease(limit)) {
+  fail('One version of MikroORM is needed, like 7.2.5.');
+}
+const known = Object.values(PROJECTS).flat();
+const unknown = values.project?.filter((project) => !known.includes(project)) ?? [];
+if (unknown.length > 0) {
+  fail(`There is no project ${unknown.join(', ')}. There are ${known.join(', ')}.`);
+}
+const isGreen = await (values.run === undefined ? runSuite(limit) : runScript(limit, values.run));
+process.exitCode = isGreen ? 0 : 1;
