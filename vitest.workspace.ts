@@ -51,7 +51,7 @@ export default defineConfig({
       {
         test: {
           name: 'mariadb',
-          include: [`${driver}/mariadb*.test.ts`],
+          include: [`${driver}/mariadb*.test.ts`, `${resolve}/mariadb*.test.ts`],
           exclude: [`${driver}/mariadb-storm.test.ts`],
           globalSetup: [`${driver}/drivers/mysql.setup.ts`],
         },

@@ -13,6 +13,7 @@ export {
   initialVersion,
   maximumStart,
   maximumVersion,
+  readsSnapshots,
   registerPlatform,
   VersionField,
   versionOf,

@@ -25,7 +25,10 @@ import { recogniseCopies } from './copies.ts';
 /** On the platform of a driver that checks versions; another copy of this package may look for it. */
 const CHECKED = Symbol.for('mikro-ool:checked');
 
-type MaybeChecked = Platform & { [CHECKED]?: boolean };
+/** There, too, when a transaction reads from a snapshot, and not what its writes would see. */
+const SNAPSHOTS = Symbol.for('mikro-ool:snapshots');
+
+type MaybeChecked = Platform & { [CHECKED]?: boolean; [SNAPSHOTS]?: boolean };
 
 /** Largest values of the integer columns, by the names the databases give them. */
 const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
@@ -96,9 +99,18 @@ export function versionOf(meta: EntityMetadata): EntityProperty | undefined {
   return prop && prop.customType instanceof VersionField ? prop : undefined;
 }
 
-/** @internal `versioned()` says here that versions are checked for every driver on this platform. */
-export function registerPlatform(platform: Platform): void {
-  Object.defineProperty(platform, CHECKED, { value: true });
+/**
+ * @internal `versioned()` says here that versions are checked for every driver on this platform.
+ *
+ * @param readsCurrent does a plain SELECT in a transaction see what a write would see, or a snapshot?
+ */
+export function registerPlatform(platform: Platform, readsCurrent: boolean): void {
+  Object.defineProperties(platform, { [CHECKED]: { value: true }, [SNAPSHOTS]: { value: !readsCurrent } });
+}
+
+/** @internal Has a SELECT in a transaction to lock what it reads, or it would see a snapshot? */
+export function readsSnapshots(platform: Platform): boolean {
+  return Boolean((platform as MaybeChecked)[SNAPSHOTS]);
 }
 
 const maxima = new WeakMap<EntityProperty, number>();

@@ -38,7 +38,9 @@ import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
+import { hookResultCache } from './mikro-orm/result-cache.ts';
 import { hookFlushes } from './mikro-orm/unit-of-work.ts';
+import { hookUpserts } from './mikro-orm/upserts.ts';
 import { dialectOf } from './write/dialects/index.ts';
 import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
@@ -77,10 +79,9 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     constructor(config: Configuration) {
       super(config);
       requireDriver(Base.prototype as object, this.connection);
-      registerPlatform(this.platform);
+      registerPlatform(this.platform, dialectOf(this.platform)?.readsCurrent ?? true);
       hookDiscovery(config);
       const dialect = dialectOf(this.platform);
-      warnOfVersion(config);
       if (!dialect) {
         warnOnce(config, `versioned(${Base.name}) knows no batch statements of this database: it writes row by row.`);
       }
@@ -98,11 +99,14 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
       const manager = super.createEntityManager(useContext);
       requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
+      warnOfVersion(this.config);
       return hookManager(manager, (em) => {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
         hookLocks(em, lockFailed);
         hookCopies(em, this.log);
+        hookResultCache(em);
+        hookUpserts(em);
       }) as never;
     }
 

@@ -194,6 +194,38 @@ test('reading again: factory.mergeData() gets the row by property name, and load
   expect(calls).toEqual(['[true,{"id":1,"title":"a"}]']);
 });
 
+test('reading again: em.merge() hands the very data to factory.create(), and then to uow.merge(), which takes a snapshot', async () => {
+  const em = orm.em.fork();
+  em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  const reader = orm.em.fork();
+  const article = await reader.findOneOrFail(Article, 1);
+  article.title = 'unsaved';
+  const row = { id: 1, version: 1 };
+  spy(reader.getEntityFactory(), 'create', ([, data, options]) =>
+    JSON.stringify([data === row, (options as { refresh?: boolean }).refresh]),
+  );
+  reader.map(Article, row as never, { mapped: true });
+  expect(calls).toEqual(['[true,true]']);
+  expect(helper(article).__originalEntityData).toMatchObject({ title: 'unsaved' });
+});
+
+test('the result cache is read by em.tryCache(class, config, key) and filled by em.storeCache(config, what that returned)', async () => {
+  const em = orm.em.fork();
+  const entry = { key: 'key' };
+  const cache = em as unknown as Record<string, unknown>;
+  cache.tryCache = async (entityName: unknown, config: unknown, key: unknown) => {
+    calls.push(JSON.stringify(['read', entityName === Article, config, Array.isArray(key)]));
+    return entry;
+  };
+  cache.storeCache = async (config: unknown, stored: unknown) => {
+    calls.push(JSON.stringify(['stored', config, stored === entry]));
+  };
+  await em.find(Article, {}, { cache: 5 });
+  // between them, the query builder of the driver asks too, with `false`
+  expect([calls[0], calls.at(-1)]).toEqual(['["read",true,5,true]', '["stored",5,true]']);
+});
+
 test('em.fork() makes the fork by `new em.constructor()`, and tells it its flush mode before anything else', () => {
   const em = orm.em.fork();
   const Manager = em.constructor as new (...args: unknown[]) => typeof em;

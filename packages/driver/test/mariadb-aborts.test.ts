@@ -1,6 +1,6 @@
 /** What MariaDB and MySQL do to transactions: snapshots, deadlocks that end them without a word, settings of a session. */
-import { IsolationLevel, type Options, defineEntity, p } from '@mikro-orm/core';
-import type { EntityManager } from '@mikro-orm/sql';
+import { IsolationLevel, LockMode, type Options, defineEntity, p } from '@mikro-orm/core';
+import type { EntityManager, Kysely } from '@mikro-orm/sql';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { describe, expect, inject, test } from 'vitest';
 import { mariaDb } from './drivers/mysql.ts';
@@ -139,6 +139,59 @@ describe.skipIf(!inject('mariaDbUrl'))('MariaDB', () => {
         expect((await titles())[0]).toBe('again');
       });
     }
+  }
+
+  for (const how of [
+    'em.find with a lock',
+    'em.nativeUpdate',
+    'a query builder',
+    'Kysely',
+    'a stream',
+    'a savepoint',
+  ] as const) {
+    test(`a deadlock (1213) that ${how} learns of, and that is caught: nothing before it is lost in silence, nothing after it is saved alone`, async () => {
+      const { fork, titles } = await setUp();
+      const rival = fork();
+      await rival.begin();
+      await run(rival, 'update article set title = concat(title, 1) where id in (2, 3)');
+      await run(rival, 'insert into article (id, title) select 100 + seq, 1 from seq_1_to_200');
+      let waiting: Promise<unknown> | undefined;
+      const statements: Record<typeof how, (tx: EntityManager) => Promise<unknown>> = {
+        'em.find with a lock': (tx) => tx.find(Article, [2], { lockMode: LockMode.PESSIMISTIC_WRITE, refresh: true }),
+        'em.nativeUpdate': (tx) => tx.nativeUpdate(Article, 2, { title: 'ours' }),
+        'a query builder': (tx) => tx.createQueryBuilder(Article).update({ title: 'ours' }).where({ id: 2 }).execute(),
+        Kysely: (tx) =>
+          (tx.getKysely() as unknown as Kysely<{ article: { id: number; title: string } }>)
+            .updateTable('article')
+            .set({ title: 'ours' })
+            .where('id', '=', 2)
+            .execute(),
+        'a stream': async (tx) => {
+          const qb = tx.createQueryBuilder(Article).where({ id: 2 }).setLockMode(LockMode.PESSIMISTIC_WRITE);
+          for await (const _ of qb.stream()) {
+            // read to the end
+          }
+        },
+        'a savepoint': (tx) => tx.transactional((inner) => inner.nativeUpdate(Article, 2, { title: 'ours' })),
+      };
+      const failed = await thrown(() =>
+        fork().transactional(async (tx) => {
+          (await tx.findOneOrFail(Article, 4)).title = 'first';
+          await tx.flush();
+          waiting = run(rival, 'update article set title = 9 where id = 4');
+          expect(await thrown(() => statements[how](tx))).toMatchObject({ errno: 1213 });
+          tx.clear();
+          await run(tx, "update article set title = 'alone' where id = 1");
+          const later = await tx.findOneOrFail(Article, 1);
+          later.title = 'alone too';
+          expect(await thrown(() => tx.flush())).toBeInstanceOf(ConcurrentUpdate);
+        }),
+      );
+      expect(failed).toMatchObject({ constructor: ConcurrentUpdate, cause: { errno: 1213 } });
+      await waiting;
+      await rival.rollback();
+      expect((await titles()).slice(0, 4)).toEqual(['saved', 'saved', 'saved', 'saved']);
+    });
   }
 
   test('waiting too long for a lock (1205) is no lost race; the rest of the transaction can be saved', async () => {

@@ -17,6 +17,16 @@ const kinds: Fault[] = [
   ended('ER_LOCK_DEADLOCK'),
   ended('ER_CHECKREAD'),
   ended('ER_TRANSACTION_ROLLBACK_DURING_COMMIT'),
+  ...['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'].map((code): Fault => ({
+    name: `${code}, by which a cluster gives up in the middle of a COMMIT`,
+    async strike(_send, sql) {
+      if (sql === 'commit') {
+        throw Object.assign(new Error('simulated'), { code });
+      }
+      throw Object.assign(new Error('simulated'), { code: 'ER_PARSE_ERROR' });
+    },
+    losesAnswer: 'unknown',
+  })),
   {
     name: 'waiting too long for a lock',
     async strike() {

@@ -161,3 +161,25 @@ test('statements are sent by the simple protocol: nothing that a pooler between 
   const [row] = await em.getConnection().execute<{ count: string }[]>('select count(*) from pg_prepared_statements');
   expect([orm.config.get('pool'), Number(row!.count)]).toEqual([{}, 0]);
 });
+
+for (const how of ['a query', 'a query in a nested transaction'] as const) {
+  test(`an error of ${how} that is caught: COMMIT does not report what PostgreSQL rolls back in silence`, async () => {
+    const { fork } = await setUp();
+    const em = fork();
+    const article = await em.findOneOrFail(Article, 1);
+    const fail = (tx: typeof em) => tx.getConnection().execute('select 1 / 0', [], 'all', tx.getTransactionContext());
+    const work = async (tx: typeof em) => {
+      article.title = 'ours';
+      await tx.flush();
+      await thrown(() => (how === 'a query' ? fail(tx) : tx.transactional((inner) => fail(inner))));
+    };
+    if (how === 'a query') {
+      expect(await thrown(() => em.transactional(work))).toMatchObject({ code: '22012' });
+      expect(article).toMatchObject({ title: 'ours', version: 1 });
+      expect(await fork().findOneOrFail(Article, 1)).toMatchObject({ title: 'saved', version: 1 });
+    } else {
+      await em.transactional(work);
+      expect(await fork().findOneOrFail(Article, 1)).toMatchObject({ title: 'ours', version: 2 });
+    }
+  });
+}

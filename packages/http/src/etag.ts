@@ -21,8 +21,10 @@ export interface TaggedRow {
   readonly className: string;
   /** All of the opaque tag but the version. */
   readonly prefix: string;
-  /** What the version property holds; nothing when the row was not read. */
+  /** The version that was loaded, whatever was assigned since; else the one that was assigned. */
   readonly version: unknown;
+  /** Is that the version of a row that was read? */
+  readonly isRead: boolean;
 }
 
 /**
@@ -63,10 +65,14 @@ export function describeRow(entity: object): TaggedRow {
   // a reference may be of the base class of what is loaded elsewhere; keys are those of the root
   const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
   const prefix = parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join('');
+  // a body that was assigned may have a version of its own
+  const loaded = (wrapped.__originalEntityData as Record<string, unknown> | undefined)?.[property.name];
+  const isLoaded = typeof loaded === 'number';
   return {
     className: meta.className,
     prefix: prefix.length > LONGEST_PREFIX ? shortened(prefix) : prefix,
-    version: (entity as Record<string, unknown>)[property.name],
+    version: isLoaded ? loaded : (entity as Record<string, unknown>)[property.name],
+    isRead: isLoaded || wrapped.__initialized,
   };
 }
 

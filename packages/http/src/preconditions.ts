@@ -47,6 +47,7 @@ export function isPrecondition(entity: object, expected: number): boolean {
 /**
  * The version that a write is based on. Assign it to the entity; the flush then checks it in the database.
  *
+ * What is compared is the version that was loaded, also after `em.assign(entity, body)` with another one in the body.
  * With `If-Match: *`, this is the version that was loaded. A weak tag matches nothing. Tags of other rows and of other
  * classes do not match either.
  *
@@ -60,7 +61,8 @@ export function isPrecondition(entity: object, expected: number): boolean {
  */
 export function ifMatch(header: HeaderValue, entity: object): number {
   const tags = parse('If-Match', header);
-  const { className, prefix, version } = describeRow(entity);
+  const { className, prefix, version: known, isRead } = describeRow(entity);
+  const version = isRead ? known : undefined;
   if (!tags) {
     throw new PreconditionError(428, `Send the ETag of this ${className} as If-Match, so that no change gets lost.`);
   }

@@ -1,7 +1,7 @@
 /** Rows, tags and answers on a real database; run on each of them. */
 import { defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
-import { PreconditionError, claimedVersion, etag, ifMatch, problem } from '@mikro-ool/http';
+import { PreconditionError, claimedVersion, etag, ifMatch, notModified, problem } from '@mikro-ool/http';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../driver/test/harness.ts';
 import { Article, Note, type Request, handle } from './service.ts';
@@ -282,6 +282,32 @@ export function suite(driver: TestDriver): void {
       }
       await blind.flush();
       expect(await fork().count(Line)).toBe(0);
+    });
+
+    test('what is assigned does not count as what was read: If-Match and ETag go by the loaded version', async () => {
+      const { fork } = await setUp();
+      for (const version of [1, 2, 4, 99]) {
+        for (const body of [{ title: 'mine', version }, { version }]) {
+          const em = fork();
+          const article = em.assign(await em.findOneOrFail(Article, 1), body);
+          expect(etag(article)).toBe('"Article/1/3"');
+          expect(ifMatch('"Article/1/3"', article)).toBe(3);
+          expect(ifMatch('*', article)).toBe(3);
+          expect(notModified('"Article/1/3"', article)).toBe(true);
+          expect(() => ifMatch(`"Article/1/${version}"`, article)).toThrow(expect.objectContaining({ status: 412 }));
+          const reference = fork().assign(fork().getReference(Article, 1), body);
+          expect(ifMatch('"Article/1/3"', reference)).toBe(3);
+          expect(() => ifMatch('*', reference)).toThrow(expect.objectContaining({ status: 428 }));
+        }
+      }
+      const em = fork();
+      const article = em.assign(await em.findOneOrFail(Article, 1), { title: 'mine', version: 1 });
+      article.version = ifMatch('"Article/1/3"', article);
+      await em.flush();
+      expect(etag(article)).toBe('"Article/1/4"');
+      const late = em.assign(em.getReference(Article, 2), { title: 'late', version: 3 });
+      late.version = ifMatch('"Article/2/2"', late);
+      expect(problem(await thrown(() => em.flush()))).toMatchObject({ status: 412 });
     });
 
     test('a schema is a part of the tag, where there are several', async () => {

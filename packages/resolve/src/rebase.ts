@@ -17,6 +17,7 @@ import {
   type EntityMetadata,
   type EntityProperty,
   FlushMode,
+  LockMode,
   Reference,
   ReferenceKind,
   ScalarReference,
@@ -24,7 +25,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { ConcurrentUpdate, Refusal, isOfType, isTouched, touch, versionOf } from '@mikro-ool/core';
+import { ConcurrentUpdate, Refusal, isOfType, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -116,8 +117,14 @@ interface Unit {
   readonly keys?: readonly string[];
 }
 
-/** Whoever reads a stale row wants what is there: not on a replica, not hidden by a filter, without a flush before. */
-const CURRENT = { filters: false, connectionType: 'write', flushMode: FlushMode.COMMIT } as const;
+/**
+ * Whoever reads a stale row wants what is there: not on a replica, not in a cache, not hidden by a filter, without a flush
+ * before. Where a transaction reads from a snapshot, only a lock shows what a write would see; the flush writes the row.
+ */
+function currentOptions(em: EntityManager) {
+  const lockMode = em.isInTransaction() && readsSnapshots(em.getPlatform()) ? LockMode.PESSIMISTIC_WRITE : undefined;
+  return { filters: false, connectionType: 'write', cache: false, flushMode: FlushMode.COMMIT, lockMode } as const;
+}
 
 class Merge {
   readonly #em: EntityManager;
@@ -157,11 +164,12 @@ class Merge {
     const [em, entity, meta, version] = [this.#em, this.#entity, this.#meta, this.#version];
     const [uow, wrapped] = [em.getUnitOfWork(false), helper(entity)];
     const { __schema: schema } = wrapped;
+    const current = currentOptions(em);
     const orphans = new Set<object>(uow.getOrphanRemoveStack());
     const isRemoved = uow.getRemoveStack().has(entity) || orphans.has(entity);
     if (!wrapped.__initialized) {
       // merges the row into what was assigned, where init() would replace it
-      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...CURRENT, schema });
+      await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...current, schema });
     }
     const snapshot = wrapped.__originalEntityData as Dictionary;
     // entities of their own, since what is compared are snapshots, and what users see are values
@@ -170,7 +178,7 @@ class Merge {
     const lazy = meta.props.filter(({ name, lazy }) => lazy && (name in snapshot || entity[name] !== undefined));
     const populate = lazy.map(({ name }) => name) as never;
     const key = helper(base).getPrimaryKey() as never;
-    const theirs: Dictionary | null = await reader.findOne(meta.class, key, { ...CURRENT, schema, populate });
+    const theirs: Dictionary | null = await reader.findOne(meta.class, key, { ...current, schema, populate });
     if (!theirs) {
       this.#gone(isRemoved, result);
       return;
@@ -356,13 +364,14 @@ class Merge {
   async #mergeCollections(reader: EntityManager, theirs: Dictionary): Promise<void> {
     for (const [prop, collection] of this.#collections()) {
       const { class: Item, primaryKeys } = prop.targetMeta!;
-      const options = { refresh: true, connectionType: 'write' } as const;
+      const current = currentOptions(this.#em);
+      const options = { refresh: true, connectionType: 'write', lockMode: current.lockMode } as const;
       await reader.populate(theirs, [`${prop.name}:ref`] as never, options);
       const read = (theirs[prop.name] as Collection<object>).getItems(false);
       const items = read.map((item) => this.#own(prop, item) as object);
       const keys = items.map((item) => Utils.getPrimaryKeyCond(item, primaryKeys as never));
       if (keys.length > 0) {
-        await this.#em.find(Item, { $or: keys } as never, CURRENT as never);
+        await this.#em.find(Item, { $or: keys } as never, current as never);
       }
       const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
       mine.filter((item) => !items.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));

@@ -8,8 +8,15 @@
  * Everything is read again on a fresh fork, so the work is done on what the winner left behind.
  */
 import { channel } from 'node:diagnostics_channel';
-import { type EntityManager, type IsolationLevel, TransactionContext, ValidationError } from '@mikro-orm/core';
-import { ConcurrentUpdate } from '@mikro-ool/core';
+import {
+  type Dictionary,
+  type EntityManager,
+  type IsolationLevel,
+  TransactionContext,
+  ValidationError,
+  helper,
+} from '@mikro-orm/core';
+import { type Conflict, ConcurrentUpdate, versionOf } from '@mikro-ool/core';
 import pRetry from 'p-retry';
 
 export interface RetryOptions {
@@ -23,7 +30,8 @@ export interface RetryOptions {
 
 /** What the diagnostics channel `mikro-ool:retry` carries, once for every attempt that is going to be repeated. */
 export interface RetryMessage {
-  readonly error: ConcurrentUpdate;
+  /** A `ConcurrentUpdate`, or the database's own error when it was another statement than a flush that lost. */
+  readonly error: Error;
   /** Which attempt failed; the first one is 1. */
   readonly attempt: number;
   /** Milliseconds until the next one. */
@@ -35,8 +43,19 @@ const retries = channel('mikro-ool:retry');
 /** The first wait is 10 to 20 ms, and every further one twice as long, up to a second. */
 const BACKOFF = { minTimeout: 10, maxTimeout: 1000, factor: 2, randomize: true };
 
+/** By which codes databases say that a transaction has lost: serialisation failures, deadlocks, rows newer than a snapshot. */
+const LOST_RACES = new Set([
+  '40001',
+  '40P01',
+  'ER_LOCK_DEADLOCK',
+  'ER_CHECKREAD',
+  'ER_TRANSACTION_ROLLBACK_DURING_COMMIT',
+  'SQLITE_BUSY_SNAPSHOT',
+]);
+
 /**
- * Runs work in a transaction on a fresh fork, and again after a `ConcurrentUpdate`, at its COMMIT too.
+ * Runs work in a transaction on a fresh fork, and again after a `ConcurrentUpdate`, at its COMMIT too, and after any other
+ * statement by which the database says that the transaction has lost a race.
  *
  * @param em where to fork from
  * @param work reads and writes through the EntityManager it is given, and through no other; it may run several times, so
@@ -44,7 +63,8 @@ const BACKOFF = { minTimeout: 10, maxTimeout: 1000, factor: 2, randomize: true }
  * @param options how often, and until when
  * @returns what the work returned; its entities belong to the fork
  * @throws {ValidationError} inside an open transaction, which a second attempt could not leave, and for bad options
- * @throws {ConcurrentUpdate} the last one, when all attempts were lost
+ * @throws {ConcurrentUpdate} at once, when it is about a version that the work has assigned: that is as stale the next time
+ * @throws the error of the last attempt, when all were lost
  * @throws the signal's reason when it ends the trying, and any other error of the work at once, as it is
  * @see Brooker, "Exponential Backoff And Jitter"
  */
@@ -64,19 +84,26 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
     );
   }
   const attempt = async (): Promise<() => Result> => {
+    let isAssigned = false;
     try {
       const result = await (em.fork() as Em).transactional(
         async (tx) => {
-          const worked = await work(tx as Em);
-          // where transactions are disabled, MikroORM does not flush by itself
-          await tx.flush();
-          return worked;
+          try {
+            const worked = await work(tx as Em);
+            // where transactions are disabled, MikroORM does not flush by itself
+            await tx.flush();
+            return worked;
+          } catch (error) {
+            // before the rollback, which gives entities other versions
+            isAssigned = error instanceof ConcurrentUpdate && error.conflicts.some(hasAssignedVersion);
+            throw error;
+          }
         },
         { isolationLevel },
       );
       return () => result;
     } catch (error) {
-      if (error instanceof ConcurrentUpdate) {
+      if (isLostRace(error) && !isAssigned) {
         throw error;
       }
       // past p-retry, which treats some errors in its own way
@@ -104,4 +131,26 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
     }
   }
   return outcome!();
+}
+
+/** Has the transaction lost a race, so that it may win when it is run again? Its outcome is known: nothing is committed. */
+function isLostRace(error: unknown): boolean {
+  if (!(error instanceof Error)) {
+    return false;
+  }
+  const { code, errno, message } = error as Error & { code?: unknown; errno?: unknown };
+  // MariaDB has ended the transaction by then, and only says that its savepoints are gone
+  const isEnded = errno === 1305 && message.includes('SAVEPOINT');
+  return error instanceof ConcurrentUpdate || LOST_RACES.has(String(code)) || isEnded;
+}
+
+/** Is the version that was expected none that was loaded? */
+function hasAssignedVersion({ entity, expected }: Conflict): boolean {
+  const { __originalEntityData: snapshot, __initialized: isLoaded, __em: em, __meta } = helper(entity);
+  // what stands on the entity may be the metadata of another ORM in this process
+  const meta = em?.getMetadata().find(entity.constructor as never) ?? __meta;
+  const version = versionOf(meta as never)?.name;
+  const loaded: unknown = version && (snapshot as Dictionary | undefined)?.[version];
+  // after touch() it is not known
+  return typeof loaded === 'number' ? loaded !== expected : !isLoaded;
 }

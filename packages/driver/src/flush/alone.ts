@@ -14,6 +14,7 @@ import {
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
+import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { batchDialect, shareColumns } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
@@ -45,6 +46,7 @@ export function classAlone(
     meta.inheritanceType !== 'tpt' &&
     !neverAlone.has(meta) &&
     em.getTransactionSessionContext() === undefined &&
+    !isAbortable(em) &&
     sets.every((set) => set.schema === schema && ownVersionOf(set.meta)) &&
     CAN_BE_ONE[operation](driver, sets) &&
     !isWatched(em, sets, EVENTS[operation]);

@@ -3,9 +3,12 @@ import type { Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
-import { currentVersions, describeConflict, findRows } from './conflicts.ts';
+import type { RowLock } from '../write/dialects/index.ts';
+import type { Relations } from '../write/relations.ts';
+import { conflictOf, currentVersions, findRows } from './conflicts.ts';
+import { rowOf } from './expected.ts';
 import type { UnsureRow } from './plan.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
@@ -26,13 +29,18 @@ export async function checkClasses(
   }
 }
 
-/** Compares the versions that were assigned to entities without another change. */
+/**
+ * Compares the versions that were assigned to entities without another change.
+ *
+ * @param isHeld nobody may change these rows until COMMIT
+ */
 export async function checkClaims(
   driver: AbstractSqlDriver,
   claims: readonly VersionedRow[],
+  isHeld: boolean,
   ctx: Transaction | undefined,
 ): Promise<void> {
-  await compare(driver, claims, 'check', ctx);
+  await compare(driver, claims, 'check', isHeld ? 'share' : undefined, ctx);
   // the claims held: from now on they are the state that changes are based on
   for (const { changeSet, expected } of claims) {
     const { entity, meta } = changeSet;
@@ -40,21 +48,35 @@ export async function checkClaims(
   }
 }
 
-/** Reads the versions of rows that no statement of ours compares. */
+/** Reads the versions of rows that no statement of ours compares. With a lock they stay like that until COMMIT. */
 export async function compare(
   driver: AbstractSqlDriver,
   all: readonly VersionedRow[],
   operation: Operation,
+  lock: RowLock | undefined,
   ctx: Transaction | undefined,
 ): Promise<void> {
   const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
   for (const rows of Map.groupBy(all, tableOf).values()) {
     const { meta, schema } = rows[0]!.changeSet;
     const options = { ctx, schema: schema ?? meta.schema };
-    const actual = await currentVersions(driver, rows, options);
+    const actual = await currentVersions(driver, rows, options, lock);
     const stale = rows.filter((row) => actual(row) !== row.expected);
     if (stale.length > 0) {
-      throw await describeConflict(driver, stale, operation, options);
+      throw conflictOf(stale, operation, actual);
     }
   }
+}
+
+/** A trigger that writes instead of us need not compare the version, so nobody may change it meanwhile. */
+export async function compareBefore(
+  driver: AbstractSqlDriver,
+  relations: Relations,
+  changeSets: readonly AnyChangeSet[],
+  operation: 'update' | 'delete',
+  ctx: Transaction | undefined,
+): Promise<void> {
+  const exposed = changeSets.filter((set) => relations.writesInstead(versionTable(set.meta)));
+  const rows = exposed.map((changeSet) => rowOf(changeSet, operation));
+  await compare(driver, rows, operation, 'update', ctx);
 }

@@ -5,13 +5,15 @@ import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mi
 import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, keyOf, keyValues } from '../write/batch.ts';
-import { dialectOf } from '../write/dialects/index.ts';
+import { runStatement } from '../mikro-orm/driver.ts';
+import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
+import { type RowLock, dialectOf } from '../write/dialects/index.ts';
+import { relationsOf } from '../write/relations.ts';
 import { exhausted, invalidVersion } from './expected.ts';
 
 /**
- * A statement has written fewer rows than were meant, and which ones cannot be told: a row that a rival has bumped once
- * looks like one that was written. It is seen when the flush is rolled back.
+ * A statement has written fewer rows than were meant, and which ones cannot be told yet: a row that a rival has bumped
+ * once looks like one that was written. It is seen when the flush is rolled back.
  */
 export class StaleRows extends Error {
   readonly rows: readonly VersionedRow[];
@@ -33,8 +35,27 @@ export class NothingWritten extends Error {}
 type Actual = (row: VersionedRow) => number | null;
 
 /**
- * Reads the versions that the database has now and describes the rows whose version is another one: one SELECT, in the
- * flush's transaction, on the write connection.
+ * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
+ * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with them.
+ */
+export async function staleRow(
+  driver: AbstractSqlDriver,
+  row: VersionedRow,
+  operation: 'update' | 'delete',
+  options: PersistOptions,
+): Promise<ConcurrentUpdate | StaleRows> {
+  return readsFreely(driver)
+    ? describeConflict(driver, [row], operation, options)
+    : new StaleRows([row], operation, options);
+}
+
+function readsFreely(driver: AbstractSqlDriver): boolean {
+  return dialectOf(driver.getPlatform())?.readsCurrent ?? true;
+}
+
+/**
+ * Reads the versions that the database has now and describes the rows whose version is another one: one SELECT, on the
+ * write connection.
  */
 export async function describeConflict(
   driver: AbstractSqlDriver,
@@ -69,6 +90,9 @@ export async function describeBatch(
   options: PersistOptions,
   written: number,
 ): Promise<ConcurrentUpdate | StaleRows> {
+  if (!readsFreely(driver)) {
+    return new StaleRows(rows, operation, options);
+  }
   if (written === 0) {
     return describeConflict(driver, rows, operation, options);
   }
@@ -97,7 +121,7 @@ export async function refuseExhausted(
   }
 }
 
-function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {
+export function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual: Actual): ConcurrentUpdate {
   return new ConcurrentUpdate(
     rows.map((row) => ({
       entity: row.changeSet.entity,
@@ -110,21 +134,45 @@ function conflictOf(rows: readonly VersionedRow[], operation: Operation, actual:
   );
 }
 
-/** Reads the version of every row. */
+/**
+ * Reads the version of every row: what a write would see, not a snapshot.
+ *
+ * @param lock keeps the rows as they are until COMMIT
+ */
 export async function currentVersions(
   driver: AbstractSqlDriver,
   rows: readonly VersionedRow[],
   options: PersistOptions,
+  lock?: RowLock,
 ): Promise<Actual> {
   const { meta } = rows[0]!.changeSet;
-  const { name } = versionOf(meta)!;
-  const changeSets = rows.map((row) => row.changeSet);
-  // not the class of a row: its discriminator would hide the siblings of single-table inheritance
-  const find = await findRows(driver, versionTable(meta), changeSets, [name], options);
-  return ({ changeSet }) => {
-    const row = find(changeSet);
-    return row ? Number(row[name]) : null;
-  };
+  const table = versionTable(meta);
+  const platform = driver.getPlatform();
+  const dialect = isComparable(meta) && !relationsOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
+  if (!dialect) {
+    const { name } = versionOf(meta)!;
+    const changeSets = rows.map((row) => row.changeSet);
+    // not the class of a row: its discriminator would hide the siblings of single-table inheritance
+    const find = await findRows(driver, table, changeSets, [name], options, lock);
+    return ({ changeSet }) => {
+      const row = find(changeSet);
+      return row ? Number(row[name]) : null;
+    };
+  }
+  const { sql, params } = dialect.read(
+    locate(driver.getTableName(table, options), meta, rows, platform),
+    options.ctx && (lock ?? (dialect.readsCurrent ? undefined : 'share')),
+  );
+  const { rows: found = [] } = await runStatement(driver, sql, params, options).catch(failRead);
+  const versions = new Map(found.map(({ i, version }) => [rows[Number(i)], Number(version)]));
+  return (row) => versions.get(row) ?? null;
+}
+
+const LOCK_MODES = { share: LockMode.PESSIMISTIC_READ, update: LockMode.PESSIMISTIC_WRITE };
+
+function failRead(error: unknown): never {
+  noteReadFailure(error);
+  throw error;
 }
 
 /** Reads the rows of change sets, as far as they are of this class: what a write would see, not a snapshot. */
@@ -134,9 +182,10 @@ export async function findRows(
   changeSets: readonly ChangeSet<object>[],
   fields: readonly string[],
   options: PersistOptions,
+  lock?: RowLock,
 ): Promise<(changeSet: ChangeSet<object>) => Dictionary | undefined> {
   const platform = driver.getPlatform();
-  const readsCurrent = dialectOf(platform)?.readsCurrent ?? true;
+  const mode = lock ?? (readsFreely(driver) ? undefined : 'share');
   const read = async (sets: readonly ChangeSet<object>[]): Promise<Dictionary[]> => {
     const reading = driver.find(
       meta.class,
@@ -146,14 +195,11 @@ export async function findRows(
         ctx: options.ctx,
         schema: options.schema,
         connectionType: 'write',
-        lockMode: options.ctx && !readsCurrent ? LockMode.PESSIMISTIC_READ : undefined,
+        lockMode: options.ctx && mode && LOCK_MODES[mode],
         logging: options.loggerContext as never,
       },
     );
-    return reading.catch((error) => {
-      noteReadFailure(error);
-      throw error;
-    });
+    return reading.catch(failRead);
   };
   // SQLite has dates as numbers in one place and as objects in the other
   const hash = (key: unknown[]) =>

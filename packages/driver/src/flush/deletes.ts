@@ -10,13 +10,15 @@ import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
-import { compare } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, describeConflict } from './conflicts.ts';
+import { type Relations, relationsOf } from '../write/relations.ts';
+import { compare, compareBefore } from './checks.ts';
+import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
+  readonly #relations: Relations;
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Rows with a version that are still to be deleted. */
@@ -27,6 +29,7 @@ export class Deletes {
   constructor(em: EntityManager, driver: AbstractSqlDriver) {
     this.#em = em;
     this.#driver = driver;
+    this.#relations = relationsOf(driver);
   }
 
   /** These rows will be deleted. */
@@ -58,7 +61,8 @@ export class Deletes {
     const together =
       changeSets.length === 1 ||
       (changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
-        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined);
+        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined &&
+        !this.#relations.isRewritten(from));
     // one statement sees all of its rows before a cascade takes any
     if (together) {
       changeSets.forEach((changeSet) => this.#pending.delete(changeSet));
@@ -71,13 +75,14 @@ export class Deletes {
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
     const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
     const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
-    await compare(this.#driver, rows, 'delete', ctx);
+    await compare(this.#driver, rows, 'delete', 'update', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
   }
 
   /** Deletes rows with a version, which are of one table. */
   async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
+    await compareBefore(this.#driver, this.#relations, changeSets, 'delete', options.ctx);
     // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
     const size = cascades(this.#driver, meta, meta) ? changeSets.length : this.#driver.config.get('batchSize');
     for (let i = 0; i < changeSets.length; i += size) {
@@ -88,7 +93,8 @@ export class Deletes {
   async #writeChunk(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
     const rows = changeSets.map((changeSet) => rowOf(changeSet, 'delete'));
-    if (rows.length > 1 && batchDialect(this.#driver.getPlatform(), changeSets)) {
+    const together = batchDialect(this.#driver.getPlatform(), changeSets) && !this.#relations.isRewritten(meta);
+    if (rows.length > 1 && together) {
       await this.#writeTogether(rows, options);
     } else {
       for (const row of rows) {
@@ -124,9 +130,12 @@ export class Deletes {
     if (affectedRows !== 1 && this.alone) {
       throw await describeAlone(this.#driver, [row], 'delete', options);
     }
+    if (affectedRows !== 1 && !this.#mayBeGone(row)) {
+      throw await staleRow(this.#driver, row, 'delete', options);
+    }
     if (affectedRows !== 1) {
       const conflict = await describeConflict(this.#driver, [row], 'delete', options);
-      if (!this.#mayBeGone(row) || conflict.conflicts[0]!.actual !== null) {
+      if (conflict.conflicts[0]!.actual !== null) {
         throw conflict;
       }
     }

@@ -10,10 +10,12 @@ import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
 import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
 import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
+import { type Relations, relationsOf } from '../write/relations.ts';
 import { neverAlone } from './alone.ts';
 import { checkClaims, checkClasses } from './checks.ts';
 import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
+import { needsDatabaseOrder, sortInDatabase } from './key-order.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
 import { Updates } from './updates.ts';
 
@@ -23,6 +25,7 @@ export class Flush {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
   readonly #log: TransactionLog;
+  readonly #relations: Relations;
   readonly #dialect: Dialect | undefined;
   readonly #undo: Undo;
   #plan: Plan = NO_PLAN;
@@ -47,6 +50,7 @@ export class Flush {
     this.#em = em;
     this.#driver = driver;
     this.#log = log;
+    this.#relations = relationsOf(driver);
     this.#dialect = dialectOf(driver.getPlatform());
     this.#undo = new Undo(em);
     this.updates = new Updates(driver, this.#undo);
@@ -54,8 +58,13 @@ export class Flush {
   }
 
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
-  get isOneStatement(): boolean {
-    return this.#plan.alone !== undefined;
+  async isOneStatement(): Promise<boolean> {
+    const { alone, changes, several } = this.#plan;
+    if (!alone || !changes || several) {
+      return alone !== undefined; // a statement for several rows ends itself
+    }
+    await this.#relations.ask();
+    return this.#relations.isPlain(alone.root);
   }
 
   /**
@@ -86,6 +95,11 @@ export class Flush {
     this.deletes.alone = alone;
   }
 
+  /** Rows with a version are written or compared. */
+  get isVersioned(): boolean {
+    return this.#plan.versioned;
+  }
+
   /** Change sets are no longer looked at: what is touched now is for the next flush. */
   get isPlanned(): boolean {
     return this.#remembered;
@@ -109,7 +123,7 @@ export class Flush {
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
     if (ctx) {
-      this.#log.going(ctx);
+      this.#log.going(ctx, this.#plan.versioned);
     }
     this.#around = ownTransaction ? undefined : ctx;
     if (this.#alone || !this.#plan.several || !this.#plan.versioned || ownTransaction) {
@@ -129,11 +143,17 @@ export class Flush {
   }
 
   async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, unsure, several, versioned } = this.#plan;
+    const { claims, unsure, unsorted, changes, writes, several, versioned } = this.#plan;
     this.#begun = true;
     this.#log.carries(ctx, this.#undo, versioned);
+    if (changes && !this.#alone) {
+      await this.#relations.ask(ctx);
+    }
     await checkClasses(this.#driver, unsure, ctx);
-    await checkClaims(this.#driver, claims, ctx);
+    await checkClaims(this.#driver, claims, writes || this.#around !== undefined, ctx);
+    for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {
+      await sortInDatabase(this.#driver, sets, ctx);
+    }
     await this.deletes.beforeOrphans(ctx);
     this.#autocommits = ctx === undefined && (this.#alone || !several);
     await write(ctx);
@@ -165,32 +185,26 @@ export class Flush {
     if (!this.#written) {
       this.#undo.done();
     }
-    const error = failure instanceof StaleRows ? await this.#describe(failure) : failure;
+    const error = failure instanceof StaleRows ? await this.#describe(failure).catch((reason) => reason) : failure;
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
-    await this.#tellTransaction(error, lost);
+    this.#tellTransaction(error, lost);
     const isLogged = several && this.#begun && !this.#alone;
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: isLogged || this.#sent ? undefined : this.#undo };
   }
 
   /** The transaction around the flush may be aborted, or over. */
-  async #tellTransaction(error: unknown, lost: unknown): Promise<void> {
-    const hasEnded = this.#dialect?.endsTransaction?.((error ?? {}) as DriverError);
-    if (this.#around && (hasEnded || (lost !== error && !this.#hasSavepoint))) {
-      this.#log.aborted(this.#around, lost, hasEnded);
-      if (hasEnded) {
-        await this.#beginAgain(this.#around);
-      }
-    } else if (this.#around && !this.#hasSavepoint && this.#plan.versioned && !(error instanceof ConcurrentUpdate)) {
-      this.#log.suspect(this.#around, error);
+  #tellTransaction(error: unknown, lost: unknown): void {
+    if (!this.#around) {
+      return;
     }
-  }
-
-  /** The rest of a transaction that is over must not be committed one by one: it goes into one that cannot be committed. */
-  async #beginAgain(ctx: Transaction): Promise<void> {
-    for (const statement of ['rollback', 'begin']) {
-      await this.#driver.execute(statement, [], 'run', ctx).catch(() => {});
+    if (this.#dialect?.endsTransaction?.((error ?? {}) as DriverError)) {
+      this.#log.ended(this.#around, lost);
+    } else if (lost !== error && !this.#hasSavepoint) {
+      this.#log.aborted(this.#around, lost);
+    } else if (!this.#hasSavepoint && this.#plan.versioned && !(error instanceof ConcurrentUpdate)) {
+      this.#log.suspect(this.#around, error);
     }
   }
 

@@ -8,6 +8,7 @@ import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
+import { dialectOf } from '../write/dialects/index.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
@@ -26,9 +27,15 @@ export interface Plan {
   readonly unsure: readonly UnsureRow[];
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
+  /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
+  readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
-  /** More than one row is written, so that part of them could stay. */
+  /** A row with a version that is there is written or compared. */
+  readonly changes: boolean;
+  /** Something is written, … */
+  readonly writes: boolean;
+  /** … and more than one row, so that part of them could stay. */
   readonly several: boolean;
   /** It is nothing but one statement on the table of this class, and nobody can see a transaction around it. */
   readonly alone?: EntityMetadata;
@@ -39,7 +46,10 @@ export const NO_PLAN: Plan = {
   claims: [],
   unsure: [],
   deletes: [],
+  unsorted: [],
   versioned: false,
+  changes: false,
+  writes: false,
   several: false,
 };
 
@@ -57,8 +67,15 @@ const WRITES = [
  * @throws {InvalidVersion} when it is no version
  */
 export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
-  const plan = { claims: [] as VersionedRow[], unsure: [] as UnsureRow[], deletes: [] as AnyChangeSet[] };
+  const plan = {
+    claims: [] as VersionedRow[],
+    unsure: [] as UnsureRow[],
+    deletes: [] as AnyChangeSet[],
+    unsorted: [] as AnyChangeSet[][],
+  };
+  const dialect = dialectOf(driver.getPlatform());
   let versioned = false;
+  let changes = false;
   let rows = 0;
   const written: AnyChangeSet[][] = [];
   for (const sets of groups[ChangeSetType.CREATE].values()) {
@@ -69,9 +86,18 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   const elsewhere = changedElsewhere(groups);
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
-      versioned ||= sets.some((set) => versionOf(set.meta));
-      const ordered =
-        operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets, plan.deletes);
+      changes ||= sets.some((set) => versionOf(set.meta));
+      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets);
+      // rows without a version come as MikroORM would write them
+      const { sorted: ordered, isKnown } = isVersioned(em, sets)
+        ? inKeyOrder(rest, dialect)
+        : { sorted: rest, isKnown: true };
+      if (operation === 'delete') {
+        plan.deletes.push(...ordered.filter((set) => versionOf(set.meta)));
+      }
+      if (!isKnown) {
+        plan.unsorted.push(ordered);
+      }
       plan.unsure.push(...unsureAmong(em, sets, operation));
       groups[type].set(id, ordered);
       written.push(ordered);
@@ -83,16 +109,17 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
   for (const [entity, keys] of followUps) {
-    versioned = checkFollowUp(em, entity, keys) || versioned;
+    changes = checkFollowUp(em, entity, keys) || changes;
   }
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
   const groupsOfRows = written.filter((sets) => sets.length > 0);
   const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
-  return { ...plan, versioned, several: rows + further > 1, alone };
+  const total = rows + further;
+  return { ...plan, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
 }
 
-/** Returns what is written, in order; a claim without another change is only compared. */
+/** Returns what is written; a claim without another change is only compared. */
 function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
@@ -111,22 +138,20 @@ function planUpdates(
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return inKeyOrder(compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets);
+  return compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets;
 }
 
-function planDeletes(em: EntityManager, sets: AnyChangeSet[], deletes: AnyChangeSet[]): AnyChangeSet[] {
+function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets;
   }
-  const versioned = sets.filter((set) => versionOf(set.meta));
-  for (const changeSet of versioned) {
+  for (const changeSet of sets.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since
     changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
     expectedVersion(entity, meta, 'delete');
   }
-  deletes.push(...inKeyOrder(versioned));
-  return inKeyOrder(sets);
+  return sets;
 }
 
 /** Is there a version among these rows of one table? In joined tables it may be in another one. */

@@ -9,7 +9,9 @@ import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { describeAlone, describeBatch, describeConflict, findRows, refuseExhausted } from './conflicts.ts';
+import { type Relations, relationsOf } from '../write/relations.ts';
+import { compareBefore } from './checks.ts';
+import { describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
@@ -26,6 +28,7 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
+  readonly #relations: Relations;
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
@@ -36,6 +39,7 @@ export class Updates {
 
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
+    this.#relations = relationsOf(driver);
     this.#undo = undo;
     this.#isInside = withOutside(undo.uow).length > 1;
   }
@@ -73,7 +77,8 @@ export class Updates {
     const versioned = changeSets.filter((set) => ownVersionOf(set.meta));
     const plain = versioned.length < changeSets.length ? changeSets.filter((set) => !ownVersionOf(set.meta)) : [];
     const dialect = batchDialect(this.#driver.getPlatform(), versioned);
-    const batch = dialect ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const together = dialect && !versioned.some((set) => this.#relations.isRewritten(set.meta));
+    const batch = together ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
     return { batch, single, plain };
   }
@@ -89,6 +94,7 @@ export class Updates {
     const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
     const size = isBatch ? config.get('batchSize') : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
+    await compareBefore(this.#driver, this.#relations, changeSets, 'update', options.ctx);
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
       const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
@@ -117,9 +123,10 @@ export class Updates {
     if (!hasMoved) {
       await refuseExhausted(this.#driver, [row], options);
     }
+    await compareBefore(this.#driver, this.#relations, [changeSet], 'update', options.ctx);
     const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
-      throw await describeConflict(this.#driver, [row], 'update', options);
+      throw await staleRow(this.#driver, row, 'update', options);
     }
     this.#written([row]);
     return result.row;

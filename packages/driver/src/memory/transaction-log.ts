@@ -3,6 +3,7 @@ import type { EntityManager } from '@mikro-orm/core';
 import { asLostRace, asUnknown, publish } from '../errors.ts';
 import { isFlushing, whenIdle } from '../mikro-orm/flush-state.ts';
 import type { Dialect, DriverError } from '../write/dialects/dialect.ts';
+import type { Send } from '../mikro-orm/transaction-watch.ts';
 import { discard } from './discard.ts';
 import { Undo } from './undo.ts';
 
@@ -14,6 +15,10 @@ export class TransactionLog {
   readonly #versioned = new WeakSet<Undo>();
   readonly #aborted = new WeakMap<object, unknown>();
   readonly #suspects = new WeakMap<object, unknown>();
+  /** Transactions that the database has ended, … */
+  readonly #ended = new WeakMap<object, unknown>();
+  /** … and those in which rows with a version were written: the others are none of our business. */
+  readonly #carryVersions = new WeakSet<object>();
 
   constructor(dialect: Dialect | undefined) {
     this.#dialect = dialect;
@@ -31,6 +36,24 @@ export class TransactionLog {
     }
     if (transaction) {
       this.#add(transaction, [undo]);
+      if (versioned) {
+        this.#carryVersions.add(this.#rootOf(transaction));
+      }
+    }
+  }
+
+  /**
+   * A statement of a transaction has failed. When that has ended the transaction, the rest must not be committed one by
+   * one: it goes into one that cannot be committed.
+   */
+  async statementFailed(transaction: object, error: unknown, send: Send): Promise<void> {
+    if (!this.#dialect?.endsTransaction?.((error ?? {}) as DriverError)) {
+      this.#suspects.set(transaction, error);
+      return;
+    }
+    this.#ended.set(transaction, this.#ended.get(transaction) ?? asLostRace(error, this.#dialect));
+    for (const sql of ['rollback', 'begin']) {
+      await send(sql).catch(() => {});
     }
   }
 
@@ -46,13 +69,15 @@ export class TransactionLog {
     this.carries(inside.getTransactionContext<object>(), undo, false);
   }
 
-  /** The database aborted the transaction during a flush, or ended it with all those around it. */
-  aborted(transaction: object, error: unknown, withParents = false): void {
+  /** The database aborted the transaction during a flush. */
+  aborted(transaction: object, error: unknown): void {
     this.#aborted.set(transaction, error);
-    const parent = this.#parents.get(transaction);
-    if (parent && withParents) {
-      this.aborted(parent, error, withParents);
-    }
+  }
+
+  /** The same, with all transactions around it. */
+  ended(transaction: object, error: unknown): void {
+    this.#ended.set(this.#rootOf(transaction), error);
+    this.#carryVersions.add(this.#rootOf(transaction));
   }
 
   /** A flush failed in the transaction, whose statement may have aborted it. */
@@ -60,19 +85,31 @@ export class TransactionLog {
     this.#suspects.set(transaction, error);
   }
 
-  /** Throws when the transaction is aborted: there are databases where what is sent now would be outside of it. */
-  going(transaction: object): void {
+  /**
+   * Throws when the transaction is aborted: there are databases where what is sent now would be outside of it.
+   *
+   * @param versioned rows with a version are about to be written
+   */
+  going(transaction: object, versioned = false): void {
     if (this.#aborted.has(transaction)) {
       throw this.#aborted.get(transaction);
+    }
+    const root = this.#rootOf(transaction);
+    if (versioned) {
+      this.#carryVersions.add(root);
+    }
+    if (this.#ended.has(root) && this.#carryVersions.has(root)) {
+      throw publish(this.#ended.get(root));
     }
   }
 
   /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
   async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
     this.going(transaction);
-    if (this.#suspects.has(transaction)) {
+    if (this.#suspects.has(transaction) && this.#carryVersions.has(this.#rootOf(transaction))) {
+      const error = this.#suspects.get(transaction);
       await isAlive().catch(() => {
-        throw this.#suspects.get(transaction);
+        throw error;
       });
     }
   }
@@ -89,7 +126,7 @@ export class TransactionLog {
   /** What was to be rolled back to a savepoint is still there, so nothing of the transaction around it may be committed. */
   rollbackFailed(savepoint: object, error: unknown): void {
     const parent = this.#parents.get(savepoint)!;
-    if (!this.#aborted.has(parent)) {
+    if (!this.#aborted.has(parent) && !this.#ended.has(this.#rootOf(parent))) {
       this.aborted(parent, asLostRace(error, this.#dialect));
     }
   }
@@ -115,6 +152,11 @@ export class TransactionLog {
     const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
     const failure = wroteVersions && wasSent ? asUnknown(error, this.#dialect) : error;
     return publish(wroteVersions ? asLostRace(failure, this.#dialect) : error);
+  }
+
+  #rootOf(transaction: object): object {
+    const parent = this.#parents.get(transaction);
+    return parent ? this.#rootOf(parent) : transaction;
   }
 
   #carriedBy(transaction: object): Undo[] {

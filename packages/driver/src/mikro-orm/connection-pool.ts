@@ -1,4 +1,5 @@
 /** A connection that dies in a transaction goes back to its pool, where Kysely keeps it for ever (kysely#1990). */
+import { setTimeout } from 'node:timers/promises';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 
 /** May a connection go back to its pool after this error? */
@@ -38,9 +39,10 @@ function borrowing(
             await Promise.race([givenUp, db.getExecutor().provideConnection(async () => {})]);
           } catch (error) {
             // it may have begun all the same
-            const isFree = await rollsBack(() => connection.execute('rollback', [], 'run', outer as never), mayRelease);
+            const rollback = () => connection.execute('rollback', [], 'run', outer as never);
+            const isFree = await rollsBack(rollback, mayRelease);
             reject(error);
-            await (isFree || new Promise(() => {}));
+            await (isFree || keepRollingBack(rollback, mayRelease));
           }
         });
         over.catch(reject);
@@ -52,6 +54,15 @@ function borrowing(
 export async function rollsBack(rollback: () => Promise<unknown>, mayRelease: MayRelease): Promise<boolean> {
   const again = (error: unknown) => mayRelease(error) || rollback().then(() => true, mayRelease);
   return rollback().then(() => true, again);
+}
+
+/** Rolls back until it works or the connection is dead: a node without quorum refuses every statement, and comes back. */
+export async function keepRollingBack(rollback: () => Promise<unknown>, mayRelease: MayRelease): Promise<void> {
+  let pause = 50;
+  do {
+    pause = Math.min(2 * pause, 5_000);
+    await setTimeout(pause, undefined, { ref: false });
+  } while (!(await rollsBack(rollback, mayRelease)));
 }
 
 /** The connection itself, but for the one call by which it opens a transaction. */

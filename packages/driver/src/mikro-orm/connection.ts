@@ -2,8 +2,9 @@
 import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
-import { borrower, giveUp, rollsBack } from './connection-pool.ts';
+import { borrower, giveUp, keepRollingBack, rollsBack } from './connection-pool.ts';
 import { flushingIn } from './flush-state.ts';
+import { unwatch, watch } from './transaction-watch.ts';
 
 /**
  * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
@@ -11,12 +12,13 @@ import { flushingIn } from './flush-state.ts';
  */
 export function hookTransactions(connection: AbstractSqlConnection, log: TransactionLog): void {
   const { begin, commit, rollback, transactional } = connection;
-  connection.transactional = (work, options = {}) => {
+  connection.transactional = async (work, options = {}) => {
     const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
     const flush = em && flushingIn(em);
     const inTransaction = () => transactional.call(connection, work, options);
+    const isOneStatement = await flush?.isOneStatement();
     return (
-      flush?.isOneStatement ? flush.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
+      isOneStatement ? flush!.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
     ) as never;
   };
   const lending = borrower(connection, log.mayRelease);
@@ -26,10 +28,18 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     }
     const transaction = (await begin.call(options?.ctx ? connection : lending, options)) as Transaction<object>;
     log.began(transaction, options?.ctx as object | undefined);
+    if (!options?.ctx) {
+      // not known yet when the connection is made
+      const converter = connection.getPlatform().getExceptionConverter();
+      await watch(transaction, (error, send) =>
+        log.statementFailed(transaction, converter.convertException(error as Error), send),
+      );
+    }
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
+    unwatch(transaction);
     const { commit: send } = transaction;
     let wasSent = false;
     transaction.commit = () => {
@@ -44,6 +54,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     log.committed(transaction);
   };
   connection.rollback = async (transaction, ...rest) => {
+    unwatch(transaction);
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {
@@ -55,8 +66,11 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
         log.rollbackFailed(transaction, error);
       } else if (!transaction.isRolledBack) {
         // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
-        if (await rollsBack(() => transaction.rollback().execute(), log.mayRelease)) {
+        const again = () => transaction.rollback().execute();
+        if (await rollsBack(again, log.mayRelease)) {
           giveUp(transaction);
+        } else {
+          void keepRollingBack(again, log.mayRelease).then(() => giveUp(transaction));
         }
       }
       log.rolledBack(transaction);

@@ -1,5 +1,5 @@
 /** Statements of our own, with the logging, the abort signal and the exceptions of MikroORM's. */
-import type { Dictionary, QueryResult } from '@mikro-orm/core';
+import type { Dictionary, EntityManager, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import type { PersistOptions } from './entity.ts';
 
@@ -18,4 +18,14 @@ export function runStatement(
   const logging = signal ? { ...options.loggerContext, signal, inflightQueryAbortStrategy } : options.loggerContext;
   const running = driver.execute<QueryResult<Dictionary>>(sql, params, 'run', options.ctx, logging);
   return (driver as unknown as Rethrowing).rethrow(running);
+}
+
+/** Protected in MikroORM's types. */
+interface Abortable {
+  getAbortOptions(): { signal?: AbortSignal } | undefined;
+}
+
+/** Can statements of this EntityManager be aborted by a signal, after the database has carried them out? */
+export function isAbortable(em: EntityManager): boolean {
+  return (em as unknown as Abortable).getAbortOptions()?.signal !== undefined;
 }

@@ -1,13 +1,15 @@
 /**
  * What a row that is read again brings to an entity.
  * MikroORM merges it into the entity: changed properties stay, the rest is refreshed, as far as it was read. A version
- * that is refreshed above what is not would let it overwrite what it was not based on.
+ * that is refreshed above what is not would let it overwrite what it was not based on; and so would an older row (of a
+ * replica that lags, a cache, a snapshot) that is put under a newer version.
  */
 import {
   type Dictionary,
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
+  ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
@@ -17,55 +19,101 @@ import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 interface EntityFactoryMethods {
   create(entityName: unknown, data: Dictionary, options?: Dictionary): object;
   findEntity(data: Dictionary, meta: EntityMetadata, options?: Dictionary): object | undefined;
-  mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options?: unknown): void;
+  mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options?: Dictionary): void;
 }
 
-/** Hooks what happens to the version of an entity that is read again. */
+interface UnitOfWorkMethods {
+  register(entity: object, data: Dictionary | undefined, options?: Dictionary): object;
+}
+
+type Merge = (entityName: unknown, data: object, options?: Dictionary) => object;
+
+/** What entities are compared with after rows were read, where MikroORM would take what is unsaved for what was read. */
+const settled = new WeakMap<object, unknown>();
+
+/** Hooks what happens to an entity that is read again. */
 export function hookReads(em: EntityManager): void {
   const factory = ownFactory(em) as unknown as EntityFactoryMethods;
   const { create, findEntity, mergeData } = factory;
   // where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read
-  factory.create = (entityName, data, options) => {
-    if (!options?.refresh) {
+  factory.create = (entityName, data, options = {}) => {
+    const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
+    const isData = options.refresh && meta && !meta.virtual && data && !Utils.isEntity(data, true);
+    const known = isData ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
+    const version = known && versionOf(metaOf(em, known))?.name;
+    // only an upsert says `initialized`: what it has written is the state from now on
+    if (!known || !version || options.initialized === true) {
       return create.call(factory, entityName, data, options);
     }
-    const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
-    const isRow = meta && !meta.virtual && data && !Utils.isEntity(data, true);
-    const known = isRow ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
-    const version = known && versionOf(metaOf(em, known))?.name;
-    if (!known || !version) {
-      return create.call(factory, entityName, data, options);
+    if (isOlder(known, version, data, options)) {
+      create.call(factory, entityName, data, { ...options, refresh: false });
+      settled.set(data, snapshotOf(known));
+      return known;
     }
     const { current, based } = versionsOf(known, version);
     const snapshot = snapshotOf(known) as Dictionary;
-    // only an upsert says so: what it has written is the state from now on
-    const isOurs = options.initialized === true;
-    const isClaim = !isOurs && !helper(known).__initialized && current != null;
+    const isClaim = !helper(known).__initialized && current != null;
     const isPart = !covers(Object.keys(data), known);
-    const entity = create.call(factory, entityName, data, options);
+    create.call(factory, entityName, data, options);
+    // what is no row says itself how old it is
+    const isLower = Number(data[version]) < Number(based);
     if (isPart && !isClaim) {
-      restoreSnapshot(known, { ...snapshot, ...(snapshotOf(known) as Dictionary), [version]: based });
+      const read = readPart(known, snapshotOf(known) as Dictionary, data);
+      restoreSnapshot(known, { ...snapshot, ...read, ...(isLower ? {} : { [version]: based }) });
     }
     if (isPart || isClaim) {
-      known[version] = current;
+      known[version] = isLower && !isClaim ? Number(data[version]) : current;
+      settled.set(data, snapshotOf(known));
     }
-    return entity;
+    return known;
   };
-  factory.mergeData = (meta, entity, data, options) => {
+  factory.mergeData = (meta, entity, data, options = {}) => {
     const version = versionOf(metaOf(em, entity))?.name;
-    const left = version ? leftAsItWas(em, entity, version, data) : [];
-    if (left.length > 0) {
-      // joined relations are found by the data object's constructor
-      data = Object.assign(Object.create(Object.getPrototypeOf(data)), data);
-      left.forEach((name) => delete data[name]);
+    if (version && isOlder(entity, version, data, options)) {
+      const older = takenOfOlder(metaOf(em, entity), entity, version, data);
+      mergeData.call(factory, meta, entity, older.taken, options);
+      // what is next to it is a row of its own
+      older.others.forEach(([target, row]) => factory.create(target, row, options));
+      if (older.isNew) {
+        lower(entity, version, data[version]);
+      }
+      return;
+    }
+    if (version && keepsVersion(em, entity, version, data)) {
+      data = copyOf(data);
+      delete data[version];
     }
     mergeData.call(factory, meta, entity, data, options);
   };
+  keepSettled(em);
+}
+
+/** After `factory.create()`, `em.merge()` and the loading of m:n collections take snapshots of their own. */
+function keepSettled(em: EntityManager): void {
+  const merge = em.merge as unknown as Merge;
+  em.merge = ((entityName: unknown, data: object, options?: Dictionary) => {
+    settled.delete(data);
+    const entity = merge.call(em, entityName, data, options);
+    if (settled.has(data)) {
+      restoreSnapshot(entity, settled.get(data));
+    }
+    return entity;
+  }) as never;
+  const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
+  const { register } = uow;
+  uow.register = (entity, data, options) =>
+    register.call(uow, entity, data && settled.has(data) ? undefined : data, options);
 }
 
 /** The version that an entity has, and the one that its unsaved changes are compared with. */
 export function versionsOf(entity: Dictionary, version: string): { current: unknown; based: unknown } {
   return { current: entity[version], based: (snapshotOf(entity) as Dictionary | undefined)?.[version] };
+}
+
+/** The version of what is in memory, apart from one that was assigned since. */
+export function heldVersion(entity: Dictionary, version: string): unknown {
+  const { current, based } = versionsOf(entity, version);
+  return typeof based === 'number' ? based : current;
 }
 
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
@@ -78,29 +126,83 @@ export function ownFactory(em: EntityManager): object {
   }
 }
 
+/** Is this a row of a database or a cache, and older than what is in memory? One without a version may be. */
+function isOlder(entity: Dictionary, version: string, data: Dictionary, options: Dictionary): boolean {
+  const isRow = (options.convertCustomTypes || options.recomputeSnapshot) && !options.newEntity;
+  const held = heldVersion(entity, version);
+  if (!isRow || !helper(entity).__initialized || held == null || Utils.isEntity(data)) {
+    return false;
+  }
+  return data[version] == null || Number(data[version]) < Number(held);
+}
+
 /**
- * What a row that is read again must not bring: its version, when the entity has unsaved changes or columns that are not
- * read; and nothing at all when the row is older than the entity (a replica that lags), or was created again.
+ * What an older row brings: no column that is in memory, whatever it holds. Collections, and rows that were joined, are
+ * rows with versions of their own.
  */
-function leftAsItWas(em: EntityManager, entity: object, version: string, data: Dictionary): string[] {
-  const { based, current } = versionsOf(entity, version);
-  const known = typeof based === 'number' ? based : current;
+function takenOfOlder(meta: EntityMetadata, entity: object, version: string, data: Dictionary) {
+  const taken = copyOf(data);
+  const others: [target: unknown, row: Dictionary][] = [];
+  let isNew = false;
+  for (const name of Object.keys(data)) {
+    const prop = meta.properties[name as never] as EntityProperty | undefined;
+    if (!prop || prop.primary || [ReferenceKind.ONE_TO_MANY, ReferenceKind.MANY_TO_MANY].includes(prop.kind)) {
+      continue;
+    }
+    if (name !== version && !isHeld(entity, prop)) {
+      isNew ||= isColumn(meta, prop);
+      continue;
+    }
+    delete taken[name];
+    const row: unknown = data[name];
+    if (prop.targetMeta && prop.kind !== ReferenceKind.EMBEDDED && Utils.isPlainObject(row)) {
+      others.push([prop.targetMeta.class, row as Dictionary]);
+    }
+  }
+  return { taken, others, isNew };
+}
+
+/** With a column from an older row, the whole is as old as that; without a version, it has none any more. */
+function lower(entity: Dictionary, version: string, read: unknown): void {
+  const { current, based } = versionsOf(entity, version);
+  const older = read == null ? undefined : Number(read);
+  entity[version] = older !== undefined && Number(current) < older ? current : older;
+  // the mark of touch() stays
+  if (typeof based === 'number') {
+    restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: older });
+  }
+}
+
+/** Is it the version that the row must not bring? There are unsaved changes, or columns that are not read. */
+function keepsVersion(em: EntityManager, entity: Dictionary, version: string, data: Dictionary): boolean {
+  const held = heldVersion(entity, version);
   const read = Number(data[version]);
-  if (Number.isNaN(read) || read === known) {
-    return [];
+  if (Number.isNaN(read) || read === held || (helper(entity).__initialized && held != null && read < Number(held))) {
+    return false;
   }
   // what has no version yet was not based on one: it is being read for the first time
-  if (covers(mergedKeys(entity, data), entity) && (known == null || !isDirty(em, entity))) {
-    return [];
-  }
-  const columns = metaOf(em, entity).comparableProps.filter((prop) => !prop.primary);
-  return known != null && read < Number(known) ? columns.map((prop) => prop.name) : [version];
+  return !covers(mergedKeys(entity, data), entity) || (held != null && isDirty(em, entity));
+}
+
+/** Joined relations are found by the data object's constructor. */
+function copyOf(data: Dictionary): Dictionary {
+  return Object.assign(Object.create(Object.getPrototypeOf(data)), data);
 }
 
 /** MikroORM keeps a value where NULL is read, which is then as old as the version that it was read with. */
 function mergedKeys(entity: object, data: Dictionary): string[] {
   const snapshot = snapshotOf(entity) as Dictionary | undefined;
   return Object.keys(data).filter((key) => data[key] != null || snapshot?.[key] == null);
+}
+
+/** Of a snapshot, what has just been read: with a cached row it has all of the entity, unsaved changes too. */
+function readPart(entity: object, snapshot: Dictionary, data: Dictionary): Dictionary {
+  const { properties } = helper(entity).__meta as unknown as { properties: Record<string, EntityProperty> };
+  const isRead = (name: string): boolean => {
+    const holder = properties[name]?.embedded?.[0];
+    return name in data || (holder !== undefined && isRead(holder));
+  };
+  return Object.fromEntries(Object.entries(snapshot).filter(([name]) => isRead(name)));
 }
 
 /** Does what was read have every column that the entity has loaded? */
@@ -115,7 +217,21 @@ export function isKnown(entity: object, { name }: EntityProperty): boolean {
   return loaded.has(name) || (snapshot as Dictionary | undefined)?.[name] !== undefined;
 }
 
-function isDirty(em: EntityManager, entity: object): boolean {
+/** The same of any property: of an inline embeddable, its columns are. */
+function isHeld(entity: object, prop: EntityProperty): boolean {
+  const isInline = prop.kind === ReferenceKind.EMBEDDED && !prop.object;
+  return isInline
+    ? Object.values<EntityProperty>(prop.embeddedProps).some((child) => isHeld(entity, child))
+    : isKnown(entity, prop);
+}
+
+/** Is the property stored in a column, or in several? */
+function isColumn(meta: EntityMetadata, prop: EntityProperty): boolean {
+  return meta.comparableProps.includes(prop as never) || prop.kind === ReferenceKind.EMBEDDED;
+}
+
+/** Has the entity changes that are not saved, or is it about to be removed? */
+export function isDirty(em: EntityManager, entity: object): boolean {
   const { __meta: meta, __originalEntityData: snapshot = {} } = helper(entity);
   const uow = em.getUnitOfWork(false);
   if (uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {

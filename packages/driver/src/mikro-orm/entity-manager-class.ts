@@ -11,6 +11,13 @@ import type { EntityManager, FlushMode, UnitOfWork } from '@mikro-orm/core';
 type Hook = (em: EntityManager) => void;
 type ManagerClass = new (...args: unknown[]) => EntityManager;
 
+/**
+ * Methods that are hooked on the instance. In `em.refresh(await em.findOneOrFail(…))` the first is looked up before the
+ * second has hooked anything, so they call what is there by the time that they run.
+ */
+const HOOKED_METHODS = ['refresh', 'transactional', 'upsert', 'upsertMany', 'merge'] as const;
+type Methods = Record<(typeof HOOKED_METHODS)[number], (...args: unknown[]) => unknown>;
+
 /** How an EntityManager is hooked, until it is. */
 const HOOK = Symbol('mikro-ool hook');
 
@@ -69,23 +76,29 @@ function hookedClass(Manager: ManagerClass, hook: Hook): ManagerClass {
       }
       return super.getUnitOfWork(useContext);
     }
-
-    // hooked by methods of the instance, which come first from then on
-    override refresh(...args: unknown[]): Promise<null> {
-      return hookFirst(this) ? this.refresh(...args) : (super.refresh(...(args as [never])) as Promise<never>);
-    }
-
-    override transactional(...args: unknown[]): Promise<never> {
-      return hookFirst(this) ? this.transactional(...args) : super.transactional(...(args as [never]));
-    }
   }
+  const own = Manager.prototype as unknown as Methods;
+  const methods = HOOKED_METHODS.map((name): [string, PropertyDescriptor] => {
+    function hooked(this: Methods, ...args: unknown[]): unknown {
+      hookFirst(this);
+      const method = Object.hasOwn(this, name) ? this[name] : own[name];
+      return method.apply(this, args);
+    }
+    return [name, { value: hooked, writable: true, configurable: true }];
+  });
+  /** The hooks find the methods of the user's class, which they replace by methods of the instance. */
+  const hookOwn = (em: EntityManager): void => {
+    HOOKED_METHODS.forEach((name) => ((em as unknown as Methods)[name] = own[name]));
+    hook(em);
+  };
   const constructor = (): ManagerClass => {
     isSettingUp = isForking;
     return isForking ? Hooked : Manager;
   };
   Object.defineProperties(Hooked.prototype, {
     constructor: { get: constructor, configurable: true },
-    [HOOK]: { value: hook },
+    ...Object.fromEntries(methods),
+    [HOOK]: { value: hookOwn },
   });
   return Hooked;
 }

@@ -4,21 +4,23 @@ import {
   type EntityManager,
   type EntityMetadata,
   type EntityProperty,
+  LockMode,
   type ValidationError,
   ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { versionOf } from '@mikro-ool/core';
+import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import { covers, isKnown, versionsOf } from './entity-factory.ts';
+import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 import { opened } from './outside.ts';
 
 type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
 type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
 type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
+type FindOne = (...args: unknown[]) => Promise<object | null>;
 
 /**
  * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`.
@@ -52,7 +54,8 @@ export function hookLocks(
 
 /**
  * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
- * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest.
+ * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest, and one that is newer
+ * already stays as it is; but for the refreshed one itself, which is read from where it is written.
  */
 export function hookCopies(em: EntityManager, log: TransactionLog): void {
   const refresh = em.refresh as unknown as Refresh;
@@ -63,8 +66,19 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
     const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
     const { fork } = em;
     let reader: EntityManager | undefined;
-    em.fork = (forkOptions) => (reader = fork.call(em, forkOptions) as EntityManager) as never;
-    const refreshing = refresh.call(em, entity, lazy.length > 0 ? { ...options, populate } : options);
+    em.fork = (forkOptions) => {
+      reader = fork.call(em, forkOptions) as EntityManager;
+      const findOne = reader.findOne as unknown as FindOne;
+      reader.findOne = (async (...args: unknown[]) => {
+        const found = await findOne.apply(reader, args);
+        forgetOlder(reader!, em.getContext() as EntityManager, entity);
+        return found;
+      }) as never;
+      return reader as never;
+    };
+    const current = versionOf(metaOf(em, entity)) ? currentRow(em) : {};
+    const all = { ...options, ...(lazy.length > 0 ? { populate } : {}) };
+    const refreshing = refresh.call(em, entity, { ...current, ...all });
     em.fork = fork;
     const refreshed = await refreshing;
     for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
@@ -89,6 +103,7 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
         const done = await work(tx);
         if (tx !== outside && options.clear) {
           log.copies(tx, outside);
+          forgetOlderAfterFlush(tx, outside);
         }
         return done;
       };
@@ -103,6 +118,38 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
       throw error;
     }
   }) as never;
+}
+
+/** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */
+function currentRow(em: EntityManager): Dictionary {
+  const sees = !em.isInTransaction() || !readsSnapshots(em.getPlatform());
+  const lock = sees ? {} : { lockMode: LockMode.PESSIMISTIC_READ };
+  return { connectionType: 'write', cache: false, ...lock };
+}
+
+/** Leaves out of what is copied between EntityManagers the entities that are newer where they are copied to. */
+function forgetOlder(from: EntityManager, to: EntityManager, refreshed?: object): void {
+  const read = from.getUnitOfWork(false).getIdentityMap();
+  for (const source of [...read] as Dictionary[]) {
+    const managed = to
+      .getUnitOfWork(false)
+      .getIdentityMap()
+      .getByEntity(source as never) as Dictionary | undefined;
+    const version = managed && managed !== source && managed !== refreshed && versionOf(metaOf(to, managed))?.name;
+    const isInMemory = version && helper(managed).__initialized;
+    if (isInMemory && Number(heldVersion(source, version)) < Number(heldVersion(managed, version))) {
+      read.delete(source as never);
+    }
+  }
+}
+
+/** MikroORM flushes a transaction's EntityManager once more, and then copies. */
+function forgetOlderAfterFlush(tx: EntityManager, outside: EntityManager): void {
+  const { flush } = tx;
+  tx.flush = async () => {
+    await flush.call(tx);
+    forgetOlder(tx, outside);
+  };
 }
 
 /**

@@ -1,8 +1,9 @@
 /** The life of a flush, as MikroORM's unit of work goes through it: queued, begun, planned, written, over. */
-import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
+import type { EntityManager, EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import { inTableOrder } from '../flush/table-order.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
-import type { ChangeSetGroups } from './entity.ts';
+import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
 import { type InFlightMethods, hookInFlight } from './in-flight.ts';
@@ -15,6 +16,8 @@ interface UnitOfWorkMethods extends InFlightMethods {
   doCommit(): Promise<void>;
   filterCollectionUpdates(): void;
   getChangeSetGroups(): ChangeSetGroups;
+  getCommitOrder(): EntityMetadata[];
+  commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
 }
@@ -35,6 +38,7 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   queueFlushes(uow, state);
   hookInFlight(em, uow, state);
   hookUnitOfWork(em, uow, state, begin);
+  hookOrder(em, uow, state);
   hookPersister(em, uow.getChangeSetPersister(), state, begin);
 }
 
@@ -122,5 +126,38 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     const write = () => commitCollectionUpdates.call(uow, ctx);
     const isNeeded = em.getUnitOfWork(false).getCollectionUpdates().length > 0;
     return isNeeded ? syncCollections(state.flush!, write) : write();
+  };
+}
+
+/** Without versions, as MikroORM does: it writes tables in the order in which their entities were loaded, and deletes from them in the opposite one. */
+function hookOrder(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
+  const { getCommitOrder, commitDeleteChangeSets, persistToDatabase } = uow;
+  let groups: ChangeSetGroups;
+  uow.getCommitOrder = () => {
+    const metas = getCommitOrder.call(uow);
+    return state.flush?.isVersioned ? inTableOrder(metas, em.getMetadata(), 'written') : metas;
+  };
+  uow.persistToDatabase = (all, ctx) => {
+    groups = all;
+    return persistToDatabase.call(uow, all, ctx);
+  };
+  // called for one table after the other: the first time, all of them are deleted from
+  const done = new WeakSet<AnyChangeSet[]>();
+  uow.commitDeleteChangeSets = async (sets, ctx) => {
+    if (sets.length === 0 || done.has(sets)) {
+      return;
+    }
+    if (!state.flush?.isVersioned) {
+      return commitDeleteChangeSets.call(uow, sets, ctx);
+    }
+    const byTable = groups[sets[0]!.type];
+    const metas = [...byTable.values()].map(([set]) =>
+      set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,
+    );
+    for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
+      const some = byTable.get(_id)!;
+      done.add(some);
+      await commitDeleteChangeSets.call(uow, some, ctx);
+    }
   };
 }

@@ -49,7 +49,8 @@ export function shareColumns(sets: readonly ChangeSet<object>[]): boolean {
   return !meta.root.props.some((prop) => prop.renamedFrom) || sets.every((set) => set.meta === meta);
 }
 
-function isComparable(meta: EntityMetadata): boolean {
+/** Can keys of this class be compared with a list? */
+export function isComparable(meta: EntityMetadata): boolean {
   return (
     meta.getOwnConcurrencyCheckKeys().length === 0 &&
     meta.getPrimaryProps().every((prop) => !prop.hasConvertToDatabaseValueSQL && !prop.nativeEnumName)

@@ -1,17 +1,20 @@
-/** Upserts where nothing is returned: the versions that the rows have are read back, and their keys. */
+/** Upserts where nothing is returned, or not of every row: which rows they are, and their versions, is read back. */
 import {
   type Dictionary,
   type EntityMetadata,
   type EntityName,
   type EntityProperty,
   type FilterQuery,
+  LockMode,
   type QueryResult,
   type Transaction,
   Utils,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
+import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
 
 /**
  * An upsert, with the versions that the rows have now. Without RETURNING they are read before anybody else can bump them:
@@ -25,39 +28,61 @@ export async function withVersions<T extends object>(
   write: (options: PersistOptions) => Promise<QueryResult<T>>,
 ): Promise<QueryResult<T>> {
   const meta = driver.getMetadata().get(entityName) as unknown as EntityMetadata;
-  const version = options.upsert && !driver.getPlatform().usesReturningStatement() ? ownVersionOf(meta) : undefined;
-  // where SQL names the unique columns, what is looked for is unknown
-  if (!version || where.some((one) => one == null || Utils.isEmpty(one))) {
+  const returns = driver.getPlatform().usesReturningStatement();
+  const mayLeave = mayWriteNothing(options) && versionOf(meta);
+  if (!options.upsert || !(mayLeave || (!returns && ownVersionOf(meta)))) {
     return write(options);
   }
-  const run = async (ctx: Transaction) => {
+  const run = async (ctx?: Transaction) => {
     const result = await write({ ...options, ctx });
-    const conditions = where.map((one) => conditionOf(one, meta));
-    // MikroORM reads no keys where rows come back
-    const returned = [...meta.getPrimaryProps(), version];
-    const names = returned.map((prop) => prop.name);
-    const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition)).concat(names))];
-    const { schema } = options;
-    const find = (condition: object): Promise<Dictionary[]> =>
-      driver.find(meta.class, condition as never, { fields, ctx, schema } as never);
-    const found = await find({ $or: conditions });
-    const matches = (row: Dictionary, condition: Dictionary) => {
-      const values = Object.keys(condition).map((name) => [name, row[name]] as const);
-      const comparator = driver.config.getComparator(driver.getMetadata());
-      return comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
-    };
-    const bySpelling = conditions.map((condition) => found.find((one) => matches(one, condition)));
-    for (const i of conditions.keys()) {
-      // spelled otherwise, and only the database knows which row is meant
-      const [row] = bySpelling[i] ? [] : await find(conditions[i]!);
-      bySpelling[i] ??= row;
+    if (returns && result.rows?.length === where.length) {
+      return result;
     }
-    const rows = bySpelling.map((row, i) => {
-      return { ...result.rows?.[i], ...(row && byColumn(row, returned)) };
-    });
+    if (mayLeave) {
+      leftRows(options);
+    }
+    // where SQL names the unique columns, what is looked for is unknown
+    if (where.some((one) => one == null || Utils.isEmpty(one))) {
+      return returns ? { ...result, row: undefined, rows: [] } : result;
+    }
+    const found = await findUpserted(driver, meta, where, { ...options, ctx });
+    // what is returned of some rows does not say of which
+    const rows = found.map((row, i) => (returns ? row : { ...result.rows?.[i], ...row }));
     return { ...result, row: rows[0], rows } as QueryResult<T>;
   };
-  return options.ctx ? run(options.ctx) : driver.getConnection('write').transactional(run);
+  return options.ctx || returns ? run(options.ctx) : driver.getConnection('write').transactional(run);
+}
+
+/** The keys and versions of the rows that an upsert has met, by column, in the order of what it looked for. */
+async function findUpserted(
+  driver: AbstractSqlDriver,
+  meta: EntityMetadata,
+  where: readonly unknown[],
+  { ctx, schema }: PersistOptions,
+): Promise<Dictionary[]> {
+  const conditions = where.map((one) => conditionOf(one, meta));
+  // MikroORM reads no keys where rows come back
+  const returned = [...meta.getPrimaryProps(), ownVersionOf(meta)].filter((prop) => prop !== undefined);
+  const names = returned.map((prop) => prop.name);
+  const fields = [...new Set(conditions.flatMap((condition) => Object.keys(condition)).concat(names))];
+  // an upsert meets what others have committed since a snapshot was taken, too
+  const lockMode = ctx && readsSnapshots(driver.getPlatform()) ? LockMode.PESSIMISTIC_READ : undefined;
+  const options = { fields, ctx, schema, lockMode, connectionType: 'write' };
+  const find = (condition: object): Promise<Dictionary[]> =>
+    driver.find(meta.class, condition as never, options as never);
+  const found = await find({ $or: conditions });
+  const comparator = driver.config.getComparator(driver.getMetadata());
+  const matches = (row: Dictionary, condition: Dictionary) => {
+    const values = Object.keys(condition).map((name) => [name, row[name]] as const);
+    return comparator.matching(meta.class, condition as never, Object.fromEntries(values) as never);
+  };
+  const rows: Dictionary[] = [];
+  for (const condition of conditions) {
+    // spelled otherwise, and only the database knows which row is meant
+    const row = found.find((one) => matches(one, condition)) ?? (await find(condition))[0];
+    rows.push(row ? byColumn(row, returned) : {});
+  }
+  return rows;
 }
 
 /** Values of a row as MikroORM's drivers return them. */

@@ -19,6 +19,7 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   batches: true,
   alone: 'updates and deletes',
   replicas: true,
+  conditionalUpserts: false,
   cascadeDepth: 10,
   gaps: ['upsert of single-table inheritance', 'nullable generated columns', ...gaps],
   plain: Driver,

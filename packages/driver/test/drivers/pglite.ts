@@ -15,6 +15,7 @@ export const pglite: TestDriver = {
   name: 'PGlite',
   concurrent: false,
   replicas: false,
+  conditionalUpserts: true,
   gaps: ['streams'],
   plain: PgliteDriver,
   async create() {

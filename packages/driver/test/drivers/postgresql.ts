@@ -40,6 +40,7 @@ export const postgresql: TestDriver = {
   batches: true,
   alone: 'every statement',
   replicas: true,
+  conditionalUpserts: true,
   cascadeDepth: 350,
   plain: PostgreSqlDriver,
   literal: (column) => `row(${column})::text`,

@@ -15,6 +15,7 @@ const common = {
   batches: true,
   alone: 'every statement' as const,
   replicas: true,
+  conditionalUpserts: true,
   cascadeDepth: 350,
   plain: SqliteDriver,
   literal: (column: string) => `quote(${column})`,

@@ -174,7 +174,10 @@ export function faults(driver: TestDriver, kinds: readonly Fault[]): void {
             // the COMMIT was not that of the flush, which had succeeded
             const isDiscarded = point.commits && shape.opening > 0;
             if (isDiscarded) {
-              expect(items.map((item) => item.n), label).toEqual([0, 0, 0, 0]);
+              expect(
+                items.map((item) => item.n),
+                label,
+              ).toEqual([0, 0, 0, 0]);
               expect(await sent(() => em.flush()), label).toEqual([]);
             }
             if (point.when === 'after') {

@@ -657,6 +657,59 @@ export function rebases(driver: TestDriver): void {
       expect(await now()).toMatchObject({ title: 'mine', body: 'theirs', version: 3 });
     });
 
+    if (driver.concurrent) {
+      test('in a transaction that has begun before others changed the row: the loop of the documentation ends', async () => {
+        const { fork, load, now } = await setUp();
+        const em = fork();
+        await em.begin();
+        const article = await load(em);
+        await article.notes.load();
+        await article.tags.load();
+        article.title = 'mine';
+        const theirs = fork();
+        const other = await theirs.findOneOrFail(Article, 1, { populate: ['tags', 'notes'] });
+        other.body = 'theirs';
+        other.tags.remove(theirs.getReference(Tag, 1));
+        theirs.remove(other.notes[0]!);
+        await theirs.flush();
+        let attempts = 0;
+        for (; attempts < 3; attempts++) {
+          try {
+            await em.flush();
+            break;
+          } catch (error) {
+            const { clashes } = await rebase(em, error as ConcurrentUpdate);
+            expect(clashes).toEqual([]);
+          }
+        }
+        await em.commit();
+        expect(attempts).toBe(1);
+        expect([ids(article.tags), ids(article.notes)]).toEqual([[2], [12]]);
+        expect(await now()).toMatchObject({ title: 'mine', body: 'theirs', version: 3 });
+      });
+    }
+
+    test('past a global result cache', async () => {
+      const Row = defineEntity({
+        name: 'Row',
+        properties: { id: p.integer().primary(), a: p.integer(), b: p.integer(), version: p.type(VersionField) },
+      });
+      const { fork } = await open(driver, [Row], { resultCache: { global: 60_000 } });
+      await fork().insert(Row, { id: 1, a: 0, b: 0 });
+      const em = fork();
+      const row = await em.findOneOrFail(Row, 1);
+      // the second time, what was read the first time may be cached
+      for (const n of [7, 8]) {
+        await fork().nativeUpdate(Row, 1, { b: n });
+        row.a = n;
+        const error = await thrown(() => em.flush());
+        await rebase(em, error as never as ConcurrentUpdate);
+        await em.flush();
+        expect([row.a, row.b]).toEqual([n, n]);
+      }
+      expect(await fork().findOneOrFail(Row, 1, { cache: false })).toMatchObject({ a: 8, b: 8, version: 5 });
+    });
+
     test('without a conflict it changes nothing', async () => {
       const { fork, load, sent } = await setUp();
       const em = fork();

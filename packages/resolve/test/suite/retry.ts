@@ -1,6 +1,6 @@
 /** Work that is tried again ends in the sum of all of it; everything else is thrown on as it is. */
 import { channel } from 'node:diagnostics_channel';
-import { IsolationLevel, defineEntity, p } from '@mikro-orm/core';
+import { IsolationLevel, LockMode, defineEntity, p, raw } from '@mikro-orm/core';
 import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { type RetryMessage, retryOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -220,7 +220,118 @@ export function retries(driver: TestDriver): void {
       expect(messages).toHaveLength(2);
     });
 
+    test('a version that the work has assigned is as stale the second time: thrown at once', async () => {
+      const { fork, rival, n } = await setUp();
+      await rival();
+      const claims: Record<string, (em: ReturnType<typeof fork>) => Promise<unknown>> = {
+        'of a row that was read': async (em) => {
+          const counter = await em.findOneOrFail(Counter, 1);
+          em.assign(counter, { n: 5, version: 1 });
+        },
+        'flushed by the work': async (em) => {
+          const counter = await em.findOneOrFail(Counter, 1);
+          em.assign(counter, { n: 5, version: 1 });
+          await em.flush();
+        },
+        'of a reference': async (em) => em.assign(em.getReference(Counter, 1), { n: 5, version: 1 }),
+        'of a reference to remove': async (em) => em.remove(em.assign(em.getReference(Counter, 1), { version: 1 })),
+        'of a lock': async (em) => em.lock(await em.findOneOrFail(Counter, 1), LockMode.OPTIMISTIC, 1),
+      };
+      for (const [name, claim] of Object.entries(claims)) {
+        let runs = 0;
+        const error = await thrown(() => retryOnConflict(fork(), (em) => (runs++, claim(em)), { attempts: 3 }));
+        expect([name, error.name, runs]).toEqual([name, 'ConcurrentUpdate', 1]);
+      }
+      expect(await n()).toBe(100);
+    });
+
+    test('with a global result cache, an attempt reads what is there', async () => {
+      const { fork, orm } = await open(driver, [Counter], { resultCache: { global: 60_000 } });
+      const seed = fork();
+      seed.create(Counter, { id: 1 });
+      await seed.flush();
+      await fork().findOneOrFail(Counter, 1);
+      await fork().nativeUpdate(Counter, 1, { n: 100 });
+      let runs = 0;
+      await retryOnConflict(orm.em, async (em) => {
+        runs++;
+        (await em.findOneOrFail(Counter, 1)).n++;
+      });
+      expect(runs).toBe(1);
+      expect((await fork().findOneOrFail(Counter, 1, { cache: false })).n).toBe(101);
+    });
+
     if (driver.concurrent) {
+      const second = async (fork: () => ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>) => {
+        const seed = fork();
+        seed.create(Counter, { id: 2 });
+        await seed.flush();
+      };
+
+      /** Each locks one row and then the other one's: the database ends one of them. */
+      const crossing = async (
+        fork: () => ReturnType<Awaited<ReturnType<typeof setUp>>['fork']>,
+        lock: (em: ReturnType<typeof fork>, id: number) => Promise<unknown>,
+      ) => {
+        const both = Promise.withResolvers<void>();
+        let arrived = 0;
+        let runs = 0;
+        const cross = (ids: number[]) =>
+          retryOnConflict(fork(), async (em) => {
+            runs++;
+            await em.findOneOrFail(Counter, ids[0]!, { lockMode: LockMode.PESSIMISTIC_WRITE });
+            if (++arrived >= 2) {
+              both.resolve();
+            }
+            await both.promise;
+            await lock(em, ids[1]!);
+            const counters = await em.find(Counter, {}, { orderBy: { id: 'asc' } });
+            counters.forEach((counter) => counter.n++);
+          });
+        await Promise.all([cross([1, 2]), cross([2, 1])]);
+        return runs;
+      };
+
+      test('a deadlock of a read that locks is tried again', async () => {
+        const { fork } = await setUp();
+        await second(fork);
+        const lock = { lockMode: LockMode.PESSIMISTIC_WRITE } as const;
+        expect(await crossing(fork, (em, id) => em.findOneOrFail(Counter, id, lock))).toBe(3);
+        expect((await fork().findAll(Counter)).map(({ n }) => n)).toEqual([2, 2]);
+      });
+
+      test('a deadlock of a set-based write is tried again', async () => {
+        const { fork } = await setUp();
+        await second(fork);
+        expect(await crossing(fork, (em, id) => em.nativeUpdate(Counter, id, { n: raw('n + 0') }))).toBe(3);
+        expect((await fork().findAll(Counter)).map(({ n }) => n)).toEqual([2, 2]);
+      });
+
+      test('a deadlock in a nested transaction, whose savepoint goes with it, is tried again', async () => {
+        const { fork } = await setUp();
+        await second(fork);
+        const lock = { lockMode: LockMode.PESSIMISTIC_WRITE } as const;
+        expect(await crossing(fork, (em, id) => em.transactional((tx) => tx.findOneOrFail(Counter, id, lock)))).toBe(3);
+        expect((await fork().findAll(Counter)).map(({ n }) => n)).toEqual([2, 2]);
+      });
+
+      test('a serialisation failure of a set-based write is tried again', async () => {
+        const { fork, rival, n } = await setUp();
+        let runs = 0;
+        await retryOnConflict(
+          fork(),
+          async (em) => {
+            await em.findOneOrFail(Counter, 1);
+            if (++runs < 3) {
+              await rival();
+            }
+            await em.nativeUpdate(Counter, 1, { n: raw('n + 1') });
+          },
+          { isolationLevel: IsolationLevel.REPEATABLE_READ },
+        );
+        expect(await n()).toBe(runs === 3 ? 201 : 101);
+      });
+
       test('a real rival between read and write', async () => {
         const { fork, rival, n } = await setUp();
         let runs = 0;

@@ -41,6 +41,9 @@ export interface Statement {
   readonly answersCount?: boolean;
 }
 
+/** `update`: nobody else may read it with a lock, or write it; `share`: nobody may write it. */
+export type RowLock = 'share' | 'update';
+
 /** All differences between databases. */
 export interface Dialect {
   /**
@@ -56,6 +59,20 @@ export interface Dialect {
    * @param alone as with `update`
    */
   delete(rows: BatchRows, alone?: boolean): Statement;
+  /**
+   * Reads the rows that are there, whatever their version, and locks them until COMMIT where that is asked for, in
+   * primary key order. Returns their place in the list as `i`, and their `version`: so the database matches the keys.
+   */
+  read(rows: BatchRows, lock?: RowLock): Statement;
+  /** Connections write at the same time, so the order in which they lock rows matters. */
+  readonly locksRows: boolean;
+  /** Texts of a column that the database sorts by code point, without what it does not compare. */
+  sortedText?(texts: string[], type: string): string[] | undefined;
+  /**
+   * Reads the relations of which a row count does not say what was written, as `name`, `is_rewritten` and
+   * `writes_instead`. Absent where there are none.
+   */
+  readonly specialRelations?: string;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
   /** The condition under which a statement outside of a transaction is one by itself, where a session can be told otherwise. */

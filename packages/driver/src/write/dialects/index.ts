@@ -8,7 +8,7 @@ import { mysql } from './mysql.ts';
 import { postgresql } from './postgresql.ts';
 import { sqlite } from './sqlite.ts';
 
-export type { Dialect, DriverError } from './dialect.ts';
+export type { Dialect, DriverError, RowLock } from './dialect.ts';
 
 const DIALECTS: readonly (readonly [speaks: (platform: Platform) => boolean, dialect: Dialect])[] = [
   [(platform) => platform.getBlobDeclarationSQL() === 'bytea', postgresql],

@@ -10,10 +10,18 @@
  */
 import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
-import { assignments, sameKey, valueColumns } from './values.ts';
+import { assignments, placesOf, sameKey, valueColumns } from './values.ts';
 
-/** A deadlock, a row that changed since the snapshot, and what a cluster finds at COMMIT. */
+/** 1213, a deadlock; 1020, a row that changed since the snapshot; 3101, what a cluster finds at COMMIT. */
 const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
+
+/** 1206: InnoDB has no room left for locks, and rolls back the whole transaction, too. */
+const ENDINGS = [...LOST_RACES, 'ER_LOCK_TABLE_FULL'];
+
+/** 1180 and 1317: a cluster gave up in the middle of a COMMIT. */
+const UNSURE = ['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'];
+
+const LOCKS = { share: ' lock in share mode', update: ' for update' };
 
 export const mysql: Dialect = {
   update(batch, alone) {
@@ -39,6 +47,26 @@ export const mysql: Dialect = {
     };
   },
 
+  // by primary key, or it would lock every row that it passes
+  read(rows, lock) {
+    const list = listOf(placesOf(rows), []);
+    const among = keyList(rows);
+    const keys = rows.keys.map(({ name }) => `_t.${name}`);
+    return {
+      sql:
+        `select _v.v as i, _t.${rows.version.name} as version from ${rows.table} as _t force index (primary) ` +
+        `straight_join (${list.sql}) as _v where ${among.sql} and ${sameKey(rows, '_t', '_v')} ` +
+        `order by ${keys.join(', ')}${lock ? LOCKS[lock] : ''}`,
+      params: [...list.params, ...among.params],
+    };
+  },
+
+  locksRows: true,
+
+  // views have no primary key to name
+  specialRelations:
+    'select table_name as name, 1 as is_rewritten, 0 as writes_instead from information_schema.views where table_schema = database()',
+
   proposed: (column) => `values(${column})`,
 
   // `autocommit = 0` is a setting of the session
@@ -48,9 +76,9 @@ export const mysql: Dialect = {
   readsCurrent: false,
 
   lostRaceCodes: LOST_RACES,
-  endsTransaction: ({ code }) => LOST_RACES.includes(String(code)),
+  endsTransaction: ({ code }) => ENDINGS.includes(String(code)),
 
-  losesAnswer: isCutOff,
+  losesAnswer: (error) => UNSURE.includes(String(error.code)) || isCutOff(error),
 
   // a dead client refuses statements without sending them
   mayRelease: (error) => isCutOff(error) || error.message?.startsWith("Can't add new command") === true,

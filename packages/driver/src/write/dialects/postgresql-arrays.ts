@@ -93,6 +93,6 @@ export function isArray(column: Column): boolean {
   return column.type.endsWith(']');
 }
 
-export function isText(column: Column): boolean {
-  return /^(?:varchar|character varying|text|bpchar|char)/i.test(column.type);
+export function isText({ type }: Pick<Column, 'type'>): boolean {
+  return /^(?:varchar|character varying|text|bpchar|char)/i.test(type);
 }

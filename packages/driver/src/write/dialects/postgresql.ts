@@ -24,7 +24,7 @@
  */
 import type { BatchRows, BatchUpdate, Column, Dialect, DriverError, Statement } from './dialect.ts';
 import { arrayOf, assign, isArray, isConverted, isText } from './postgresql-arrays.ts';
-import { allFound, assignments, sameKey, valueColumns } from './values.ts';
+import { allFound, assignments, placesOf, sameKey, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch, alone) {
@@ -34,6 +34,36 @@ export const postgresql: Dialect = {
   delete(rows, alone) {
     return statementOf(fits(rows) ? deleteBySubscript(rows) : deleteJoined(rows), rows, alone);
   },
+
+  read(rows, lock) {
+    const found = inOrder(placesOf(rows), []);
+    return {
+      sql: `select _v.v as i, _t.${rows.version.name} as version from ${found.sql}${lock ? ` for ${lock} of _t` : ''}`,
+      params: found.params,
+    };
+  },
+
+  locksRows: true,
+
+  sortedText(texts, type) {
+    if (/^uuid$/i.test(type)) {
+      return texts.map((text) => text.replace(/[{}-]/g, '').toLowerCase());
+    }
+    // the end of what is padded is not compared
+    const isPadded = /^(?:bp)?char\b|^character(?! varying)/i.test(type);
+    return isText({ type }) ? texts.map((text) => (isPadded ? text.replace(/ +$/, '') : text)) : undefined;
+  },
+
+  // rules but those of SELECT; triggers BEFORE (2) and INSTEAD OF (64), also of partitions
+  specialRelations: `
+    select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
+    from (
+      select ev_class as id, 1 as is_rewritten, 0 as writes_instead from pg_catalog.pg_rewrite where ev_type <> '1'
+      union all
+      select coalesce(i.inhparent, t.tgrelid), 0, case when t.tgtype & 64 > 0 then 1 else 0 end
+      from pg_catalog.pg_trigger as t left join pg_catalog.pg_inherits as i on i.inhrelid = t.tgrelid
+      where not t.tgisinternal and t.tgtype & 66 > 0
+    ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
 
   // rules do not go with WITH, nor with RETURNING (feature_not_supported)
   endsItself: ({ code, message = '' }) => code === '0A000' || (code === '22P02' && message.includes(PARTLY)),
@@ -163,6 +193,12 @@ function rowsBySubscript(rows: BatchRows, lock: string): Statement {
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): { found: string; params: unknown[] } {
+  const { sql, params } = inOrder(rows, columns, ` and _t.${rows.version.name} = _v.v`);
+  return { found: `_l as materialized (select _v.* from ${sql} for ${lock} of _t)`, params };
+}
+
+/** The rows of a list in the order of their keys. */
+function inOrder(rows: BatchRows, columns: readonly Column[], condition = ''): Statement {
   const list = valueColumns(rows, columns);
   const names = [...list.keys()].join(', ');
   const arrays = [...list.values()].map(arrayOf);
@@ -171,10 +207,9 @@ function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): { 
   const keys = arrayOf(first!);
   const order = rows.keys.map((key) => `_t.${key.name}${orderOf(key)}`).join(', ');
   return {
-    found:
-      `_l as materialized (select _v.* from ${rows.table} as _t ` +
-      `join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')} and _t.${rows.version.name} = _v.v ` +
-      `where _t.${first!.name} = any(${keys.sql}) order by ${order} for ${lock} of _t)`,
+    sql:
+      `${rows.table} as _t join unnest(${unnested}) as _v (${names}) on ${sameKey(rows, '_t', '_v')}${condition} ` +
+      `where _t.${first!.name} = any(${keys.sql}) order by ${order}`,
     params: [...arrays, keys].flatMap((array) => array.params),
   };
 }

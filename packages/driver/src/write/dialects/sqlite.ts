@@ -8,7 +8,7 @@
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
 import type { BatchRows, Column, Dialect } from './dialect.ts';
-import { allFound, assignments, valueColumns } from './values.ts';
+import { allFound, assignments, placesOf, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {
   update(batch, alone) {
@@ -40,6 +40,22 @@ export const sqlite: Dialect = {
     };
   },
 
+  read(rows) {
+    const { source, params, cell } = listOf(placesOf(rows));
+    return {
+      sql:
+        `select ${cell('v')} as i, _t.${rows.version.name} as version from ${source} ` +
+        `cross join ${rows.table} as _t on ${sameKeys(rows, cell)}`,
+      params,
+    };
+  },
+
+  specialRelations:
+    "select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'",
+
+  // a connection that writes holds the only lock
+  locksRows: false,
+
   proposed: (column) => `excluded.${column}`,
 
   readsCurrent: true,
@@ -66,8 +82,11 @@ function hasNoTriggers({ table }: BatchRows): string {
 }
 
 function sameRow(rows: BatchRows, cell: Cell): string {
-  const keys = rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`);
-  return [...keys, `_t.${rows.version.name} = ${cell('v')}`].join(' and ');
+  return `${sameKeys(rows, cell)} and _t.${rows.version.name} = ${cell('v')}`;
+}
+
+function sameKeys(rows: BatchRows, cell: Cell): string {
+  return rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`).join(' and ');
 }
 
 function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string; params: unknown[]; cell: Cell } {

@@ -14,6 +14,12 @@ export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): 
   return columns;
 }
 
+/** The same rows, each with its place in the list where its version was. */
+export function placesOf(rows: BatchRows): BatchRows {
+  const { name, values } = rows.version;
+  return { ...rows, version: { name, type: 'int', values: [...values.keys()] } };
+}
+
 /** One changed row, as MikroORM writes it, with the version added, and a condition where one is needed. */
 export function updateOne({ table, keys, version, columns, returning }: BatchUpdate, when?: string): Statement {
   const set = columns.map((column) => `${column.name} = ${column.convert?.('?') ?? '?'}`);

@@ -1,0 +1,83 @@
+/**
+ * What an upsert hands back when it may have written nothing, because it ignores a row that exists or has a condition on
+ * it: MikroORM leaves the values that were given in the entity, and of the row itself has the version or nothing.
+ */
+import { type Dictionary, type EntityManager, type EntityMetadata, FlushMode, Utils, helper } from '@mikro-orm/core';
+import { versionOf } from '@mikro-ool/core';
+import { isDirty, isKnown } from './entity-factory.ts';
+import { type PersistOptions, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+
+/** What the driver finds out about an upsert. */
+interface Outcome {
+  /** Rows may be other than what was given. */
+  isUnwritten: boolean;
+}
+
+/** Rides on the options of an upsert down to the driver. */
+const OUTCOME = Symbol('mikro-ool upsert');
+
+type Upsert = (entityName: unknown, data?: unknown, options?: Dictionary) => Promise<object | object[]>;
+
+/** An upsert that may leave a row that exists as it is. */
+export function mayWriteNothing(options: Dictionary): boolean {
+  return options.onConflictAction === 'ignore' || Boolean(options.onConflictWhere);
+}
+
+/** Says of an upsert that rows were left as they are. */
+export function leftRows(options: PersistOptions): void {
+  const outcome = (options as { [OUTCOME]?: Outcome })[OUTCOME];
+  if (outcome) {
+    outcome.isUnwritten = true;
+  }
+}
+
+/** Hooks `em.upsert()` and `em.upsertMany()`: what was not written is read. */
+export function hookUpserts(em: EntityManager): void {
+  const methods = em as unknown as Record<'upsert' | 'upsertMany', Upsert>;
+  for (const name of ['upsert', 'upsertMany'] as const) {
+    const upsert = methods[name];
+    methods[name] = async (entityName, data, options = {}) => {
+      if (!mayWriteNothing(options)) {
+        return upsert.call(em, entityName, data, options);
+      }
+      const outcome: Outcome = { isUnwritten: false };
+      const upserted = await upsert.call(em, entityName, data, { ...options, [OUTCOME]: outcome });
+      if (outcome.isUnwritten) {
+        await readBack(em.getContext(false) as EntityManager, Utils.asArray(upserted), options);
+      }
+      return upserted;
+    };
+  }
+}
+
+/** Reads the rows of these entities. One that is not found has no version any more, so that nothing is written over it. */
+async function readBack(em: EntityManager, upserted: object[], options: Dictionary): Promise<void> {
+  const first = upserted[0]!;
+  const meta: EntityMetadata = metaOf(em, first);
+  const version = versionOf(meta)?.name;
+  // those that were managed before are assigned to by MikroORM, and not sent
+  const entities = (upserted as Dictionary[]).filter((entity) => !isDirty(em, entity));
+  if (!version || entities.length === 0) {
+    return;
+  }
+  for (const entity of entities) {
+    entity[version] = undefined;
+    restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: undefined });
+  }
+  const lazy = meta.props.filter((prop) => prop.lazy && entities.some((entity) => isKnown(entity, prop)));
+  const keys = entities.map((entity) => helper(entity).getPrimaryKey());
+  await em.find(
+    meta.class,
+    { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: keys } } as never,
+    {
+      refresh: true,
+      filters: false,
+      connectionType: 'write',
+      cache: false,
+      flushMode: FlushMode.COMMIT,
+      populate: lazy.map((prop) => prop.name) as never,
+      schema: options.schema,
+      ctx: options.ctx,
+    } as never,
+  );
+}

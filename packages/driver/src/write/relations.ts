@@ -1,0 +1,73 @@
+/**
+ * Relations of which a row count does not say what was written: past a rule, through an INSTEAD OF trigger of a view, or
+ * where a BEFORE trigger may leave a row out. The database is asked for them once.
+ */
+import type { EntityMetadata, Transaction } from '@mikro-orm/core';
+import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { type DriverError, dialectOf } from './dialects/index.ts';
+
+/** How a relation differs from a table. */
+interface Special {
+  /** The database rewrites what is sent (a rule, a view), and refuses the statements of a batch. */
+  readonly isRewritten: boolean;
+  /** A trigger writes instead, which need not compare the version. */
+  readonly writesInstead: boolean;
+}
+
+const known = new WeakMap<AbstractSqlDriver, Relations>();
+
+/** The relations of the database that a driver is connected to. */
+export function relationsOf(driver: AbstractSqlDriver): Relations {
+  const relations = known.get(driver) ?? new Relations(driver);
+  known.set(driver, relations);
+  return relations;
+}
+
+export class Relations {
+  readonly #driver: AbstractSqlDriver;
+  #special: ReadonlyMap<string, Special> | undefined;
+  /** The answer is known to be complete. */
+  #isSure = true;
+
+  constructor(driver: AbstractSqlDriver) {
+    this.#driver = driver;
+  }
+
+  /** Asks the database, the first time. */
+  async ask(ctx?: Transaction): Promise<void> {
+    if (this.#special) {
+      return;
+    }
+    const dialect = dialectOf(this.#driver.getPlatform());
+    const reading = dialect?.specialRelations
+      ? this.#driver.execute<Record<string, unknown>[]>(dialect.specialRelations, [], 'all', ctx)
+      : [];
+    const found = await Promise.resolve(reading).catch((error: unknown) => {
+      if (ctx || dialect?.losesAnswer((error ?? {}) as DriverError)) {
+        throw error;
+      }
+      // a relative of the database that has no such catalog
+      this.#isSure = false;
+      return [];
+    });
+    this.#special = new Map(
+      found.map((row) => [
+        String(row['name']),
+        { isRewritten: Number(row['is_rewritten']) === 1, writesInstead: Number(row['writes_instead']) === 1 },
+      ]),
+    );
+  }
+
+  /** Is it known that what was not counted was not written? */
+  isPlain({ tableName }: EntityMetadata): boolean {
+    return this.#isSure && this.#special !== undefined && !this.#special.has(tableName);
+  }
+
+  isRewritten({ tableName }: EntityMetadata): boolean {
+    return this.#special?.get(tableName)?.isRewritten === true;
+  }
+
+  writesInstead({ tableName }: EntityMetadata): boolean {
+    return this.#special?.get(tableName)?.writesInstead === true;
+  }
+}

@@ -1,0 +1,176 @@
+/** What is no plain table: views, rules, triggers. A row is saved, or refused with nothing written. */
+import { type EntityManager, defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { describe, expect, test } from 'vitest';
+import { type TestDriver, open, thrown } from '../harness.ts';
+
+const Doc = defineEntity({
+  name: 'Doc',
+  properties: {
+    id: p.integer().primary(),
+    title: p.string(),
+    deleted: p.integer().default(0),
+    version: p.type(VersionField),
+  },
+});
+
+interface Case {
+  readonly name: string;
+  readonly only: RegExp;
+  readonly ddl: string[];
+  /** What of 'update' and 'delete' is refused. */
+  readonly refused: readonly string[];
+}
+const POSTGRESQL = /PostgreSQL|PGlite/;
+const SQLITE = /SQLite|libSQL/;
+const view = 'alter table doc rename to stored';
+const cases: Case[] = [
+  {
+    name: 'a rule DO INSTEAD',
+    only: POSTGRESQL,
+    ddl: [
+      'create rule soft as on delete to doc do instead update doc set deleted = 1, version = old.version + 1 where id = old.id',
+      `create table audit (id int)`,
+      'create rule other as on update to doc where new.deleted = 0 do instead insert into audit values (old.id)',
+    ],
+    refused: ['update', 'delete'],
+  },
+  {
+    name: 'rules DO ALSO',
+    only: POSTGRESQL,
+    ddl: [
+      'create table audit (id int)',
+      'create rule gone as on delete to doc do also insert into audit values (old.id)',
+      'create rule changed as on update to doc do also insert into audit values (old.id)',
+    ],
+    refused: [],
+  },
+  {
+    name: 'a trigger BEFORE DELETE that marks the row instead',
+    only: POSTGRESQL,
+    ddl: [
+      'create function soft() returns trigger language plpgsql as $$ begin update doc set deleted = 1 where id = old.id; return null; end $$',
+      'create trigger soft before delete on doc for each row execute function soft()',
+    ],
+    refused: ['delete'],
+  },
+  {
+    name: 'a trigger BEFORE DELETE that marks the row instead',
+    only: SQLITE,
+    ddl: [
+      'create trigger soft before delete on doc begin update doc set deleted = 1 where id = old.id; select raise(ignore); end',
+    ],
+    refused: ['delete'],
+  },
+  {
+    name: 'a view with INSTEAD OF triggers',
+    only: POSTGRESQL,
+    ddl: [
+      view,
+      'create view doc as select id, title, deleted, version from stored',
+      `create function instead() returns trigger language plpgsql as $$ begin
+         if tg_op = 'DELETE' then delete from stored where id = old.id; return old; end if;
+         update stored set title = new.title, version = new.version where id = old.id; return new; end $$`,
+      'create trigger instead instead of update or delete on doc for each row execute function instead()',
+    ],
+    refused: [],
+  },
+  {
+    name: 'a view with INSTEAD OF triggers',
+    only: SQLITE,
+    ddl: [
+      view,
+      'create view doc as select id, title, deleted, version from stored',
+      'create trigger u instead of update on doc begin update stored set title = new.title, version = new.version where id = old.id; end',
+      'create trigger d instead of delete on doc begin delete from stored where id = old.id; end',
+    ],
+    // it does not count what such a trigger writes
+    refused: ['update', 'delete'],
+  },
+  {
+    name: 'a view that is updatable by itself',
+    only: /PostgreSQL|PGlite|MariaDB/,
+    ddl: [view, 'create view doc as select id, title, deleted, version from stored'],
+    refused: [],
+  },
+];
+
+export function specialRelations(driver: TestDriver): void {
+  describe('no plain table', () => {
+    for (const { name, only, ddl, refused } of cases) {
+      for (const operation of ['update', 'delete'] as const) {
+        for (const ids of [[1], [1, 2, 3]]) {
+          for (const around of [false, true]) {
+            const isRefused = refused.includes(operation);
+            const title = `${name}: ${operation} of ${ids.length}${around ? ', in a transaction,' : ''} is ${isRefused ? 'refused, with nothing written' : 'saved, and checked'}`;
+            test.skipIf(!only.test(driver.name) || /without a dialect/.test(driver.name))(title, async () => {
+              const { fork } = await open(driver, [Doc]);
+              await fork().insertMany(
+                Doc,
+                [1, 2, 3, 4].map((id) => ({ id, title: 'saved' })),
+              );
+              for (const sql of ddl) {
+                await fork().getConnection().execute(sql);
+              }
+              const rows = () => fork().getConnection().execute<object[]>('select * from doc order by id');
+              const before = await rows();
+              const write = (version?: number) => {
+                const work = async (em: EntityManager) => {
+                  for (const doc of await em.find(Doc, ids)) {
+                    doc.title = 'changed';
+                    doc.version = doc.id === 1 ? (version ?? doc.version) : doc.version;
+                    if (operation === 'delete') {
+                      em.remove(doc);
+                    }
+                  }
+                  await em.flush();
+                };
+                return around ? fork().transactional(work) : work(fork());
+              };
+              const stale = await thrown(() => write(7));
+              expect(stale).toBeInstanceOf(ConcurrentUpdate);
+              expect(await rows()).toEqual(before);
+              if (isRefused) {
+                await thrown(() => write());
+                expect(await rows()).toEqual(before);
+              } else {
+                await write();
+                const after = (await rows()) as { id: number; title: string; version: number }[];
+                const changed = after.filter((row) => ids.includes(row.id));
+                expect(changed.map(({ title: now, version }) => [now, version])).toEqual(
+                  operation === 'delete' ? [] : ids.map(() => ['changed', 2]),
+                );
+              }
+            });
+          }
+        }
+      }
+    }
+
+    test.skipIf(!/PostgreSQL/.test(driver.name))(
+      'writers through a view whose trigger does not compare: one of two is saved',
+      async () => {
+        const { fork } = await open(driver, [Doc]);
+        const seed = fork();
+        for (let id = 1; id <= 10; id++) {
+          seed.create(Doc, { id, title: 'saved' });
+        }
+        await seed.flush();
+        for (const sql of cases[4]!.ddl) {
+          await fork().getConnection().execute(sql);
+        }
+        let both = 0;
+        for (let id = 1; id <= 10; id++) {
+          const ems = [fork(), fork()];
+          for (const em of ems) {
+            (await em.findOneOrFail(Doc, id)).title = 'changed';
+          }
+          const results = await Promise.allSettled(ems.map((em) => em.flush()));
+          expect(results.some(({ status }) => status === 'fulfilled')).toBe(true);
+          both += Number(results.every(({ status }) => status === 'fulfilled'));
+        }
+        expect(both).toBe(0);
+      },
+    );
+  });
+}
