@@ -79,6 +79,51 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
   );
 });
 
+test('what is changed while a flush is on its way: snapshots are taken and stacks emptied by methods that can be hooked', async () => {
+  const em = orm.em.fork();
+  const uow = em.getUnitOfWork(false);
+  const methods = [
+    ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitCollectionUpdates', 'takeCollectionSnapshots'],
+    'postCommitCleanup',
+  ];
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  methods.forEach((method) => spy(uow, method));
+  let sent = false;
+  const persister = uow.getChangeSetPersister() as unknown as { executeUpdates(...args: unknown[]): Promise<void> };
+  const { executeUpdates } = persister;
+  persister.executeUpdates = async (...args) => {
+    await executeUpdates.apply(persister, args);
+    sent = true;
+    expect(helper(article).__originalEntityData, 'the snapshot is taken when the statement is through').toMatchObject({
+      title: 'a',
+    });
+    expect(helper(article).__processing, 'an entity that is being written is marked').toBe(true);
+    article.title = 'assigned meanwhile';
+    em.create(Article, { id: 2, title: 'created meanwhile' });
+  };
+  article.title = 'b';
+  await em.flush();
+  expect(sent).toBe(true);
+  expect(helper(article).__originalEntityData, 'MikroORM keeps what was not sent by itself now').toMatchObject({
+    title: 'assigned meanwhile',
+  });
+  expect(uow.getPersistStack().size, 'stacks are emptied by postCommitCleanup() only').toBe(0);
+  expect(new Set(calls)).toEqual(new Set(methods.filter((method) => method !== 'commitCreateChangeSets')));
+  expect(helper(article).__processing).toBe(false);
+});
+
+test('properties stand in __data, also those that are set by accessors', async () => {
+  const em = orm.em.fork();
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  expect(helper(article).__meta.trackingProps.map(({ name }) => name)).toContain('title');
+  (helper(article).__data as Record<string, unknown>)['title'] = 'set back';
+  expect(article.title).toBe('set back');
+  delete (helper(article).__data as Record<string, unknown>)['title'];
+  expect(article.title).toBeUndefined();
+});
+
 test('updates are prepared by prepareOptions() and processProperties(), and returned rows mapped by mapReturnedValues()', async () => {
   const em = orm.em.fork();
   const persister = em.getUnitOfWork(false).getChangeSetPersister();

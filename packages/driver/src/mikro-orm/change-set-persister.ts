@@ -6,7 +6,6 @@ import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
 import type { AnyChangeSet, PersistOptions } from './entity.ts';
 import type { FlushState } from './flush-state.ts';
-import { noteTouches } from './in-flight.ts';
 
 /** The parts of the persister that are overridden or called; private in MikroORM's types. */
 export interface PersisterMethods {
@@ -55,8 +54,7 @@ export function hookPersister(
       if (before.length > 0) {
         await persister.executeUpdates(before, false, options);
       }
-      await executeUpdates.call(persister, sets, batched, options, withSchema);
-      return noteTouches(sets, state);
+      return executeUpdates.call(persister, sets, batched, options, withSchema);
     }
     if (!sets.some(isVersioned)) {
       await executeUpdates.call(persister, sets, batched, options, true);

@@ -15,15 +15,13 @@ export interface FlushState {
   readonly pending: (() => void)[];
   /** What the flush has written of entities that are in several tables. */
   readonly sent: Map<object, Dictionary>;
-  /** Entities that were touched while the flush wrote them. */
-  readonly touched: Set<object>;
 }
 
 const states = new WeakMap<object, FlushState>();
 
 /** A new unit of work, in no flush yet. */
 export function stateFor(uow: object): FlushState {
-  const state: FlushState = { flushing: false, hasFailed: false, pending: [], sent: new Map(), touched: new Set() };
+  const state: FlushState = { flushing: false, hasFailed: false, pending: [], sent: new Map() };
   states.set(uow, state);
   return state;
 }

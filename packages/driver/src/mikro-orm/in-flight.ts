@@ -14,7 +14,7 @@ import {
   helper,
   isRaw,
 } from '@mikro-orm/core';
-import { isTouched, touch, versionOf } from '@mikro-ool/core';
+import { isTouched, touch, touchedIn, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from './collection.ts';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import type { FlushState } from './flush-state.ts';
@@ -130,20 +130,21 @@ function keepUnsent(em: EntityManager, set: AnyChangeSet, state: FlushState, raw
     const values = unsent.map((name) => [name, sent[name]] as const);
     restoreSnapshot(entity, { ...snapshot, ...Object.fromEntries(values) });
   }
-  if (state.touched.delete(entity)) {
-    touch(entity);
+  if (touchesOf(entity)?.has(entity)) {
+    touch(entity); // its mark went with the snapshot
   }
 }
 
-/** Was it touched while its change was written? Asked before MikroORM takes the next snapshot. */
-export function noteTouches(sets: readonly AnyChangeSet[], state: FlushState): void {
-  for (const { entity, meta, originalEntity } of sets) {
-    const version = versionOf(meta)?.name;
-    const snapshot = snapshotOf(entity);
-    if (version && snapshot !== originalEntity && isTouched(snapshot, version)) {
-      state.touched.add(entity);
-    }
+/** The change sets are final: what is touched from now on is for the next flush. */
+export function planned(sets: readonly AnyChangeSet[]): void {
+  for (const { entity } of sets) {
+    touchesOf(entity)?.delete(entity);
   }
+}
+
+function touchesOf(entity: object): Set<object> | undefined {
+  const uow = helper(entity).__em?.getUnitOfWork(false);
+  return uow && touchedIn(uow);
 }
 
 /** Items that were added to an M:N collection, or taken out. (Those of a 1:M collection are changed themselves.) */

@@ -6,7 +6,7 @@ import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
-import { type InFlightMethods, hookInFlight } from './in-flight.ts';
+import { type InFlightMethods, hookInFlight, planned } from './in-flight.ts';
 import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
@@ -109,12 +109,13 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     } finally {
       state.flush = undefined;
       state.sent.clear();
-      state.touched.clear();
     }
   };
   // The last step before the transaction starts.
   uow.getChangeSetGroups = () => {
-    withOwnMetadata(em, em.getUnitOfWork(false).getChangeSets());
+    const sets = em.getUnitOfWork(false).getChangeSets();
+    withOwnMetadata(em, sets);
+    planned(sets);
     const groups = getChangeSetGroups.call(uow);
     state.flush!.plan(groups);
     return groups;
