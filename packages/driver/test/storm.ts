@@ -105,10 +105,10 @@ export function storm(driver: TestDriver, countDeadlocks: (em: SqlEntityManager)
         Array.from({ length: FEW }, (_, i) => ({ id: i + 1, n: 0 })),
       );
       const before = await countDeadlocks(fork());
-      let over = false;
+      const over = new AbortController();
       let stale = 0;
       const always = async () => {
-        while (!over) {
+        while (!over.signal.aborted) {
           const em: EntityManager = fork();
           const counters = (await em.find(Counter, {})).filter(() => Math.random() < 0.6);
           counters.forEach((counter) => {
@@ -129,7 +129,7 @@ export function storm(driver: TestDriver, countDeadlocks: (em: SqlEntityManager)
           await em.flush();
         }
       };
-      await Promise.all([always(), always(), always(), valid().finally(() => (over = true))]);
+      await Promise.all([always(), always(), always(), valid().finally(() => over.abort())]);
       expect(stale).toBeGreaterThan(0);
       expect(await countDeadlocks(fork())).toBe(before);
       const counters = await fork().find(Counter, {});

@@ -66,6 +66,7 @@ function sort(metas: readonly EntityMetadata[], how: 'written' | 'deleted'): Ent
       }
     }
   }
+  // oxlint-disable-next-line unicorn/no-array-sort -- it is the calculator's
   return calculator.sort().map((id) => byId.get(id)!);
 }
 
