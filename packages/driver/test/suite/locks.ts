@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { Collection, type EntityManager, type EntitySchema, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, thrown, withoutLock } from '../harness.ts';
+import { type TestDriver, open, thrown, withoutLock, describeWhere } from '../harness.ts';
 
 const version = p.type(VersionField);
 
@@ -49,7 +49,7 @@ const Item = defineEntity({
 const ROUNDS = 20;
 
 export function locks(driver: TestDriver): void {
-  describe.skipIf(!driver.concurrent)('what was compared stays until COMMIT', () => {
+  describeWhere(driver.concurrent)('what was compared stays until COMMIT', () => {
     /** Somebody is in the middle of changing a line while its order is removed. Returns how often both were saved. */
     const removeAgainstChange = async (more = {}) => {
       const { fork } = await open(driver, orders, more);
@@ -194,7 +194,7 @@ export function locks(driver: TestDriver): void {
     const claimAgain = (item: { version: number }) => void (item.version = Number(item.version));
   });
 
-  describe.skipIf(!driver.concurrent)('a connection whose ROLLBACK is refused', () => {
+  describeWhere(driver.concurrent)('a connection whose ROLLBACK is refused', () => {
     for (const max of [1, 2]) {
       test(`comes back as soon as it works: a pool of ${max}`, async () => {
         let refused = 0;

@@ -1,8 +1,8 @@
 /** Everybody writes rows and tables in one order, so that flushes wait for each other instead of deadlocking. */
 import { type EntityManager, type EntitySchema, type Options, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
-import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, withoutLock } from '../harness.ts';
+import { expect, test } from 'vitest';
+import { type TestDriver, open, withoutLock, describeWhere, testWhere } from '../harness.ts';
 
 const version = p.type(VersionField);
 
@@ -84,10 +84,10 @@ const WORKERS = 8;
 const ROWS = 5;
 
 export function orders(driver: TestDriver): void {
-  describe.skipIf(!driver.concurrent)('order of keys', () => {
+  describeWhere(driver.concurrent)('order of keys', () => {
     for (const [name, { values, property, only }] of Object.entries(keys)) {
       for (const batches of [true, false]) {
-        test.skipIf(only && !only.test(driver.name))(
+        testWhere(!only || only.test(driver.name))(
           `${name}: ${batches ? 'batches take' : 'statements for single rows come with'} the rows in the order of the database`,
           async () => {
             const id = (property as ReturnType<typeof p.string>).primary();
@@ -123,7 +123,7 @@ export function orders(driver: TestDriver): void {
     }
   });
 
-  describe.skipIf(!driver.concurrent)('order of tables', () => {
+  describeWhere(driver.concurrent)('order of tables', () => {
     type Write = (em: EntityManager, row: object) => void;
     const change: Write = (_, row) => void (row as { n: number }).n++;
     const remove: Write = (em, row) => void em.remove(row);
