@@ -32,11 +32,11 @@ Each driver is in the newest version that it has up to <version>.
 /** The projects of Vitest, by the package whose version decides what they are run on. */
 const PROJECTS: Record<string, string[]> = {
   '@mikro-orm/postgresql': ['postgresql', 'postgresql-15'],
-  '@mikro-orm/sqlite': ['sqlite'],
+  '@mikro-orm/sqlite': ['sqlite', 'decorators-es', 'decorators-legacy'],
   '@mikro-orm/libsql': ['libsql'],
   '@mikro-orm/pglite': ['pglite'],
   '@mikro-orm/mariadb': ['mariadb', 'mariadb-storm'],
-  '@mikro-orm/core': ['core', 'driver', 'http', 'resolve', 'decorators-es', 'decorators-legacy'],
+  '@mikro-orm/core': ['core', 'driver', 'http', 'resolve'],
 };
 
 /** Projects of Vitest that test our programs, which --run runs on another MikroORM. */

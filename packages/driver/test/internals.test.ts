@@ -476,3 +476,36 @@ test('collections are written by commitCollectionUpdates(), with query builders 
     'createQueryBuilder',
   ]);
 });
+
+test('tables are written in the order of uow.getCommitOrder(), and deleted from by commitDeleteChangeSets(), table by table', async () => {
+  const other = await open([Article, defineEntity({ name: 'Other', properties: { id: p.integer().primary() } })]);
+  const em = other.em.fork();
+  const uow = em.getUnitOfWork(false);
+  spy(uow, 'getCommitOrder');
+  spy(uow, 'commitDeleteChangeSets', ([sets]) => `${(sets as unknown[]).length} deleted`);
+  const article = em.create(Article, { id: 1, title: 'a' });
+  await em.flush();
+  em.remove(article);
+  calls = [];
+  await em.flush();
+  const message = 'MikroORM finds the order of tables in another way than src/mikro-orm/ relies on';
+  expect(
+    calls.filter((call) => call !== '0 deleted'),
+    message,
+  ).toEqual(['getCommitOrder', '1 deleted']);
+});
+
+test("a transaction's statements, savepoints too, go through executeQuery() of the connection that its executor provides", async () => {
+  const em = orm.em.fork();
+  await em.transactional(async (tx) => {
+    const executor = (
+      tx.getTransactionContext() as { getExecutor(): { provideConnection(use: unknown): unknown } }
+    ).getExecutor();
+    await executor.provideConnection(async (connection: object) => {
+      spy(connection, 'executeQuery', ([query]) => (query as { sql: string }).sql.split(' ')[0]!);
+    });
+    await tx.find(Article, {});
+    await tx.transactional((inner) => inner.find(Article, {}));
+  });
+  expect(calls).toEqual(['select', 'savepoint', 'select', 'release', 'commit']);
+});

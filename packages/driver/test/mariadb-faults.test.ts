@@ -20,7 +20,7 @@ const kinds: Fault[] = [
   ...['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'].map((code): Fault => ({
     name: `${code}, by which a cluster gives up in the middle of a COMMIT`,
     async strike(_send, sql) {
-      if (sql === 'commit') {
+      if (sql === 'commit' || sql.includes('@@autocommit')) {
         throw Object.assign(new Error('simulated'), { code });
       }
       throw Object.assign(new Error('simulated'), { code: 'ER_PARSE_ERROR' });

@@ -36,11 +36,11 @@ export const REQUIRED = {
   EntityManager: [
     ...['getUnitOfWork', 'getEntityFactory', 'getComparator', 'getContext', 'getEventManager', 'getMetadata', 'fork'],
     ...['refresh', 'transactional', 'isInTransaction', 'setTransactionContext', 'getTransactionSessionContext'],
-    'setFlushMode',
+    ...['setFlushMode', 'merge', 'upsert', 'upsertMany', 'find', 'findOne', 'flush', 'tryCache', 'storeCache'],
   ],
   UnitOfWork: [
     ...['clear', 'commit', 'doCommit', 'getChangeSetGroups', 'persistToDatabase', 'commitCollectionUpdates'],
-    'filterCollectionUpdates',
+    ...['filterCollectionUpdates', 'register'],
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],

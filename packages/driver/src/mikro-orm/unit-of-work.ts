@@ -134,16 +134,18 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
 function hookOrder(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
   const { getCommitOrder, commitDeleteChangeSets, persistToDatabase } = uow;
   let groups: ChangeSetGroups;
+  let done = new WeakSet<AnyChangeSet[]>();
   uow.getCommitOrder = () => {
     const metas = getCommitOrder.call(uow);
     return state.flush?.isVersioned ? inTableOrder(metas, em.getMetadata(), 'written') : metas;
   };
   uow.persistToDatabase = (all, ctx) => {
     groups = all;
+    // it is called again where a statement alone could not write
+    done = new WeakSet();
     return persistToDatabase.call(uow, all, ctx);
   };
   // called for one table after the other: the first time, all of them are deleted from
-  const done = new WeakSet<AnyChangeSet[]>();
   uow.commitDeleteChangeSets = async (sets, ctx) => {
     if (sets.length === 0 || done.has(sets)) {
       return;

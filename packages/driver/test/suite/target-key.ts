@@ -103,6 +103,26 @@ export function targetKeys(driver: TestDriver): void {
       expect(await fork().findOneOrFail(Author, 1)).toMatchObject({ code: 'a', version: 1 });
     });
 
+    test('a key that a failed flush has changed leads to the same entity again', async () => {
+      const { fork } = await setUp();
+      const seed = fork();
+      seed.create(Book, { id: 2, title: 'old', author: await seed.findOneOrFail(Author, 1) });
+      await seed.flush();
+      const [untouched, em] = [fork(), fork()];
+      const expected = await leadsTo(untouched, await untouched.findOneOrFail(Author, 1));
+      const author = await em.findOneOrFail(Author, 1);
+      const other = await em.findOneOrFail(Book, 2);
+      const theirs = fork();
+      (await theirs.findOneOrFail(Book, 2)).title = 'theirs';
+      await theirs.flush();
+      // books are written after authors
+      author.code = 'b';
+      other.title = 'ours';
+      expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+      expect(author.code).toBe('b');
+      expect(await leadsTo(em, author)).toBe(expected);
+    });
+
     test('a key that was changed and saved leads to the same entity as without us', async () => {
       const found = [];
       for (const options of [{}, withoutLock(driver)]) {
