@@ -77,8 +77,10 @@ function keepStacks(stacks: UnitOfWork, uow: InFlightMethods, state: FlushState)
   };
 }
 
+/** A reference by a key that is not the primary one has no snapshot either. */
 function isNew(entity: object): boolean {
-  return snapshotOf(entity) === undefined && !helper(entity).__meta.readonly;
+  const { __initialized, __meta: meta } = helper(entity);
+  return __initialized && snapshotOf(entity) === undefined && !meta.readonly;
 }
 
 /** Values that were assigned, and entities that were touched. */
