@@ -59,9 +59,9 @@ export class Flush {
 
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
   async isOneStatement(): Promise<boolean> {
-    const { alone, changes, several } = this.#plan;
-    if (!alone || !changes || several) {
-      return alone !== undefined; // a statement for several rows ends itself
+    const { alone, changes } = this.#plan;
+    if (!alone || !changes) {
+      return alone !== undefined;
     }
     await this.#relations.ask();
     return this.#relations.isPlain(alone.root);

@@ -23,6 +23,11 @@ export function alone(driver: TestDriver): void {
       const seed = db.fork();
       ROWS.forEach((id) => seed.create(Item, { id, n: 0 }));
       await seed.flush();
+      // what is no plain table is asked for once, and what is made later is seen all the same
+      (await seed.find(Item, {})).forEach((item) => (item.n = 1));
+      await seed.flush();
+      (await seed.find(Item, {})).forEach((item) => (item.n = 0));
+      await seed.flush();
       for (const statement of sql) {
         await db.fork().getConnection().execute(statement);
       }
@@ -40,7 +45,7 @@ export function alone(driver: TestDriver): void {
         expect(error).toBeInstanceOf(ConcurrentUpdate);
         expect(error.message).toContain('was not written, although it has that version now');
         expect(await stored()).toEqual([0, 0, 0, 0, 0]);
-        expect(items.map(({ version }) => version)).toEqual([1, 1, 1, 1, 1]);
+        expect(items.map(({ version }) => version)).toEqual([3, 3, 3, 3, 3]);
         items[2]!.n = 0;
         await em.flush();
         expect(await stored()).toEqual([7, 7, 0, 7, 7]);
@@ -61,7 +66,7 @@ export function alone(driver: TestDriver): void {
       expect(await stored()).toEqual([7, 7, 7, 7, 7]);
       await fork().nativeUpdate(Item, 2, { n: 8 });
       items.forEach((item) => em.remove(item));
-      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 2, actual: 3 }] });
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ expected: 4, actual: 5 }] });
       expect(await stored()).toEqual([7, 8, 7, 7, 7]);
     });
   });

@@ -126,24 +126,19 @@ export function orders(driver: TestDriver): void {
   describeWhere(driver.concurrent)('order of tables', () => {
     type Write = (em: EntityManager, row: object) => void;
     const change: Write = (_, row) => void (row as { n: number }).n++;
-    const remove: Write = (em, row) => void em.remove(row);
+    // a few, so that there are rows left; new ones would wait for the gaps that MariaDB locks, which is another matter
+    const remove: Write = (em, row) => void (Math.random() < 0.05 && em.remove(row));
 
     /** Every worker loads the tables in an order of its own, and writes the same rows of some of them. */
     async function race(tables: Tables, flushes: number, writes: readonly Write[], more: Partial<Options> = {}) {
       const { fork } = await open(driver, tables, { pool: { min: 0, max: WORKERS }, ...more });
-      const fill = async () => {
-        const em = fork();
-        for (const table of tables) {
-          const ids = new Set((await em.findAll(table)).map(({ id }) => id));
-          for (let id = 1; id <= ROWS; id++) {
-            if (!ids.has(id)) {
-              em.create(table, { id, n: 0 });
-            }
-          }
+      const seed = fork();
+      for (const table of tables) {
+        for (let id = 1; id <= ROWS; id++) {
+          seed.create(table, { id, n: 0 });
         }
-        await em.flush();
-      };
-      await fill();
+      }
+      await seed.flush();
       let started = 0;
       const counts = { saved: 0, conflicts: 0, deadlocks: 0 };
       const work = async (worker: number) => {
@@ -166,9 +161,6 @@ export function orders(driver: TestDriver): void {
               expect(error).toBeInstanceOf(ConcurrentUpdate);
               counts.conflicts++;
             }
-          }
-          if (writes.length > 1) {
-            await fill().catch(() => {});
           }
         }
       };

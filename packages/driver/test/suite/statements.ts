@@ -133,18 +133,15 @@ export function statements(driver: TestDriver): void {
     });
 
     if (driver.keepsBack && driver.alone !== 'nothing') {
-      test('where something on the table may keep back rows, a transaction is tried, and taken from then on', async () => {
+      test('where something on the table may keep back rows, there is a transaction', async () => {
         const { em, articles, kinds, fork } = await setUp(3);
         for (const sql of Object.values(driver.keepsBack!)[0]!('article', 'update', 99)) {
           await fork().getConnection().execute(sql);
         }
         articles.forEach((article) => (article.title = 'new'));
-        // PostgreSQL sees by itself that nothing was kept back
-        const isAlone = driver.name.startsWith('P');
-        const first = ['update', 'select', 'begin', 'update', 'commit'];
-        expect(await kinds(() => em.flush())).toEqual(isAlone ? ['update'] : first);
+        expect(await kinds(() => em.flush())).toEqual(['begin', 'update', 'commit']);
         articles.forEach((article) => (article.title = 'newer'));
-        expect(await kinds(() => em.flush())).toEqual(isAlone ? ['update'] : ['begin', 'update', 'commit']);
+        expect(await kinds(() => em.flush())).toEqual(['begin', 'update', 'commit']);
       });
     }
 

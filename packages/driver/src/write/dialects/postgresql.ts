@@ -66,7 +66,9 @@ export const postgresql: Dialect = {
     ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
 
   // rules do not go with WITH, nor with RETURNING (feature_not_supported)
-  endsItself: ({ code, message = '' }) => code === '0A000' || (code === '22P02' && message.includes(PARTLY)),
+  endsItself: ({ code, message = '' }) =>
+    (code === '22P02' && message.includes(PARTLY)) ||
+    (code === '0A000' && /RETURNING on relation|rewritten by rules/.test(message)),
 
   proposed: (column) => `excluded.${column}`,
 
