@@ -98,8 +98,11 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
 
     override createEntityManager(useContext?: boolean): this[typeof import('@mikro-orm/core').EntityManagerType] {
       const manager = super.createEntityManager(useContext);
-      requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
-      warnOfVersion(this.config);
+      // without entities it is made for its class only, by a container of dependencies
+      if (this.metadata) {
+        requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
+        warnOfVersion(this.config);
+      }
       return hookManager(manager, (em) => {
         hookFlushes(em, () => new Flush(em, this, this.log));
         hookReads(em);
