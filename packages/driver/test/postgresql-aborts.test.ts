@@ -175,7 +175,7 @@ for (const how of ['a query', 'a query in a nested transaction'] as const) {
     };
     if (how === 'a query') {
       expect(await thrown(() => em.transactional(work))).toMatchObject({ code: '22012' });
-      expect(article).toMatchObject({ title: 'ours', version: 1 });
+      expect(article).toMatchObject({ title: 'saved', version: 1 });
       expect(await fork().findOneOrFail(Article, 1)).toMatchObject({ title: 'saved', version: 1 });
     } else {
       await em.transactional(work);

@@ -82,7 +82,8 @@ export function storm(driver: TestDriver, countDeadlocks: (em: SqlEntityManager)
           await em.flush();
           counters.forEach(({ id }) => bumps.set(id, (bumps.get(id) ?? 0) + 1));
         } catch (error) {
-          expect(error).toMatchObject({ constructor: ConcurrentUpdate, cause: undefined });
+          expect(error).toBeInstanceOf(ConcurrentUpdate);
+          expect((error as ConcurrentUpdate).cause).toBeUndefined();
           conflicts++;
         }
       }
@@ -117,7 +118,8 @@ export function storm(driver: TestDriver, countDeadlocks: (em: SqlEntityManager)
           });
           const error = await em.flush().catch((reason: unknown) => reason);
           if (counters.length > 0) {
-            expect(error).toMatchObject({ constructor: ConcurrentUpdate, cause: undefined });
+            expect(error).toBeInstanceOf(ConcurrentUpdate);
+            expect((error as ConcurrentUpdate).cause).toBeUndefined();
             stale++;
           }
         }

@@ -46,7 +46,7 @@ export function expectedVersion(
   if (invalid) {
     // databases that do not keep to the column's range have let somebody bump a row beyond its end
     const isLoaded = value === (snapshotOf(entity) as Dictionary | undefined)?.[prop.name];
-    throw isLoaded && (value as number) > maximumVersion(prop) ? exhausted(entity, meta) : invalid;
+    throw isLoaded && value === maximumVersion(prop) + 1 ? exhausted(entity, meta) : invalid;
   }
   return value as number;
 }

@@ -3,6 +3,7 @@ import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { borrower, giveUp, keepRollingBack, rollsBack } from './connection-pool.ts';
+import { doubt } from './doubt.ts';
 import { flushingIn } from './flush-state.ts';
 import { unwatch, watch } from './transaction-watch.ts';
 
@@ -55,6 +56,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   };
   connection.rollback = async (transaction, ...rest) => {
     unwatch(transaction);
+    const { em } = (rest[0] ?? {}) as { em?: EntityManager };
+    if (em && !flushingIn(em)) {
+      doubt(em);
+    }
     try {
       await rollback.call(connection, transaction, ...rest);
     } catch (error) {

@@ -14,6 +14,7 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import { isDoubtful, trust } from './doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 
 interface EntityFactoryMethods {
@@ -45,7 +46,7 @@ export function hookReads(em: EntityManager): void {
     if (!known || !version || options.initialized === true) {
       return create.call(factory, entityName, data, options);
     }
-    if (isOlder(known, version, data, options)) {
+    if (isOlder(em, known, version, data, options)) {
       create.call(factory, entityName, data, { ...options, refresh: false });
       settled.set(data, snapshotOf(known));
       return known;
@@ -69,7 +70,7 @@ export function hookReads(em: EntityManager): void {
   };
   factory.mergeData = (meta, entity, data, options = {}) => {
     const version = versionOf(metaOf(em, entity))?.name;
-    if (version && isOlder(entity, version, data, options)) {
+    if (version && isOlder(em, entity, version, data, options)) {
       const older = takenOfOlder(metaOf(em, entity), entity, version, data);
       mergeData.call(factory, meta, entity, older.taken, options);
       // what is next to it is a row of its own
@@ -127,13 +128,24 @@ export function ownFactory(em: EntityManager): object {
 }
 
 /** Is this a row of a database or a cache, and older than what is in memory? One without a version may be. */
-function isOlder(entity: Dictionary, version: string, data: Dictionary, options: Dictionary): boolean {
+function isOlder(
+  em: EntityManager,
+  entity: Dictionary,
+  version: string,
+  data: Dictionary,
+  options: Dictionary,
+): boolean {
   const isRow = (options.convertCustomTypes || options.recomputeSnapshot) && !options.newEntity;
   const held = heldVersion(entity, version);
   if (!isRow || !helper(entity).__initialized || held == null || Utils.isEntity(data)) {
     return false;
   }
-  return data[version] == null || Number(data[version]) < Number(held);
+  const isLower = data[version] == null || Number(data[version]) < Number(held);
+  if (isLower && isDoubtful(entity) && covers(mergedKeys(entity, data), entity) && !isDirty(em, entity)) {
+    trust(entity);
+    return false;
+  }
+  return isLower;
 }
 
 /**

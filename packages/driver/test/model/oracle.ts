@@ -362,7 +362,9 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
   const visible = rows.visibleTo(unit);
   const flush: Before[] = [];
   const remember = (copy: Copy, work: () => void) => {
-    const { state, initialized, base, key } = copy;
+    const { state, initialized, key } = copy;
+    // the mark of a touch stands in for the version that was loaded, so a claim beside it is what is known
+    const base = copy.touched ? { ...copy.base, version: copy.now['version'] } : copy.base;
     work();
     const left = unit.copies.includes(copy) ? undefined : { ...copy.now };
     flush.push({ copy, was: { state, initialized, base, key }, left, forgotten: false });

@@ -848,11 +848,16 @@ export const COMMANDS = {
       a: of(VALUES['a']!, n),
       ...(table === 'item' && { b: of(VALUES['b']!, n), ...(n % 2 === 0 && { slug }) }),
     };
-    const given = table === 'item' && n % 3 === 0 ? { version: 3 } : {};
+    const given: { version?: number } = table === 'item' && n % 3 === 0 ? { version: 3 } : {};
     world.say(`${unit.name}.upsert(${rowId(table, key)}, ${JSON.stringify({ ...values, ...given })})`);
     const entity = (await unit.em.upsert(CLASSES[table], { id: key, ...values, ...given } as never)) as unknown;
     if (world.rows.visibleTo(unit).has(rowId(table, key))) {
       bumped(world, unit, table, key, values);
+      // the greater one counts
+      const now = world.rows.visibleTo(unit).get(rowId(table, key))!;
+      if ('version' in given && given.version! > Number(now['version'])) {
+        world.rows.write(unit, rowId(table, key), { ...now, ...given });
+      }
     } else {
       world.rows.write(unit, rowId(table, key), {
         ...(table === 'item' && { slug: null, version: 1, ...given }),

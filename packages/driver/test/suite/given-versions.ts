@@ -271,7 +271,8 @@ export function givenVersions(driver: TestDriver): void {
         ids.forEach((id) => em.assign(em.getReference(Article, id), { title: 'claimed', version: MAXIMUM }));
         const error = await thrown(() => em.flush());
         expect(error).toBeInstanceOf(ConcurrentUpdate);
-        expect(error.conflicts).toMatchObject(ids.map(() => ({ expected: MAXIMUM, actual: 5 })));
+        const named = driver.batches ? ids : [1];
+        expect(error.conflicts).toMatchObject(named.map(() => ({ expected: MAXIMUM, actual: 5 })));
       }
     });
 
