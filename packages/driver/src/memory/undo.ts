@@ -202,9 +202,13 @@ export class Undo {
   /** The rows that existed before, with what was known of them. */
   *known(): Generator<readonly [entity: Dictionary, snapshot: Dictionary]> {
     const expected = new Map(this.#moved.flat().map((row) => [row.changeSet.entity, row.expected]));
-    const untouched = (entity: object, snapshot: Dictionary) => {
+    const untouched = (entity: Dictionary, snapshot: Dictionary) => {
       const version = versionOf(metaOf(this.#em, entity))?.name;
-      return version && isTouched(snapshot, version) ? { ...snapshot, [version]: expected.get(entity) } : snapshot;
+      if (!version || !isTouched(snapshot, version)) {
+        return snapshot;
+      }
+      // a removed row has kept its version
+      return { ...snapshot, [version]: expected.get(entity) ?? entity[version] };
     };
     for (const { entity, originalEntity } of this.#updates.flat()) {
       yield [entity, untouched(entity, originalEntity as Dictionary)];
