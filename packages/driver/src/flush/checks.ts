@@ -6,7 +6,7 @@ import { versionTable } from '../discovery.ts';
 import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import type { RowLock } from '../write/dialects/index.ts';
-import type { Relations } from '../write/relations.ts';
+import { relationsOf } from '../write/relations.ts';
 import { conflictOf, currentVersions, findRows } from './conflicts.ts';
 import { rowOf } from './expected.ts';
 import type { UnsureRow } from './plan.ts';
@@ -71,11 +71,11 @@ export async function compare(
 /** A trigger that writes instead of us need not compare the version, so nobody may change it meanwhile. */
 export async function compareBefore(
   driver: AbstractSqlDriver,
-  relations: Relations,
   changeSets: readonly AnyChangeSet[],
   operation: 'update' | 'delete',
   ctx: Transaction | undefined,
 ): Promise<void> {
+  const relations = relationsOf(driver);
   const exposed = changeSets.filter((set) => relations.writesInstead(versionTable(set.meta)));
   const rows = exposed.map((changeSet) => rowOf(changeSet, operation));
   await compare(driver, rows, operation, 'update', ctx);

@@ -9,7 +9,7 @@ import { runStatement } from '../mikro-orm/driver.ts';
 import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { relationsOf } from '../write/relations.ts';
-import { exhausted, invalidVersion } from './expected.ts';
+import { exhausted, invalidVersion } from '../versions.ts';
 
 /**
  * A statement has written fewer rows than were meant, and which ones cannot be told yet: a row that a rival has bumped

@@ -82,7 +82,7 @@ export class Deletes {
   /** Deletes rows with a version, which are of one table. */
   async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
-    await compareBefore(this.#driver, this.#relations, changeSets, 'delete', options.ctx);
+    await compareBefore(this.#driver, changeSets, 'delete', options.ctx);
     // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
     const size = cascades(this.#driver, meta, meta) ? changeSets.length : this.#driver.config.get('batchSize');
     for (let i = 0; i < changeSets.length; i += size) {
@@ -127,17 +127,18 @@ export class Deletes {
 
   async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
     const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
-    if (affectedRows !== 1 && this.alone) {
+    if (affectedRows === 1) {
+      return;
+    }
+    if (this.alone) {
       throw await describeAlone(this.#driver, [row], 'delete', options);
     }
-    if (affectedRows !== 1 && !this.#mayBeGone(row)) {
+    if (!this.#mayBeGone(row)) {
       throw await staleRow(this.#driver, row, 'delete', options);
     }
-    if (affectedRows !== 1) {
-      const conflict = await describeConflict(this.#driver, [row], 'delete', options);
-      if (conflict.conflicts[0]!.actual !== null) {
-        throw conflict;
-      }
+    const conflict = await describeConflict(this.#driver, [row], 'delete', options);
+    if (conflict.conflicts[0]!.actual !== null) {
+      throw conflict;
     }
   }
 

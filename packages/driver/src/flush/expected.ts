@@ -6,20 +6,11 @@ import {
   type EntityMetadata,
   type EntityProperty,
   ReferenceKind,
-  Utils,
   helper,
-  isRaw,
 } from '@mikro-orm/core';
-import {
-  InvalidVersion,
-  type Operation,
-  VersionExhausted,
-  VersionNotLoaded,
-  maximumStart,
-  maximumVersion,
-  versionOf,
-} from '@mikro-ool/core';
+import { type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mikro-ool/core';
 import { versionedBelow } from '../discovery.ts';
+import { exhausted, invalidVersion } from '../versions.ts';
 import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { VersionedRow } from '../write/batch.ts';
 
@@ -66,38 +57,6 @@ function changedAlong(meta: EntityMetadata, operation: Operation, changed: reado
   const isOtherSide = (prop?: EntityProperty) => prop?.kind === ReferenceKind.ONE_TO_ONE && prop.inversedBy;
   const [first] = props as EntityProperty[];
   return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
-}
-
-/** The error when a row cannot be bumped any more. */
-export function exhausted(entity: object, meta: EntityMetadata): VersionExhausted {
-  const prop = versionOf(meta)!;
-  const { __meta: own } = helper(entity);
-  const key: unknown = Utils.getPrimaryKeyValues(entity, meta, true);
-  return new VersionExhausted(entity, own.className, prop.name, key, maximumVersion(prop));
-}
-
-/** Refuses a version that a row is given, when it is none or leaves no room for changes. */
-export function checkGiven(meta: EntityMetadata, value: unknown, entity?: object): void {
-  const prop = versionOf(meta)!;
-  // data may be spelled as the database has it, an entity may not
-  const number = typeof value === 'string' && !entity ? Number(value) : value;
-  const maximum = maximumStart(prop);
-  if (value != null && !isRaw(value as object) && !isBetween(number, maximum)) {
-    throw new InvalidVersion(entity, meta.className, prop.name, value, maximum, maximumVersion(prop));
-  }
-}
-
-function isBetween(value: unknown, maximum: number): boolean {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= maximum;
-}
-
-/** The error when a value is no integer that the version column can hold. */
-export function invalidVersion(entity: object, meta: EntityMetadata, value: unknown): InvalidVersion | undefined {
-  const prop = versionOf(meta)!;
-  const maximum = maximumVersion(prop);
-  return isBetween(value, maximum)
-    ? undefined
-    : new InvalidVersion(entity, helper(entity).__meta.className, prop.name, value, maximum);
 }
 
 /** A row with the version that it must still have. */

@@ -7,11 +7,12 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
+import { checkGiven } from '../versions.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { checkGiven, classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */

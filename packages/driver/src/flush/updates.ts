@@ -94,17 +94,16 @@ export class Updates {
     const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
     const size = isBatch ? config.get('batchSize') : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
-    await compareBefore(this.#driver, this.#relations, changeSets, 'update', options.ctx);
+    await compareBefore(this.#driver, changeSets, 'update', options.ctx);
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
       const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
       await refuseExhausted(this.#driver, rows, options);
       const result = await updateRows(this.#driver, rows, options, this.alone);
-      if (result.affectedRows !== rows.length && this.alone) {
-        throw await describeAlone(this.#driver, rows, 'update', options);
-      }
       if (result.affectedRows !== rows.length) {
-        throw await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
+        throw this.alone
+          ? await describeAlone(this.#driver, rows, 'update', options)
+          : await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
       await this.#matchReturned(rows, result.rows ?? [], returned, options);
       this.#written(rows);
@@ -123,7 +122,7 @@ export class Updates {
     if (!hasMoved) {
       await refuseExhausted(this.#driver, [row], options);
     }
-    await compareBefore(this.#driver, this.#relations, [changeSet], 'update', options.ctx);
+    await compareBefore(this.#driver, [changeSet], 'update', options.ctx);
     const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
       throw await staleRow(this.#driver, row, 'update', options);

@@ -6,8 +6,8 @@
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { VersionField, initialVersion } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
-import { checkGiven } from '../flush/expected.ts';
 import { type Helper, bumpUnlessGiven } from '../mikro-orm/query-builder.ts';
+import { checkGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
