@@ -182,7 +182,8 @@ export function isVersioned(copy: Copy): boolean {
 
 /**
  * A row is read into a copy that exists: changed columns stay, and so does the version that they, or columns that are
- * not read, are based on. An older row (one that was created again) brings nothing then.
+ * not read, are based on. An older row (one that was created again) brings nothing then; to a reference, which holds
+ * nothing yet, it brings everything, and the claim stays.
  */
 export function reread(copy: Copy, row: Fields): void {
   const known = copy.touched ? copy.now['version'] : (copy.base['version'] ?? copy.now['version']);
@@ -191,7 +192,8 @@ export function reread(copy: Copy, row: Fields): void {
   const columns = [...new Set([...copy.loaded, ...Object.keys(copy.base)])];
   const partial = columns.some((column) => copy.base[column] !== undefined && !brings(column));
   const kept = isVersioned(copy) && row['version'] !== known && ((known != null && isDirty(copy)) || partial);
-  const incoming = kept && known != null && Number(row['version']) < Number(known) ? {} : { ...row };
+  const isOlder = kept && copy.initialized && known != null && Number(row['version']) < Number(known);
+  const incoming = isOlder ? {} : { ...row };
   if (kept) {
     delete incoming['version'];
   }
