@@ -18,7 +18,7 @@ const BY_RACES: readonly Fault[] = ['deadlock', 'serialisation failure'];
 /** The numbers of a run, as they are kept. */
 interface Summary {
   readonly lock: Lock;
-  readonly rows: Readonly<Record<string, number>>;
+  readonly rows: Readonly<Record<string, number | string>>;
   readonly errors: Readonly<Record<string, number>>;
   readonly examples: readonly string[];
 }
@@ -31,6 +31,7 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
   return {
     lock: plan.lock,
     rows: {
+      MikroORM: versionOf(plan.database),
       seconds: seconds,
       seed: plan.seed,
       'reported as saved': outcomes.success,
@@ -59,6 +60,12 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
         .map(({ text }) => text),
     ),
   };
+}
+
+/** Of the driver: its core is the newest that there was. */
+function versionOf(database: DatabaseKind): string {
+  const manifest = readFileSync(new URL(import.meta.resolve(`@mikro-orm/${database}/package.json`)), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
 }
 
 /** One column for each lock. */

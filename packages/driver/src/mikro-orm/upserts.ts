@@ -77,7 +77,8 @@ async function readBack(em: EntityManager, upserted: object[], options: Dictiona
       flushMode: FlushMode.COMMIT,
       populate: lazy.map((prop) => prop.name) as never,
       schema: options.schema,
-      ctx: options.ctx,
+      // MikroORM takes an `undefined` for one that is given
+      ...(options.ctx && { ctx: options.ctx }),
     } as never,
   );
 }

@@ -11,6 +11,8 @@ import { COMMANDS, type Command, World, entities } from './program.ts';
 /** How often a command is drawn; 0: never. */
 const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
   load: 14,
+  remember: 4,
+  recall: 5,
   findOne: 4,
   reference: 2,
   change: 16,

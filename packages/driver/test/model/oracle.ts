@@ -27,6 +27,8 @@ export interface Copy {
   /** Not a bare reference. */
   initialized: boolean;
   touched: boolean;
+  /** A transaction was rolled back: what was read in it may never have been. */
+  doubtful?: boolean;
   /** A unique value has moved from or to it. */
   moved?: boolean;
   now: Fields;
@@ -118,6 +120,7 @@ export class Rows {
   /** Memory follows the database: what the flushes wrote is discarded, but what was changed since is the user's. */
   rollback(unit: Unit): void {
     const { flushes } = this.#layers.pop()!;
+    unit.copies.forEach((copy) => (copy.doubtful = true));
     const all = flushes.flat();
     for (const copy of new Set(all.map((before) => before.copy))) {
       const own = all.filter((before) => before.copy === copy);
@@ -182,26 +185,44 @@ export function isVersioned(copy: Copy): boolean {
 
 /**
  * A row is read into a copy that exists: changed columns stay, and so does the version that they, or columns that are
- * not read, are based on. An older row (one that was created again) brings nothing then; to a reference, which holds
- * nothing yet, it brings everything, and the claim stays.
+ * not read, are based on. An older row (of a cache, or one that was created again) brings only columns that the copy
+ * has not, which is then as old as they are. To a reference, which holds nothing yet, it brings everything, and the
+ * claim stays; and a copy that a rollback has put in doubt takes it, if nothing else is lost by that.
  */
 export function reread(copy: Copy, row: Fields): void {
   const known = copy.touched ? copy.now['version'] : (copy.base['version'] ?? copy.now['version']);
   // MikroORM does not replace a value by NULL when it merges, so that one stays old, too
   const brings = (column: string) => column in row && (row[column] !== null || copy.base[column] == null);
+  const isHeld = (column: string) => copy.loaded.has(column) || copy.base[column] !== undefined;
   const columns = [...new Set([...copy.loaded, ...Object.keys(copy.base)])];
   const partial = columns.some((column) => copy.base[column] !== undefined && !brings(column));
-  const kept = isVersioned(copy) && row['version'] !== known && ((known != null && isDirty(copy)) || partial);
-  const isOlder = kept && copy.initialized && known != null && Number(row['version']) < Number(known);
-  const incoming = isOlder ? {} : { ...row };
-  if (kept) {
-    delete incoming['version'];
+  const isLower = isVersioned(copy) && copy.initialized && Number(row['version']) < Number(known ?? Number.NaN);
+  if (isLower && copy.doubtful && !partial && !isDirty(copy)) {
+    copy.doubtful = false;
+  } else if (isLower) {
+    const fresh = Object.entries(row).filter(([column]) => column !== 'version' && !isHeld(column));
+    take(copy, Object.fromEntries(fresh));
+    if (fresh.length > 0) {
+      const [now, older] = [Number(copy.now['version']), Number(row['version'])];
+      copy.now['version'] = now < older ? now : older;
+      copy.base['version'] = older;
+    }
+    return;
   }
+  const kept = isVersioned(copy) && row['version'] !== known && ((known != null && isDirty(copy)) || partial);
+  take(copy, kept ? Object.fromEntries(Object.entries(row).filter(([column]) => column !== 'version')) : row);
+  if (!copy.initialized) {
+    copy.initialized = true;
+    Object.keys(row).forEach((column) => copy.loaded.add(column));
+  }
+}
+
+function take(copy: Copy, row: Fields): void {
   const changed = new Set([
     ...changedColumns(copy),
     ...(differs(copy.base['version'], copy.now['version']) ? ['version'] : []),
   ]);
-  for (const [column, value] of Object.entries(incoming)) {
+  for (const [column, value] of Object.entries(row)) {
     const now = copy.now[column];
     const stays = changed.has(column) && (copy.initialized || now !== undefined);
     if (differs(now, value) && !stays && !(now != null && value === null)) {
@@ -209,10 +230,6 @@ export function reread(copy: Copy, row: Fields): void {
       copy.base[column] = value;
       copy.loaded.add(column);
     }
-  }
-  if (!copy.initialized) {
-    copy.initialized = true;
-    Object.keys(row).forEach((column) => copy.loaded.add(column));
   }
 }
 

@@ -110,6 +110,18 @@ export class World {
     this.units = [unit('em1'), unit('em2')];
   }
 
+  /** The items that a result cache has, whole and each column alone. */
+  remembered: ReadonlyMap<string, Fields> = new Map();
+
+  async remember(): Promise<void> {
+    this.remembered = new Map([...this.rows.committed].filter(([id]) => id.startsWith('item ')));
+    for (const column of [undefined, ...TABLES.item.columns]) {
+      const em = this.#db.fork();
+      await em.clearCache(recalling(column).cache[0]);
+      await em.find(Item, {}, recalling(column));
+    }
+  }
+
   /** Empties the database, and puts a few rows into it. */
   async reset(): Promise<void> {
     await this.raw('delete from item', 'delete from entry', 'delete from note');
@@ -465,6 +477,15 @@ function taken(world: World, unit: Unit, table: Table, entity: Record<string, un
   });
 }
 
+/** A read of all items, or of one column of them, that a result cache may answer. */
+function recalling(column?: string) {
+  return {
+    ...(column && { fields: [column] as never }),
+    orderBy: { id: 'asc' as const },
+    cache: [`items ${column ?? ''}`, 600_000] as [string, number],
+  };
+}
+
 type Run = (world: World, unit: ModelUnit, command: Command, commands: Iterator<Command>) => Promise<true | undefined>;
 
 /** Each answers nothing when it makes no sense now. */
@@ -499,6 +520,35 @@ export const COMMANDS = {
       const row = world.rows.visibleTo(unit).get(nameOf(entity))!;
       const read = fields ? pick(row, [column, ...(TABLES[table].versioned ? ['version'] : [])]) : row;
       taken(world, unit, table, entity, read);
+    }
+    return true;
+  },
+
+  /** A result cache, as good as a replica that lags: it keeps the items as they are now. */
+  remember: async (world) => {
+    if (!world.reaches(undefined)) {
+      return undefined;
+    }
+    world.say('a cache takes all items');
+    await world.remember();
+    return true;
+  },
+
+  /** All items, as they once were. */
+  recall: async (world, unit, { n }) => {
+    const { remembered } = world;
+    const has = (copy: Copy) => remembered.has(rowId(copy.table, copy.key));
+    const reused = unit.copies.some((copy) => has(copy) && (copy.state === 'new' || hasTwin(unit, copy)));
+    if (remembered.size === 0 || unit.em.isInTransaction() || reused) {
+      return undefined;
+    }
+    const column = of([undefined, undefined, ...TABLES.item.columns], n);
+    world.say(`${unit.name} loads item from the cache${column ? `, only ${column}` : ''}`);
+    const found = (await unit.em.find(Item, {}, recalling(column))) as unknown as Record<string, unknown>[];
+    world.expect(found.map(nameOf).toSorted(), [...remembered.keys()].toSorted(), 'what is found');
+    for (const entity of found) {
+      const row = remembered.get(nameOf(entity))!;
+      taken(world, unit, 'item', entity, column ? pick(row, [column, 'version']) : row);
     }
     return true;
   },
@@ -851,9 +901,15 @@ export const COMMANDS = {
       ...(table === 'item' && { b: of(VALUES['b']!, n), ...(n % 2 === 0 && { slug }) }),
     };
     const given: { version?: number } = table === 'item' && n % 3 === 0 ? { version: 3 } : {};
-    world.say(`${unit.name}.upsert(${rowId(table, key)}, ${JSON.stringify({ ...values, ...given })})`);
-    const entity = (await unit.em.upsert(CLASSES[table], { id: key, ...values, ...given } as never)) as unknown;
-    if (world.rows.visibleTo(unit).has(rowId(table, key))) {
+    // what is there stays, and is handed back
+    const ignores = m % 3 === 0;
+    const options = ignores ? { onConflictAction: 'ignore' as const } : {};
+    const data = { id: key, ...values, ...given };
+    world.say(`${unit.name}.upsert(${rowId(table, key)}, ${JSON.stringify(data)}${ignores ? ', ignore' : ''})`);
+    const entity = (await unit.em.upsert(CLASSES[table], data as never, options)) as unknown;
+    if (world.rows.visibleTo(unit).has(rowId(table, key)) && ignores) {
+      world.events.add('upsert that was ignored');
+    } else if (world.rows.visibleTo(unit).has(rowId(table, key))) {
       bumped(world, unit, table, key, values);
       // the greater one counts
       const now = world.rows.visibleTo(unit).get(rowId(table, key))!;

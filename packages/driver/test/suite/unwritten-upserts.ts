@@ -76,6 +76,21 @@ export function unwrittenUpserts(driver: TestDriver): void {
       }
     }
 
+    for (const [name, way] of Object.entries(ways)) {
+      test(`${name} in a transaction: what is handed back is what the transaction sees`, async () => {
+        const { fork, row } = await setUp();
+        await fork().transactional(async (tx) => {
+          await tx.nativeUpdate(Article, 1, { n: 50 });
+          const article = (await way(tx as EntityManager, { onConflictAction: 'ignore' })) as Given & {
+            version: number;
+          };
+          expect([article.title, article.n, article.version]).toEqual(['theirs', 50, 10]);
+          article.n += 1;
+        });
+        expect(await row()).toEqual(['theirs', 51, 'theirs', 11]);
+      });
+    }
+
     for (const [name, options] of Object.entries({
       ignored: { onConflictAction: 'ignore' } as const,
       'with merge fields': { onConflictMergeFields: ['title'] } as never,
