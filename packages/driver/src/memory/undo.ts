@@ -367,7 +367,9 @@ function isFilledByUpdate(prop: EntityProperty): boolean {
 function isFilledByInsert(prop: EntityProperty): boolean {
   const { primary, autoincrement, defaultRaw, generated, kind, customType } = prop;
   const isFilled = primary || autoincrement || defaultRaw || generated || customType instanceof VersionField;
-  return kind === ReferenceKind.SCALAR && Boolean(isFilled);
+  // MikroORM takes what a getter of a new entity returns for a default
+  const isComputed = prop.persist === false || (prop.getter && !prop.setter);
+  return kind === ReferenceKind.SCALAR && Boolean(isFilled) && !isComputed;
 }
 
 export function assign(target: Dictionary, key: string, value: unknown): void {
