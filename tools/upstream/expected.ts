@@ -21,14 +21,23 @@ const BLIND_WRITE = 'a write to a reference that was not loaded, and whose versi
 
 const EXPECTED: Expectation[] = [
   {
+    // on MySQL its version is sent with the INSERT, and not read again
     reason: 'the SQL of a class with a version is ours',
     run: 'wrapped',
-    tests: /GH3209.test.ts > custom date like mapped type in composite PK|GH5224.test.ts > optimistic locks and STI/,
+    tests:
+      /GH3209.test.ts > custom date like mapped type in composite PK|GH5224.test.ts > optimistic locks and STI|GH3440.test.ts > GH issue 3440|default-values.mysql.test.ts > .* > database defaults will be available after flush/,
   },
   {
     reason: 'no BEGIN and COMMIT around a flush of one statement',
     run: 'wrapped',
     tests: /GH4122.test.ts > extra updates|GH5527.test.ts > should always use optimistic locking query/,
+  },
+  {
+    // of a class with a version
+    reason: 'no BEGIN and COMMIT around a flush of one statement',
+    run: 'wrapped',
+    tests: /default-values.(sqlite|postgre).test.ts > .* > database defaults will be available after flush/,
+    error: /to be called 3 times, but got 1 times/,
   },
   {
     reason: 'our error says more, or another thing, than that of the lock of MikroORM',

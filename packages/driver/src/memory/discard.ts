@@ -19,6 +19,7 @@ import {
 import { isTouched, touch, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { Members } from '../mikro-orm/identity-map.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import { type CollectionState, type EntityState, FLAGS, type Undo, assign, restoreCollection } from './undo.ts';
 import { changedSince, forget, propOf, rootOf, setBack } from './values.ts';
@@ -53,11 +54,12 @@ export function discard(undos: readonly Undo[]): void {
   const orphans = orphansOf(undos);
   const isNew = new Set<object>(created.map(({ entity }) => entity));
   changed.forEach(manage);
-  changed.forEach(restoreValues);
+  const members = new Members();
+  changed.forEach((one) => restoreValues(one, members));
   changed.filter(({ entity }) => removed.has(entity)).forEach(({ entity }) => reattach(entity));
   changed.forEach(({ entity }) => settleRelations(entity));
   // after the values, of which some are the keys that new ones have no more
-  created.forEach((one) => expunge(one, isNew));
+  created.forEach((one) => expunge(one, isNew, members));
   for (const [collection, state] of collections) {
     if (isNew.has(collection.owner)) {
       restoreCollection(collection, state);
@@ -124,11 +126,11 @@ function orphansOf(undos: readonly Undo[]): Map<UnitOfWork, ReadonlySet<object>>
 }
 
 /** A row that is not there any more: the entity is new, and belongs to nobody until it is persisted again. */
-function expunge(one: Written, isNew: ReadonlySet<object>): void {
+function expunge(one: Written, isNew: ReadonlySet<object>, members: Members): void {
   const { entity, state, since } = one;
   for (const uow of unitsAround(one)) {
     const map = uow.getIdentityMap();
-    if (map.getByEntity(entity as never) === entity) {
+    if (members.has(map, entity)) {
       map.delete(entity as never); // found by its key, so before the key goes
     }
     const stacks: Set<object>[] = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()];
@@ -184,7 +186,7 @@ function manage({ entity, base, state }: Written): void {
   restoreSnapshot(entity, base);
 }
 
-function restoreValues(one: Written): void {
+function restoreValues(one: Written, members: Members): void {
   const { undo, entity, base, state, since } = one;
   const em = (helper(entity).__em ?? undo.em) as EntityManager;
   const meta = metaOf(em, entity);
@@ -195,7 +197,7 @@ function restoreValues(one: Written): void {
   // related entities would come back into the identity map
   const relations = undo.hasForgotten(entity) ? meta.relations.map(({ name }) => name) : [];
   const maps = [...unitsAround(one)].map((uow) => uow.getIdentityMap());
-  const knowing = maps.filter((map) => map.getByEntity(entity as never) === entity);
+  const knowing = maps.filter((map) => members.has(map, entity));
   knowing.forEach((map) => map.delete(entity as never)); // the key may be another one again
   setBack(em, entity, base!, new Set([...since, ...relations]));
   knowing.forEach((map) => map.store(entity as never));

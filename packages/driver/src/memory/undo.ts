@@ -22,7 +22,7 @@ import {
 import { VersionField, isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
-import { hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
+import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import type { VersionedRow } from '../write/batch.ts';
@@ -94,6 +94,7 @@ export class Undo {
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
   remember(groups: Partial<ChangeSetGroups> = {}): void {
     const { uow } = this;
+    const members = new Members();
     uow.getRemoveStack().forEach((entity) => this.#removed.add(entity));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
     for (const [type, group] of Object.entries(groups)) {
@@ -102,7 +103,9 @@ export class Undo {
         if (isUpdate) {
           this.#updates.push(sets);
         }
-        sets.filter((set) => !isUpdate || !isSimple(set)).forEach((set) => this.#rememberEntity(set.entity, set));
+        sets
+          .filter((set) => !isUpdate || !isSimple(set))
+          .forEach((set) => this.#rememberEntity(set.entity, set, members));
       }
     }
     for (const [entity, , values] of uow.getExtraUpdates()) {
@@ -169,8 +172,9 @@ export class Undo {
       return;
     }
     this.#restored = true;
-    this.#restoreUpdates();
-    this.#entities.forEach((state) => this.#restoreEntity(state));
+    const members = new Members();
+    this.#restoreUpdates(members);
+    this.#entities.forEach((state) => this.#restoreEntity(state, members));
     this.putBack();
     this.#unstacked.forEach((undo) => undo());
     this.#collections.forEach((state, collection) => restoreCollection(collection, state));
@@ -231,7 +235,7 @@ export class Undo {
     for (const entity of entities) {
       const props = metaOf(this.#em, entity).hydrateProps.filter(({ kind }) => !isToMany(kind));
       const values = props.map(({ name }) => [name, (entity as Dictionary)[name]] as const);
-      this.#rememberEntity(entity, undefined, Object.fromEntries(values));
+      this.#rememberEntity(entity, undefined, undefined, Object.fromEntries(values));
     }
     this.succeeded = true;
   }
@@ -246,7 +250,12 @@ export class Undo {
     }
   }
 
-  #rememberEntity(entity: Dictionary, changeSet?: ChangeSet<object>, values?: Dictionary): void {
+  #rememberEntity(
+    entity: Dictionary,
+    changeSet?: ChangeSet<object>,
+    members = new Members(),
+    values?: Dictionary,
+  ): void {
     if (this.#entities.has(entity)) {
       return;
     }
@@ -260,13 +269,13 @@ export class Undo {
     this.#entities.set(entity, {
       entity,
       flags,
-      created: isNew ? this.#mapsWith(entity) : undefined,
+      created: isNew ? this.#mapsWith(entity, members) : undefined,
       before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
       values,
     });
   }
 
-  #restoreUpdates(): void {
+  #restoreUpdates(members: Members): void {
     for (const { changeSet, expected } of this.#moved.flat()) {
       const entity = changeSet.entity as Dictionary;
       const { name } = versionOf(changeSet.meta)!;
@@ -277,16 +286,16 @@ export class Undo {
     for (const changeSet of this.#updates.flat()) {
       restoreSnapshot(changeSet.entity, changeSet.originalEntity);
       if (hasMovedTargetKey(changeSet)) {
-        this.#mapsWith(changeSet.entity).forEach((map) => restoreTargetKeys(map, changeSet));
+        this.#mapsWith(changeSet.entity, members).forEach((map) => restoreTargetKeys(map, changeSet));
       }
     }
   }
 
-  #restoreEntity({ entity, flags, created, before, after }: EntityState): void {
+  #restoreEntity({ entity, flags, created, before, after }: EntityState, members: Members): void {
     const wrapped = helper(entity) as unknown as Dictionary;
     if (created) {
       // found by its key, so before the key goes
-      const added = this.#mapsWith(entity).filter((map) => !created.includes(map));
+      const added = this.#mapsWith(entity, members).filter((map) => !created.includes(map));
       added.forEach((map) => map.delete(entity as never));
       delete wrapped.__identifier;
     }
@@ -299,10 +308,10 @@ export class Undo {
   }
 
   /** The identity maps with this entity: a transaction hands new ones to the EntityManager around it before its COMMIT. */
-  #mapsWith(entity: object): IdentityMap[] {
+  #mapsWith(entity: object, members: Members): IdentityMap[] {
     const owner = helper(entity).__em?.getUnitOfWork(false) ?? this.uow;
     const maps = new Set([this.uow.getIdentityMap(), owner.getIdentityMap()]);
-    return [...maps].filter((map) => map.getByEntity(entity as never) === entity);
+    return [...maps].filter((map) => members.has(map, entity));
   }
 
   #rememberCollection(collection: Collection<object>): void {
@@ -358,7 +367,9 @@ function isFilledByUpdate(prop: EntityProperty): boolean {
 function isFilledByInsert(prop: EntityProperty): boolean {
   const { primary, autoincrement, defaultRaw, generated, kind, customType } = prop;
   const isFilled = primary || autoincrement || defaultRaw || generated || customType instanceof VersionField;
-  return kind === ReferenceKind.SCALAR && Boolean(isFilled);
+  // MikroORM takes what a getter of a new entity returns for a default
+  const isComputed = prop.persist === false || (prop.getter && !prop.setter);
+  return kind === ReferenceKind.SCALAR && Boolean(isFilled) && !isComputed;
 }
 
 export function assign(target: Dictionary, key: string, value: unknown): void {

@@ -1,4 +1,7 @@
-/** Entities that are known by another unique column too (`targetKey`): MikroORM files them under it since 7.2.5. */
+/**
+ * Identity maps: who is in one, asked without changing it; and entities that are known by another unique column too
+ * (`targetKey`), under which MikroORM files them since 7.2.5.
+ */
 import type { ChangeSet, Dictionary, EntityMetadata, IdentityMap } from '@mikro-orm/core';
 
 /** The columns by which relations refer to a class, besides its primary key. */
@@ -24,4 +27,19 @@ export function restoreTargetKeys(map: IdentityMap, { entity, meta, originalEnti
   }
   map.store(entity as never);
   keys.forEach((key, i) => (values[key] = assigned[i]));
+}
+
+/**
+ * Which identity maps have an entity under its key. MikroORM's own answer makes a place for the class where there is none,
+ * and rows are written in the order of these places; so it is asked only where the entity was seen in the map, which is
+ * gone through once.
+ */
+export class Members {
+  readonly #known = new Map<IdentityMap, ReadonlySet<object>>();
+
+  has(map: IdentityMap, entity: object): boolean {
+    const known = this.#known.get(map) ?? new Set<object>(map);
+    this.#known.set(map, known);
+    return known.has(entity) && map.getByEntity(entity as never) === entity;
+  }
 }

@@ -164,9 +164,9 @@ function keepItems(stacks: UnitOfWork, uow: InFlightMethods): void {
     }
   };
   uow.takeCollectionSnapshots = (entity, visited) => {
-    const values = visited.has(entity)
-      ? []
-      : helper(entity).__meta.relations.map((prop) => (entity as Dictionary)[prop.name]);
+    // it comes along relations, of which some have the key alone (`mapToPk`), and is no entity then
+    const isNext = Utils.isEntity(entity) && !visited.has(entity);
+    const values = isNext ? helper(entity).__meta.relations.map((prop) => (entity as Dictionary)[prop.name]) : [];
     // those that were written are not dirty any more
     const dirty = values.filter(
       (value) => Utils.isCollection(value) && isManyToMany(value as never) && value.isDirty(),

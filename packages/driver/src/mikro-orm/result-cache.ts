@@ -23,22 +23,23 @@ export function hookResultCache(em: EntityManager): void {
   const cache = em as unknown as CacheMethods;
   const { tryCache, storeCache } = cache;
   const notStored = new WeakSet<Entry>();
-  cache.tryCache = async (entityName, config, key, ...rest) => {
-    const context = em.getContext(false) as EntityManager;
-    if (!context.isInTransaction() || !mayHaveVersions(em, entityName, key)) {
-      return tryCache.call(em, entityName, config, key, ...rest);
-    }
-    const entry = config === undefined ? {} : await tryCache.call(em, entityName, config, key, ...rest);
+  const tryOrNot = async (...[entityName, config, ...rest]: Parameters<CacheMethods['tryCache']>) => {
+    const entry = config === undefined ? {} : await tryCache.call(em, entityName, config, ...rest);
     if (entry) {
       notStored.add(entry);
     }
     return entry;
   };
-  cache.storeCache = async (config, entry, data) => {
-    if (entry && (notStored.has(entry) || hasUnsaved(em))) {
-      return;
-    }
-    await storeCache.call(em, config, entry, data);
+  // Neither waits any longer than MikroORM's: queries that are started at once are sent in the order of their waiting.
+  cache.tryCache = (...args) => {
+    const [entityName, , key] = args;
+    const context = em.getContext(false) as EntityManager;
+    const isOurs = context.isInTransaction() && mayHaveVersions(em, entityName, key);
+    return isOurs ? tryOrNot(...args) : tryCache.call(em, ...args);
+  };
+  cache.storeCache = (config, entry, data) => {
+    const isLeft = entry && (notStored.has(entry) || hasUnsaved(em));
+    return isLeft ? Promise.resolve() : storeCache.call(em, config, entry, data);
   };
 }
 

@@ -751,9 +751,7 @@ export const COMMANDS = {
 
   refresh: async (world, unit, { n }) => {
     const copy = someCopy(unit, n, (c) => c.state !== 'new' && c.initialized && !c.moved && mayRefresh(world, unit, c));
-    // open: one without a version may leave the identity map when the transaction that it is refreshed in rolls back
-    const isOpen = copy?.table === 'note' && unit.depth > 0;
-    if (!copy || !world.reaches(unit) || isOpen) {
+    if (!copy || !world.reaches(unit)) {
       return undefined;
     }
     world.say(`${unit.name} refreshes ${describe(copy)}`);

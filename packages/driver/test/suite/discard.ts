@@ -427,6 +427,35 @@ export function discards(driver: TestDriver): void {
   }
 
   describe('rolled back is rolled back', () => {
+    test('a new entity with a getter, whose value is no column', async () => {
+      class Person {
+        id!: number;
+        name!: string;
+        version?: number;
+        get label(): string {
+          return `${this.name}!`;
+        }
+      }
+      const schema = defineEntity({
+        class: Person,
+        properties: {
+          id: p.integer().primary().autoincrement(),
+          name: p.string(),
+          label: p.string().persist(false),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork } = await open(driver, [schema]);
+      const em = fork();
+      const person = em.create(Person, { name: 'ann' } as never);
+      await em.begin();
+      await em.flush();
+      await em.rollback();
+      expect([person.id, person.version, person.label]).toEqual([undefined, undefined, 'ann!']);
+      await em.persist(person).flush();
+      expect((await fork().findOneOrFail(Person, person.id)).label).toBe('ann!');
+    });
+
     test('what was assigned after the flush stays, unsaved', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();

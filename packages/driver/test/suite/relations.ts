@@ -260,4 +260,63 @@ export function relations(driver: TestDriver): void {
       });
     }
   });
+
+  describe('a relation whose value is the key alone (mapToPk)', () => {
+    interface Key {
+      id: number;
+    }
+    for (const [title, more] of [
+      ['without a version', {}],
+      ['with one', { version: p.type(VersionField) }],
+    ] as const) {
+      const id = p.integer().primary();
+      const Author = defineEntity({ name: 'Author', properties: { id, ...more } }) as unknown as EntitySchema<Key>;
+      const author = () => p.manyToOne(Author).mapToPk().nullable();
+      const Book = defineEntity({ name: 'Book', properties: { id, author, ...more } }) as unknown as EntitySchema<
+        Key & { author: number | null }
+      >;
+      const setUpBooks = async () => {
+        const db = await open(driver, [Author, Book]);
+        const seed = db.fork();
+        [1, 2].forEach((key) => seed.create(Author, { id: key }));
+        await seed.flush();
+        [1, 2].forEach((key) => seed.create(Book, { id: key, author: 1 }));
+        await seed.flush();
+        const authors = async () => (await db.fork().find(Book, {}, { orderBy: { id: 1 } })).map((book) => book.author);
+        expect(await authors()).toEqual([1, 1]);
+        return { ...db, authors };
+      };
+
+      test(`${title}: it is changed, set to null, and what it points to is removed`, async () => {
+        const { fork, authors } = await setUpBooks();
+        const em = fork();
+        const [first, second] = await em.find(Book, {}, { orderBy: { id: 1 } });
+        first!.author = 2;
+        second!.author = null;
+        await em.flush();
+        expect(await authors()).toEqual([2, null]);
+        em.remove(await em.findOneOrFail(Author, 1));
+        second!.author = 2;
+        await em.flush();
+        expect(await authors()).toEqual([2, 2]);
+      });
+
+      test(`${title}: a transaction that rolls back takes it back`, async () => {
+        const { fork, authors } = await setUpBooks();
+        const em = fork();
+        const [first] = await em.find(Book, {}, { orderBy: { id: 1 } });
+        await em.begin();
+        first!.author = 2;
+        em.create(Book, { id: 3, author: 2 });
+        await em.flush();
+        await em.rollback();
+        expect(first!.author).toBe(1);
+        await em.flush();
+        expect(await authors()).toEqual([1, 1]);
+        first!.author = 2;
+        await em.flush();
+        expect(await authors()).toEqual([2, 1]);
+      });
+    }
+  });
 }

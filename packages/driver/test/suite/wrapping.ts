@@ -189,6 +189,30 @@ export function wrapping(driver: TestDriver): void {
       expect(plain.join('\n')).toContain('changed 3');
     });
 
+    test('that is new takes its place in the identity map, and so among the changes of the next flush', async () => {
+      class One {
+        id!: number;
+        name = 'n';
+      }
+      class Other {
+        id!: number;
+        name = 'n';
+      }
+      const properties = { id: p.integer().primary().autoincrement(), name: p.string() };
+      const schemas = [defineEntity({ class: One, properties }), defineEntity({ class: Other, properties })];
+      const { plain, wrapped } = await onBoth(schemas, async ({ fork, sent }) => {
+        const em = fork();
+        const [one, other] = [new One(), new Other()];
+        await em.persist([one, other]).flush();
+        const places = em.getUnitOfWork().getIdentityMap().keys();
+        one.name = 'changed';
+        other.name = 'changed';
+        return [places, await sent(() => em.flush())];
+      });
+      expect(wrapped).toEqual(plain);
+      expect(plain[0]).toEqual(['Other-1', 'One-1']);
+    });
+
     test('leaves in an EntityManager what MikroORM leaves there', async () => {
       const { plain, wrapped } = await onBoth([Note, Tag], async (db) => {
         await seeded(db);
