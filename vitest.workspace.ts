@@ -32,7 +32,12 @@ export default defineConfig({
       {
         test: {
           name: 'sqlite',
-          include: [`${driver}/sqlite*.test.ts`, `${driver}/unknown-dialect.test.ts`, `${pool}/sqlite*.test.ts`, `${resolve}/sqlite*.test.ts`],
+          include: [
+            `${driver}/sqlite*.test.ts`,
+            `${driver}/unknown-dialect.test.ts`,
+            `${pool}/sqlite*.test.ts`,
+            `${resolve}/sqlite*.test.ts`,
+          ],
         },
       },
       {

