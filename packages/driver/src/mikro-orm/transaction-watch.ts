@@ -45,22 +45,22 @@ export function unwatch(transaction: object): void {
 }
 
 /** A connection has many transactions, one after the other: it is hooked once. */
-function hook(connection: Connection): void {
-  if (hooked.has(connection)) {
+function hook(target: Connection): void {
+  if (hooked.has(target)) {
     return;
   }
-  hooked.add(connection);
-  const { executeQuery, streamQuery } = connection;
+  hooked.add(target);
+  const { executeQuery, streamQuery } = target;
   const send: Send = (sql) =>
-    executeQuery.call(connection, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
+    executeQuery.call(target, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
   const tell = async (error: unknown): Promise<never> => {
-    await watchers.get(connection)?.(error, send);
+    await watchers.get(target)?.(error, send);
     throw error;
   };
-  connection.executeQuery = (query, ...rest) => executeQuery.call(connection, query, ...rest).catch(tell);
-  connection.streamQuery = async function* (query, ...rest) {
+  target.executeQuery = (query, ...rest) => executeQuery.call(target, query, ...rest).catch(tell);
+  target.streamQuery = async function* (query, ...rest) {
     try {
-      yield* streamQuery.call(connection, query, ...rest);
+      yield* streamQuery.call(target, query, ...rest);
     } catch (error) {
       await tell(error);
     }
