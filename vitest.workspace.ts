@@ -5,6 +5,7 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 const driver = 'packages/driver/test';
+const pool = 'packages/pool/test';
 const resolve = 'packages/resolve/test';
 
 const LONG = /\/(pglite|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
@@ -31,27 +32,32 @@ export default defineConfig({
       {
         test: {
           name: 'sqlite',
-          include: [`${driver}/sqlite*.test.ts`, `${driver}/unknown-dialect.test.ts`, `${resolve}/sqlite*.test.ts`],
+          include: [
+            `${driver}/sqlite*.test.ts`,
+            `${driver}/unknown-dialect.test.ts`,
+            `${pool}/sqlite*.test.ts`,
+            `${resolve}/sqlite*.test.ts`,
+          ],
         },
       },
       {
         test: {
           name: 'postgresql',
-          include: [`${driver}/postgresql*.test.ts`, `${resolve}/postgresql*.test.ts`],
+          include: [`${driver}/postgresql*.test.ts`, `${pool}/postgresql*.test.ts`, `${resolve}/postgresql*.test.ts`],
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
         },
       },
       {
         test: {
           name: 'postgresql-15',
-          include: [`${driver}/postgresql*.test.ts`],
+          include: [`${driver}/postgresql*.test.ts`, `${pool}/postgresql*.test.ts`],
           globalSetup: [`${driver}/drivers/postgresql-15.setup.ts`],
         },
       },
       {
         test: {
           name: 'mariadb',
-          include: [`${driver}/mariadb*.test.ts`, `${resolve}/mariadb*.test.ts`],
+          include: [`${driver}/mariadb*.test.ts`, `${pool}/mariadb*.test.ts`, `${resolve}/mariadb*.test.ts`],
           exclude: [`${driver}/mariadb-storm.test.ts`],
           globalSetup: [`${driver}/drivers/mysql.setup.ts`],
         },
@@ -82,6 +88,13 @@ export default defineConfig({
           name: 'http',
           include: ['packages/http/test/*.test.ts'],
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
+        },
+      },
+      {
+        test: {
+          name: 'pool',
+          include: [`${pool}/*.test.ts`],
+          exclude: [`${pool}/{sqlite,postgresql,mariadb}*.test.ts`],
         },
       },
       { test: { name: 'resolve', include: [`${resolve}/docs.test.ts`] } },

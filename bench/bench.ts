@@ -5,7 +5,8 @@
  * Fixed: the same rows of the same tables (20,000 rows), one process, contenders in turn, medians.
  * Varied: the number of rows, what is done with them, the database.
  *
- * `--only <words>` runs the jobs whose title and database have these words, and writes no results.
+ * `--only <words>` runs the jobs whose title and database have these words, and writes no results; `--quick` compares with
+ * MikroORM without a lock only, where that matters, in two minutes.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -17,20 +18,22 @@ import { startPostgres } from '../tools/postgres.ts';
 import type { Server, Session } from './contender.ts';
 import { createDatabase, createTables, tidyUp } from './database.ts';
 import { guaranteeOf } from './guarantee.ts';
-import { CONTENDERS, JOBS, type Job, planFor } from './jobs.ts';
+import { CONTENDERS, JOBS, type Job, QUICK, planFor } from './jobs.ts';
 import { measure } from './measure.ts';
 import { startProxy } from './proxy.ts';
 import { type Section, chart, guaranteeTable, memoryTable, sectionTable, writeResult } from './report.ts';
 
 const { values } = parseArgs({
   args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: { only: { type: 'string' } },
+  options: { only: { type: 'string' }, quick: { type: 'boolean', default: false } },
 });
 
 const NAMES = { postgresql: 'PostgreSQL', sqlite: 'SQLite' };
 
 const steps = (['postgresql', 'sqlite'] as const).flatMap((kind) =>
-  JOBS.filter((job) => job.servers.includes(kind)).flatMap((job) => job.sizes.map((n) => ({ kind, job, n }))),
+  JOBS.filter((job) => job.servers.includes(kind)).flatMap((job) =>
+    (values.quick ? (job.quick ?? []) : job.sizes).map((n) => ({ kind, job, n })),
+  ),
 );
 const chosen = steps.filter(({ kind, job, n }) => {
   const text = `${NAMES[kind]} ${job.title} ${n}`.toLowerCase();
@@ -49,7 +52,7 @@ function progress(text: string): void {
 /** Sessions of the contenders that speak this database, those of SQLite with the tables in them. */
 async function openAll(job: Job, server: Server): Promise<Map<string, Session>> {
   const sessions = new Map<string, Session>();
-  for (const contender of job.contenders) {
+  for (const contender of job.contenders.filter((one) => !values.quick || QUICK.has(one))) {
     const session = await contender.open(server);
     if (session) {
       sessions.set(contender.name, session);
@@ -69,7 +72,7 @@ async function run(job: Job, server: Server, sizes: readonly number[]): Promise<
     for (const n of sizes) {
       progress(`${NAMES[server.kind]}, ${job.title}, ${n} rows`);
       const tasks = [...sessions].map(([name, session]) => job.task(name, session, n));
-      results.push([n, await measure(tasks, planFor(n))]);
+      results.push([n, await measure(tasks, planFor(n, values.quick))]);
       await tidyUp(server);
       done++;
     }
@@ -116,7 +119,7 @@ async function measureAll(server: Server, database: string): Promise<void> {
       console.log(sectionTable(section));
     }
   }
-  if (values.only !== undefined) {
+  if (values.only !== undefined || values.quick) {
     return;
   }
   const guarantees = [];

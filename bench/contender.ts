@@ -45,6 +45,16 @@ export interface Session {
   /** Any SQL, on a connection of the contender. */
   execute(sql: string): Promise<void>;
   close(): Promise<void>;
+  /** What only MikroORM has. */
+  readonly orm?: Orm;
+}
+
+export interface Orm {
+  /** Makes these rows in memory; returns what writes them. */
+  create(table: Table, rows: readonly Row[]): () => Promise<void>;
+  /** A transaction in which nothing is done. */
+  emptyTransaction(): Promise<void>;
+  fork(): void;
 }
 
 export interface Contender {

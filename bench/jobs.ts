@@ -5,11 +5,14 @@ import {
   type Loaded,
   MIXED,
   NARROW,
+  type Row,
   type Server,
   type Session,
   type Table,
   WIDE,
   change,
+  columnNames,
+  valueOf,
 } from './contender.ts';
 import { drizzle } from './contenders/drizzle.ts';
 import { listened } from './contenders/listened.ts';
@@ -31,11 +34,16 @@ const builtIn = mikroOrm('version: true', BUILT_IN);
 const unlocked = mikroOrm('unlocked', UNLOCKED);
 /** Rows without a version on a driver that checks versions. */
 const wrapped = mikroOrm('unlocked, wrapped', `${UNLOCKED}, driver wrapped`);
+const onResilientPool = mikroOrm('mikro-ool, resilient', `${OURS}, resilient pool`);
+/** Those that `--quick` compares. */
+export const QUICK = new Set([ours, wrapped, onResilientPool, unlocked]);
 export const CONTENDERS = [ours, builtIn, unlocked, sequelize, typeorm, drizzle, handWritten];
 
 export interface Job {
   readonly title: string;
   readonly sizes: readonly number[];
+  /** The sizes that `--quick` measures. */
+  readonly quick?: readonly number[];
   readonly contenders: readonly Contender[];
   readonly servers: readonly Server['kind'][];
   /** Through a proxy that adds 1 ms in each direction. */
@@ -83,6 +91,38 @@ const remove: Job['task'] = (name, session, n) => ({
   },
 });
 
+/** Rows that are not there yet, above all others. */
+const insert: Job['task'] = (name, session, n) => ({
+  name,
+  async prepare() {
+    await session.execute('delete from narrow where id > 1000000');
+    const first = nextSeed(n);
+    const rows = Array.from({ length: n }, (_, i) => {
+      const values = columnNames(NARROW).map((column, c) => [column, valueOf(c, first + i)]);
+      return { id: first + i, version: 1, ...Object.fromEntries(values) } as Row;
+    });
+    return session.orm!.create(NARROW, rows);
+  },
+});
+
+const emptyTransactions: Job['task'] = (name, { orm }, n) => ({
+  name,
+  prepare: async () => async () => {
+    for (let i = 0; i < n; i++) {
+      await orm!.emptyTransaction();
+    }
+  },
+});
+
+const forks: Job['task'] = (name, { orm }, n) => ({
+  name,
+  prepare: async () => async () => {
+    for (let i = 0; i < n; i++) {
+      orm!.fork();
+    }
+  },
+});
+
 const load: Job['task'] = (name, session, n) => ({
   name,
   prepare: async (round) => () => session.load(NARROW, pick(n, round)),
@@ -110,6 +150,7 @@ export const JOBS: readonly Job[] = [
   {
     title: 'update, 3 columns changed',
     sizes: [1, 10, 100, 300, 1000, 5000],
+    quick: [1, 2, 10, 30, 100, 300],
     contenders: CONTENDERS,
     servers: BOTH,
     task: update(NARROW, FIRST_THREE),
@@ -161,6 +202,7 @@ export const JOBS: readonly Job[] = [
   {
     title: 'rows without a version, 3 columns changed',
     sizes: [1, 10, 100],
+    quick: [1, 10],
     contenders: [wrapped, unlocked],
     servers: BOTH,
     task: update(NARROW, FIRST_THREE),
@@ -168,16 +210,34 @@ export const JOBS: readonly Job[] = [
   {
     title: 'rows without a version, load',
     sizes: [10, 100],
+    quick: [10],
     contenders: [wrapped, unlocked],
     servers: BOTH,
     task: load,
   },
+  {
+    title: 'empty transactions, one after the other',
+    sizes: [10],
+    quick: [10],
+    contenders: [ours, onResilientPool, unlocked],
+    servers: BOTH,
+    task: emptyTransactions,
+  },
+  { title: 'em.fork()', sizes: [100], quick: [100], contenders: [ours, unlocked], servers: BOTH, task: forks },
+  {
+    title: 'insert',
+    sizes: [1, 100],
+    quick: [1, 100],
+    contenders: [ours, builtIn, wrapped, unlocked],
+    servers: BOTH,
+    task: insert,
+  },
   // last, because it takes rows away
-  { title: 'delete', sizes: [10, 100, 500], contenders: CONTENDERS, servers: BOTH, task: remove },
+  { title: 'delete', sizes: [10, 100, 500], quick: [2, 10, 100], contenders: CONTENDERS, servers: BOTH, task: remove },
 ];
 
 /** Rounds for a size, and how long one contender may take for them. */
-export function planFor(n: number): Plan {
+export function planFor(n: number, isQuick = false): Plan {
   const most = n === 1 ? 1500 : n <= 10 ? 800 : n <= 100 ? 200 : n <= 300 ? 60 : n <= 1000 ? 30 : 12;
-  return { rounds: [most, 5], budget: 2000 };
+  return { rounds: [most, 5], budget: isQuick ? 700 : 2000 };
 }

@@ -4,6 +4,7 @@ import { MariaDbDriver } from '@mikro-orm/mariadb';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versioned } from '@mikro-ool/driver';
+import { resilient } from '@mikro-ool/pool';
 
 export const ACCOUNTS = 48;
 export const OPENING_BALANCE = 1000;
@@ -100,7 +101,7 @@ export async function connect(
     // lost connections are what this is about
     logger: () => {},
   };
-  const driver = (lock === 'mikro-ool' ? versioned(Plain) : Plain) as typeof PostgreSqlDriver;
+  const driver = (lock === 'mikro-ool' ? versioned(resilient(Plain)) : Plain) as typeof PostgreSqlDriver;
   return (await MikroORM.init({ ...options, driver })) as unknown as MikroORM<AbstractSqlDriver>;
 }
 

@@ -3,7 +3,8 @@ import { type EntityName, MikroORM, type Options, defineEntity, p } from '@mikro
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { VersionField } from '@mikro-ool/core';
-import { versioned } from '@mikro-ool/driver';
+import { type DriverClass, versioned } from '@mikro-ool/driver';
+import { resilient } from '@mikro-ool/pool';
 import { type Contender, type Row, type Server, type Table, TABLES, columnNames, typeOf } from '../contender.ts';
 
 const VERSIONS = {
@@ -11,6 +12,7 @@ const VERSIONS = {
   'version: true': () => p.integer().version(),
   unlocked: () => p.integer().default(1),
   'unlocked, wrapped': () => p.integer().default(1),
+  'mikro-ool, resilient': () => p.type(VersionField),
 };
 
 type Lock = keyof typeof VERSIONS;
@@ -25,19 +27,30 @@ function entityOf(table: Table, lock: Lock): EntityName<Row> {
   }) as unknown as EntityName<Row>;
 }
 
-function options(server: Server, lock: Lock): Partial<Options> {
-  const isWrapped = lock === 'mikro-ool' || lock === 'unlocked, wrapped';
-  if (server.kind === 'sqlite') {
-    return { driver: isWrapped ? versioned(SqliteDriver) : SqliteDriver, dbName: ':memory:' };
+/** With a version, beside tables that have none: what is measured is not an ORM without any. */
+const Locked = defineEntity({
+  name: 'Locked',
+  properties: { id: p.integer().primary(), version: p.type(VersionField) },
+});
+
+function driverWith<Driver extends DriverClass>(lock: Lock, driver: Driver): Driver {
+  if (lock === 'mikro-ool, resilient') {
+    return versioned(resilient(driver));
   }
-  const clientUrl = server.url;
-  return { driver: isWrapped ? versioned(PostgreSqlDriver) : PostgreSqlDriver, clientUrl };
+  return lock === 'mikro-ool' || lock === 'unlocked, wrapped' ? versioned(driver) : driver;
+}
+
+function options(server: Server, lock: Lock): Partial<Options> {
+  return server.kind === 'sqlite'
+    ? { driver: driverWith(lock, SqliteDriver), dbName: ':memory:' }
+    : { driver: driverWith(lock, PostgreSqlDriver), clientUrl: server.url };
 }
 
 /** Opens MikroORM with one of the locks; the memory benchmark needs its EntityManager. */
 export async function openMikroOrm(server: Server, lock: Lock, more: Partial<Options> = {}) {
   const entities = new Map(TABLES.map((table) => [table, entityOf(table, lock)]));
-  const orm = await MikroORM.init({ ...options(server, lock), ...more, entities: [...entities.values()] } as Options);
+  const all = [...entities.values(), ...(lock === 'unlocked, wrapped' ? [Locked] : [])];
+  const orm = await MikroORM.init({ ...options(server, lock), ...more, entities: all } as Options);
   return { orm, entity: (table: Table) => entities.get(table)! };
 }
 
@@ -58,6 +71,15 @@ export function mikroOrm(lock: Lock, name = `MikroORM, ${lock}`, more: Partial<O
         },
         execute: async (sql) => void (await (orm.em as never as SqlManager).getConnection().execute(sql)),
         close: () => orm.close(true),
+        orm: {
+          create(table, rows) {
+            const em = orm.em.fork();
+            rows.forEach((row) => em.persist(em.create(entity(table), row)));
+            return () => em.flush();
+          },
+          emptyTransaction: () => orm.em.fork().transactional(async () => {}),
+          fork: () => void orm.em.fork(),
+        },
       };
     },
   };

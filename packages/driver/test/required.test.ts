@@ -121,7 +121,7 @@ test.each(TESTED)('nothing is said of MikroORM %s', async (version) => {
   expect(sent).toEqual([]);
 });
 
-test.each(['core', 'driver', 'http', 'resolve'])('@mikro-ool/%s asks for what was tested', (name) => {
+test.each(['core', 'driver', 'http', 'pool', 'resolve'])('@mikro-ool/%s asks for what was tested', (name) => {
   const manifest = readFileSync(new URL(`../../${name}/package.json`, import.meta.url), 'utf8');
   const { peerDependencies } = JSON.parse(manifest) as { peerDependencies: Record<string, string> };
   expect(peerDependencies['@mikro-orm/core']).toBe(`>=${TESTED[0]} <=${TESTED[1]}`);

@@ -278,27 +278,23 @@ for (const [name, dialect] of Object.entries(dialects)) {
   }
 }
 
-test('which errors leave open whether a statement was carried out, and which connections go back to a pool', () => {
+test('which errors leave open whether a statement was carried out', () => {
   const errors = [
-    { code: '40003', loses: true, free: false },
-    { code: '40001', loses: false, free: false },
-    { code: '23505', loses: false, free: false },
-    { code: '57014', loses: false, free: false },
-    { message: 'Query read timeout', loses: true, free: false },
-    { message: 'Connection terminated due to connection timeout', loses: false, free: false },
-    { message: 'Client has encountered a connection error and is not queryable', loses: false, free: true },
-    { message: 'Client was closed and is not queryable', loses: false, free: true },
-    { message: 'Connection terminated unexpectedly', loses: true, free: true },
-    { message: 'Connection terminated', loses: true, free: true },
-    ...['08006', '08P01', '57P01', '57P02', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].map((code) => ({
-      code,
-      loses: true,
-      free: true,
-    })),
-    { code: 'ECONNREFUSED', loses: false, free: false },
+    { code: '40003', loses: true },
+    { code: '40001', loses: false },
+    { code: '23505', loses: false },
+    { code: '57014', loses: false },
+    { message: 'Query read timeout', loses: true },
+    { message: 'Connection terminated due to connection timeout', loses: false },
+    { message: 'Client has encountered a connection error and is not queryable', loses: false },
+    { message: 'Client was closed and is not queryable', loses: false },
+    { message: 'Connection terminated unexpectedly', loses: true },
+    { message: 'Connection terminated', loses: true },
+    ...['08006', '08P01', '57P01', '57P02', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].map((code) => ({ code, loses: true })),
+    { code: 'ECONNREFUSED', loses: false },
   ];
-  for (const { loses, free, ...error } of errors) {
-    expect([error, postgresql.losesAnswer(error), postgresql.mayRelease(error)]).toEqual([error, loses, free]);
+  for (const { loses, ...error } of errors) {
+    expect([error, postgresql.losesAnswer(error)]).toEqual([error, loses]);
     expect(sqlite.losesAnswer(error)).toBe(false);
   }
 });

@@ -123,15 +123,16 @@ export class TransactionLog {
     }
   }
 
-  /** What was to be rolled back to a savepoint is still there, so nothing of the transaction around it may be committed. */
-  rollbackFailed(savepoint: object, error: unknown): void {
-    const parent = this.#parents.get(savepoint)!;
-    if (!this.#aborted.has(parent) && !this.#ended.has(this.#rootOf(parent))) {
-      this.aborted(parent, asLostRace(error, this.#dialect));
+  /**
+   * What was to be rolled back may still be there, though not in memory: so nothing may be committed of the transaction,
+   * or of the one around a savepoint.
+   */
+  rollbackFailed(transaction: object, error: unknown): void {
+    const open = this.#parents.get(transaction) ?? transaction;
+    if (!this.#aborted.has(open) && !this.#ended.has(this.#rootOf(open))) {
+      this.aborted(open, asLostRace(error, this.#dialect));
     }
   }
-
-  readonly mayRelease = (error: unknown): boolean => this.#dialect?.mayRelease((error ?? {}) as DriverError) ?? false;
 
   /** ROLLBACK: takes back in memory what the flushes of the transaction did, the last one first. */
   rolledBack(transaction: object): void {

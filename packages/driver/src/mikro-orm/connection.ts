@@ -2,7 +2,6 @@
 import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { TransactionLog } from '../memory/transaction-log.ts';
-import { borrower, giveUp, keepRollingBack, rollsBack } from './connection-pool.ts';
 import { doubt } from './doubt.ts';
 import { flushingIn } from './flush-state.ts';
 import { unwatch, watch } from './transaction-watch.ts';
@@ -22,12 +21,11 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
       isOneStatement ? flush!.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
     ) as never;
   };
-  const lending = borrower(connection, log.mayRelease);
   connection.begin = async (options) => {
     if (options?.ctx) {
       log.going(options.ctx);
     }
-    const transaction = (await begin.call(options?.ctx ? connection : lending, options)) as Transaction<object>;
+    const transaction = (await begin.call(connection, options)) as Transaction<object>;
     log.began(transaction, options?.ctx as object | undefined);
     if (!options?.ctx) {
       // not known yet when the connection is made
@@ -67,17 +65,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
         log.committed(transaction); // what is committed stays
         throw error;
       }
-      if ('savepointName' in transaction) {
-        log.rollbackFailed(transaction, error);
-      } else if (!transaction.isRolledBack) {
-        // once more: the first may have been stopped by a listener, or may only have told of the end of the connection
-        const again = () => transaction.rollback().execute();
-        if (await rollsBack(again, log.mayRelease)) {
-          giveUp(transaction);
-        } else {
-          void keepRollingBack(again, log.mayRelease).then(() => giveUp(transaction));
-        }
-      }
+      log.rollbackFailed(transaction, error);
       log.rolledBack(transaction);
       throw error;
     }

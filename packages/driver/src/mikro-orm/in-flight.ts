@@ -31,15 +31,14 @@ export interface InFlightMethods {
   takeCollectionSnapshots(entity: object, visited: Set<object>): void;
 }
 
-/** Hooks the unit of work of an EntityManager. */
-export function hookInFlight(em: EntityManager, uow: InFlightMethods, state: FlushState): void {
-  keepStacks(em.getUnitOfWork(false), uow, state);
+/** Hooks what takes a row for sent. */
+export function keepSent(em: EntityManager, uow: InFlightMethods, state: FlushState): void {
   keepValues(em, uow, state);
   keepItems(em.getUnitOfWork(false), uow);
 }
 
-/** New and removed entities that the flush has not seen. It takes those that it has deleted off the stacks itself. */
-function keepStacks(stacks: UnitOfWork, uow: InFlightMethods, state: FlushState): void {
+/** Hooks the stacks: new and removed entities that the flush has not seen. It takes those that it has deleted off itself. */
+export function keepStacks(stacks: UnitOfWork, uow: InFlightMethods, state: FlushState): void {
   const { clear, remove, postCommitCleanup } = uow;
   /** Removed while they were inserted: MikroORM takes them for new ones, which it only has to forget. */
   const removed = new Set<object>();

@@ -30,7 +30,7 @@ export const REQUIRED = {
     ],
     ...['getTableName', 'mapDataToFieldNames', 'getConnection', 'syncCollections'],
   ],
-  connection: ['begin', 'commit', 'rollback', 'transactional', 'getClient', 'execute'],
+  connection: ['begin', 'commit', 'rollback', 'transactional', 'execute'],
   metadata: ['ownsVersionProperty', 'sync', 'getPrimaryProps', 'getOwnConcurrencyCheckKeys'],
   storage: ['get', 'find', 'set'],
   EntityManager: [

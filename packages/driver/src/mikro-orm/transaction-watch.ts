@@ -20,52 +20,49 @@ export type Send = (sql: string) => Promise<{ rows: unknown[] }>;
 /** Is told of an error before the one who sent the statement. */
 type Told = (error: unknown, send: Send) => Promise<void>;
 
-/** How to stop watching. */
-const watched = new WeakMap<object, () => void>();
+/** Who is told, by connection and by transaction. */
+const watchers = new WeakMap<Connection, Told>();
+const watched = new WeakMap<object, Connection>();
+const hooked = new WeakSet<Connection>();
 
 /** Watches the connection of a transaction until `unwatch()`. */
 export async function watch(transaction: Transaction, told: Told): Promise<void> {
-  const { provideConnection } = transaction.getExecutor();
-  await provideConnection.call(transaction.getExecutor(), async (provided: unknown) => {
+  await transaction.getExecutor().provideConnection(async (provided: unknown) => {
     const connection = provided as Connection;
-    const { executeQuery, streamQuery } = connection;
-    const send: Send = (sql) =>
-      executeQuery.call(connection, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
-    const tell = async (error: unknown): Promise<never> => {
-      await told(error, send);
-      throw error;
-    };
-    const stop = [
-      override(connection, 'executeQuery', (query, ...rest) =>
-        executeQuery.call(connection, query, ...rest).catch(tell),
-      ),
-      override(connection, 'streamQuery', async function* (query, ...rest) {
-        try {
-          yield* streamQuery.call(connection, query, ...rest);
-        } catch (error) {
-          await tell(error);
-        }
-      }),
-    ];
-    watched.set(transaction, () => stop.forEach((one) => one()));
+    hook(connection);
+    watchers.set(connection, told);
+    watched.set(transaction, connection);
   });
 }
 
 /** The transaction is about to end, which is told by other means. */
 export function unwatch(transaction: object): void {
-  watched.get(transaction)?.();
-  watched.delete(transaction);
+  const connection = watched.get(transaction);
+  if (connection) {
+    watchers.delete(connection);
+    watched.delete(transaction);
+  }
 }
 
-/** Returns how to take it back: what is below may be a method of its class, or of whoever wrapped it before. */
-function override<Name extends keyof Connection>(target: Connection, name: Name, method: Connection[Name]): () => void {
-  const before = Object.getOwnPropertyDescriptor(target, name);
-  Object.defineProperty(target, name, { value: method, configurable: true, writable: true });
-  return () => {
-    if (before) {
-      Object.defineProperty(target, name, before);
-    } else {
-      delete (target as Partial<Connection>)[name];
+/** A connection has many transactions, one after the other: it is hooked once. */
+function hook(target: Connection): void {
+  if (hooked.has(target)) {
+    return;
+  }
+  hooked.add(target);
+  const { executeQuery, streamQuery } = target;
+  const send: Send = (sql) =>
+    executeQuery.call(target, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
+  const tell = async (error: unknown): Promise<never> => {
+    await watchers.get(target)?.(error, send);
+    throw error;
+  };
+  target.executeQuery = (query, ...rest) => executeQuery.call(target, query, ...rest).catch(tell);
+  target.streamQuery = async function* (query, ...rest) {
+    try {
+      yield* streamQuery.call(target, query, ...rest);
+    } catch (error) {
+      await tell(error);
     }
   };
 }

@@ -6,7 +6,7 @@ import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
-import { type InFlightMethods, hookInFlight, planned } from './in-flight.ts';
+import { type InFlightMethods, keepSent, keepStacks, planned } from './in-flight.ts';
 import { hookTouches } from './touches.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
@@ -36,10 +36,33 @@ export function hookFlushes(em: EntityManager, begin: () => Flush): void {
   const state = stateFor(uow);
   countClears(uow);
   queueFlushes(uow, state);
-  hookInFlight(em, uow, state);
-  hookUnitOfWork(em, uow, state, begin);
-  hookOrder(em, uow, state);
-  hookPersister(em, uow.getChangeSetPersister(), state, begin);
+  keepStacks(em.getUnitOfWork(false), uow, state);
+  const persister = hookWhenAsked(em, uow, state, begin);
+  hookUnitOfWork(em, uow, state, begin, () => {
+    hookWriting(em, uow, state);
+    keepSent(em, uow, state);
+    hookOrder(em, uow, state);
+    persister();
+  });
+}
+
+/** The persister is asked for by `em.insert()` too, without a flush. Returns how to ask for it. */
+function hookWhenAsked(
+  em: EntityManager,
+  uow: UnitOfWorkMethods,
+  state: FlushState,
+  begin: () => Flush,
+): () => PersisterMethods {
+  const { getChangeSetPersister } = uow;
+  let persister: PersisterMethods | undefined;
+  uow.getChangeSetPersister = () => {
+    if (!persister) {
+      persister = getChangeSetPersister.call(uow);
+      hookPersister(em, persister, state, begin);
+    }
+    return persister;
+  };
+  return uow.getChangeSetPersister;
 }
 
 /**
@@ -67,16 +90,17 @@ function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
   };
 }
 
-function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState, begin: () => Flush): void {
+/** @param writes called once, when there is something to write: most EntityManagers only read */
+function hookUnitOfWork(
+  em: EntityManager,
+  uow: UnitOfWorkMethods,
+  state: FlushState,
+  begin: () => Flush,
+  writes: () => void,
+): void {
   const keepTouches = hookTouches(em);
-  const {
-    doCommit,
-    filterCollectionUpdates,
-    getChangeSetGroups,
-    persistToDatabase,
-    commitCollectionUpdates,
-    unsetIdentity,
-  } = uow;
+  const { doCommit, filterCollectionUpdates, unsetIdentity } = uow;
+  let hasWritten = false;
   uow.unsetIdentity = (entity) => {
     (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
     if (state.flush) {
@@ -90,6 +114,10 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       keepTouches();
     }
     filterCollectionUpdates.call(uow);
+    if (!hasWritten && hasWork(em.getUnitOfWork(false))) {
+      hasWritten = true;
+      writes();
+    }
   };
   // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
   uow.doCommit = async () => {
@@ -111,6 +139,15 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       state.sent.clear();
     }
   };
+}
+
+/** Will MikroORM write anything? */
+function hasWork(uow: UnitOfWork): boolean {
+  return uow.getChangeSets().length + uow.getCollectionUpdates().length + uow.getExtraUpdates().size > 0;
+}
+
+function hookWriting(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
+  const { getChangeSetGroups, persistToDatabase, commitCollectionUpdates } = uow;
   // The last step before the transaction starts.
   uow.getChangeSetGroups = () => {
     const sets = em.getUnitOfWork(false).getChangeSets();

@@ -4,6 +4,8 @@
  */
 import { type EntityManager, type InferEntity, defineEntity, p } from '@mikro-orm/core';
 import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { type DriverClass, versioned } from '@mikro-ool/driver';
+import { resilient } from '@mikro-ool/pool';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
 import { type Fault, FaultyConnection } from './connection.ts';
@@ -101,7 +103,9 @@ const shapes: Shape[] = [
 export function faults(driver: TestDriver, kinds: readonly Fault[]): void {
   const setUp = async () => {
     const connection = new FaultyConnection();
-    const db = await open(driver, [Item], connection.options);
+    // connections die by the hundred, and Kysely would keep them
+    const onPool = versioned(resilient(driver.plain as DriverClass)) as never;
+    const db = await open(driver, [Item], { ...connection.options, driver: onPool });
     // what MikroORM asks the server before the first INSERT, and only then
     await db.fork().insertMany(Item, [{ id: 100 }]);
     const execute = (sql: string) => db.fork().getConnection().execute<Record<string, number>[]>(sql);

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { Collection, type EntityManager, type EntitySchema, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, thrown, withoutLock, describeWhere } from '../harness.ts';
+import { type TestDriver, describeWhere, open, withoutLock } from '../harness.ts';
 
 const version = p.type(VersionField);
 
@@ -192,48 +192,6 @@ export function locks(driver: TestDriver): void {
       expect(causes).toEqual([]);
     });
     const claimAgain = (item: { version: number }) => void (item.version = Number(item.version));
-  });
-
-  describeWhere(driver.concurrent)('a connection whose ROLLBACK is refused', () => {
-    for (const max of [1, 2]) {
-      test(`comes back as soon as it works: a pool of ${max}`, async () => {
-        let refused = 0;
-        let refusing = 0;
-        const { fork } = await open(driver, [Item], {
-          pool: { min: 0, max },
-          onCreateConnection: async (connection) => {
-            const { executeQuery } = connection as { executeQuery(query: { sql: string }): Promise<unknown> };
-            Object.assign(connection as object, {
-              async executeQuery(query: { sql: string }) {
-                if (refusing > 0 && query.sql === 'rollback') {
-                  refusing--;
-                  refused++;
-                  throw Object.assign(new Error('not yet prepared'), { code: 'ER_UNKNOWN_COM_ERROR', errno: 1047 });
-                }
-                return executeQuery.call(connection, query);
-              },
-            });
-          },
-        });
-        const seed = fork();
-        seed.create(Item, { id: 1 });
-        await seed.flush();
-        for (let i = 0; i < max; i++) {
-          refusing = 6;
-          const error = await thrown(() =>
-            fork().transactional(async (em) => {
-              (await em.findOneOrFail(Item, 1)).n++;
-              await em.flush();
-              throw new Error('changed my mind');
-            }),
-          );
-          expect(error.message).toBe('changed my mind');
-        }
-        await Promise.all(Array.from({ length: max }, () => fork().transactional((em) => em.find(Item, {}))));
-        expect(refused, 'more than the two at once').toBeGreaterThan(2 * max);
-        expect(await fork().findOneOrFail(Item, 1)).toMatchObject({ n: 0, version: 1 });
-      });
-    }
   });
 
   describe('a signal', () => {

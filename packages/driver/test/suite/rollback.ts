@@ -367,6 +367,32 @@ export function rollbacks(driver: TestDriver): void {
       }
     }
 
+    test('a ROLLBACK that a listener stops: what memory has taken back is not committed', async () => {
+      const { orm, fork } = await setUp();
+      const em = orm.em.fork({ freshEventManager: true });
+      let stops = true;
+      em.getEventManager().registerSubscriber({
+        beforeTransactionRollback: () => {
+          if (stops) {
+            throw new Error('stopped');
+          }
+        },
+      });
+      const ann = await em.findOneOrFail(Person, 1);
+      await em.begin();
+      ann.name = 'Anna';
+      await em.flush();
+      expect((await thrown(() => em.rollback())).message).toBe('stopped');
+      expect(ann).toMatchObject({ name: 'Ann', version: 1 });
+      expect((await thrown(() => em.commit())).message).toBe('stopped');
+      stops = false;
+      await em.rollback();
+      expect(await fork().findOneOrFail(Person, 1)).toMatchObject({ name: 'Ann', version: 1 });
+      ann.name = 'Anne';
+      await em.flush();
+      expect(await fork().findOneOrFail(Person, 1)).toMatchObject({ name: 'Anne', version: 2 });
+    });
+
     test('a new entity that is among the items of its own collection', async () => {
       const { load, state } = await setUp();
       const { em, ann } = await load();

@@ -87,8 +87,6 @@ export interface Dialect {
   endsTransaction?(error: DriverError): boolean;
   /** Does this error leave open whether the statement was carried out? */
   losesAnswer(error: DriverError): boolean;
-  /** May the connection go back to its pool after this error of a ROLLBACK? Only when it is dead, or there is no pool. */
-  mayRelease(error: DriverError): boolean;
 }
 
 /** What is known of an error of a database driver. */

@@ -79,9 +79,6 @@ export const mysql: Dialect = {
   endsTransaction: ({ code }) => ENDINGS.includes(String(code)),
 
   losesAnswer: (error) => UNSURE.includes(String(error.code)) || isCutOff(error),
-
-  // a dead client refuses statements without sending them
-  mayRelease: (error) => isCutOff(error) || error.message?.startsWith("Can't add new command") === true,
 };
 
 /** The connection ended under a statement: by mysql2, by the network, by a shutdown, by KILL. */

@@ -79,9 +79,6 @@ export const postgresql: Dialect = {
 
   // statement_completion_unknown
   losesAnswer: (error) => error.code === '40003' || isCutOff(error) || error.message === 'Query read timeout',
-
-  // a dead client refuses statements without sending them
-  mayRelease: (error) => isCutOff(error) || error.message?.endsWith('is not queryable') === true,
 };
 
 /** The connection ended under a statement: connection exceptions, admin_shutdown, crash_shutdown, and what node-postgres says. */

@@ -66,8 +66,6 @@ export const sqlite: Dialect = {
   endsTransaction: ({ code }) => /^SQLITE_(?:FULL|IOERR|NOMEM|INTERRUPT)/.test(String(code)),
 
   losesAnswer: () => false,
-
-  mayRelease: () => true,
 };
 
 type Cell = (name: string) => string;

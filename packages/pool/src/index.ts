@@ -1,0 +1,1 @@
+export { type DriverClass, resilient } from './resilient.ts';
