@@ -51,8 +51,7 @@ function hook(target: Connection): void {
   }
   hooked.add(target);
   const { executeQuery, streamQuery } = target;
-  const send: Send = (sql) =>
-    executeQuery.call(target, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
+  const send: Send = (sql) => executeQuery.call(target, { sql, parameters: [], query: { kind: 'RawNode' } } as Query);
   const tell = async (error: unknown): Promise<never> => {
     await watchers.get(target)?.(error, send);
     throw error;
