@@ -36,7 +36,7 @@ const PROJECTS: Record<string, string[]> = {
   '@mikro-orm/libsql': ['libsql'],
   '@mikro-orm/pglite': ['pglite'],
   '@mikro-orm/mariadb': ['mariadb', 'mariadb-storm'],
-  '@mikro-orm/core': ['core', 'driver', 'http', 'resolve'],
+  '@mikro-orm/core': ['core', 'driver', 'http', 'docs'],
 };
 
 /** Projects of Vitest that test our programs, which --run runs on another MikroORM. */

@@ -1,6 +1,6 @@
 /**
  * Runs the shared suite on every database, with the oldest and the newest MikroORM that we claim, and writes the table of
- * databases into the README from what ran: `npx pnpm matrix`.
+ * databases into docs/databases.md from what ran: `npx pnpm matrix`.
  */
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -90,10 +90,10 @@ const table = [
   '|---|---|---|---|--:|',
   ...ordered,
 ];
-const readme = new URL('../README.md', import.meta.url);
-const text = readFileSync(readme, 'utf8');
+const page = new URL('../docs/databases.md', import.meta.url);
+const text = readFileSync(page, 'utf8');
 writeFileSync(
-  readme,
+  page,
   text.replace(
     /(<!-- npx pnpm matrix -->\n\n)[^]*?(\n\n<!-- end -->)/,
     (_, before, after) => `${before}${table.join('\n')}${after}`,

@@ -1,5 +1,6 @@
 /**
- * `npx pnpm demo`: the service on an embedded SQLite file, two editors who collide, and many clients at once.
+ * `npx pnpm demo`: users who press "favourite" at once; then the service on an embedded SQLite file, two editors who
+ * collide, and many clients at once.
  * `npx pnpm demo --postgres`: what a rival's write meets on PostgreSQL, beside MikroORM's own `version: true`.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -11,6 +12,7 @@ import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { ArticleSchema } from './article.ts';
 import { compare } from './comparison.ts';
+import { pressFavourite } from './favourites.ts';
 import { type HammerResult, hammer } from './hammer.ts';
 import { createService } from './service.ts';
 
@@ -42,6 +44,7 @@ async function start(options: Partial<Options>): Promise<Running> {
 }
 
 async function sqlite(): Promise<boolean> {
+  const counted = await pressFavourite();
   const dir = mkdtempSync(join(tmpdir(), 'mikro-ool-demo-'));
   const sql: string[] = [];
   const service = await start({
@@ -83,7 +86,7 @@ async function sqlite(): Promise<boolean> {
     console.log(`${CLIENTS} clients, ${REQUESTS} requests each: read ${ROWS} rows, add 1 to each, save.\n`);
     const result = await hammer(service.url, ROWS, CLIENTS, REQUESTS);
     const lost = await report(service.orm, result);
-    return statuses.join() === '200,200,200,412,412,200,200' && lost === 0 && result.other.length === 0;
+    return counted && statuses.join() === '200,200,200,412,412,200,200' && lost === 0 && result.other.length === 0;
   } finally {
     await service.stop();
     rmSync(dir, { recursive: true });
