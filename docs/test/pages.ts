@@ -5,7 +5,7 @@
  * file of its own. What a reader need not see, and the program needs, stands in a comment that begins with `<!-- ts`.
  */
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 const root = join(import.meta.dirname, '../..');
 const BLOCK = /^( *)(?:```(\w*)(?: \[([^\]\n]*)\])?|<!-- (ts))\n(.*?)^ *(?:```|-->)/gms;
@@ -30,7 +30,7 @@ export interface Page {
 export function writePages(): Page[] {
   const directory = join(root, 'docs/.pages');
   return pages().map(([path, markdown]) => {
-    const name = basename(path, '.md');
+    const name = path.startsWith('packages') ? basename(dirname(path)) : basename(path, '.md');
     const page = join(directory, name);
     mkdirSync(page, { recursive: true });
     const blocks = blocksOf(markdown);
@@ -50,7 +50,8 @@ function textOf(blocks: readonly Block[]): string {
 
 function pages(): [path: string, markdown: string][] {
   const docs = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'));
-  return ['README.md', ...docs.map((name) => join('docs', name))]
+  const packages = readdirSync(join(root, 'packages')).map((name) => join('packages', name, 'README.md'));
+  return ['README.md', ...docs.map((name) => join('docs', name)), ...packages]
     .map((path): [string, string] => [path, readFileSync(join(root, path), 'utf8')])
     .filter(([, markdown]) => blocksOf(markdown).some(({ language }) => language === 'ts'));
 }
