@@ -7,6 +7,7 @@
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { refuse } from './command-line.ts';
 import {
   type Versions,
   copyWorkspace,
@@ -54,8 +55,7 @@ interface Row {
 }
 
 function fail(problem: string): never {
-  console.error(`${problem}\n\n${USAGE}`);
-  process.exit(2);
+  refuse(problem, USAGE);
 }
 
 function readArguments() {

@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { TESTED } from '../packages/driver/src/mikro-orm/required.ts';
+import { readOptions } from './command-line.ts';
 import { type Versions, copyWorkspace, ownVersions, runTests, versionsUpTo } from './other-mikro-orm.ts';
 
 /** How a database is written, by the title under which the suite ran on it. */
@@ -26,6 +27,16 @@ const FILES: Record<string, string[]> = {
   '@mikro-orm/pglite': ['pglite'],
   '@mikro-orm/mariadb': ['mariadb', 'mariadb-mysql-driver'],
 };
+
+const USAGE = `Usage: npx pnpm matrix
+
+Runs the shared suite on every database, with MikroORM ${TESTED.join(' and ')}, and writes the table in docs/databases.md.
+
+  --help   this text
+
+Servers: those that POSTGRES_URL and MARIADB_URL name, else ones that are started and thrown away.`;
+
+readOptions(USAGE, {});
 
 interface Line {
   readonly title: string;

@@ -6,10 +6,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { MikroORM, type Options } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
+import { readOptions } from '../../tools/command-line.ts';
 import { ArticleSchema } from './article.ts';
 import { compare } from './comparison.ts';
 import { pressFavourite } from './favourites.ts';
@@ -105,11 +105,16 @@ async function report(orm: MikroORM, { requests, saved, conflicts, other }: Hamm
   return lost;
 }
 
-// some versions of pnpm hand the `--` between their arguments and ours along
-const { values } = parseArgs({
-  args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: { postgres: { type: 'boolean' } },
-});
+const USAGE = `Usage: npx pnpm demo [options]
+
+Users who press "favourite" at once, two editors who collide, and many clients of one service, on SQLite.
+
+  --postgres   instead: what a rival's write meets on PostgreSQL, with MikroORM's \`version: true\` and with mikro-ool
+  --help       this text
+
+PostgreSQL is the one that POSTGRES_URL names, else one that is started and thrown away.`;
+
+const values = readOptions(USAGE, { postgres: { type: 'boolean' } });
 const held = await (values.postgres ? compare() : sqlite());
 console.log(held ? 'Nothing was lost: every save that was reported is in the database.' : 'The lock did NOT hold.');
 process.exitCode = held ? 0 : 1;
