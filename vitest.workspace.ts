@@ -97,7 +97,7 @@ export default defineConfig({
           exclude: [`${pool}/{sqlite,postgresql,mariadb}*.test.ts`],
         },
       },
-      { test: { name: 'resolve', include: [`${resolve}/docs.test.ts`] } },
+      { test: { name: 'docs', include: ['docs/test/*.test.ts'] } },
       // with the machine nearly to itself: it has deadlines, and waits most of the time
       { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], sequence: { groupOrder: 1 } } },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },

@@ -4,16 +4,13 @@
  * Goal: a flush with mikro-ool is faster than one without any lock.
  * Fixed: the same rows of the same tables (20,000 rows), one process, contenders in turn, medians.
  * Varied: the number of rows, what is done with them, the database.
- *
- * `--only <words>` runs the jobs whose title and database have these words, and writes no results; `--quick` compares with
- * MikroORM without a lock only, where that matters, in two minutes.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { cpus, totalmem, type, release } from 'node:os';
-import { parseArgs } from 'node:util';
 import { Client } from 'pg';
 import Sqlite from 'better-sqlite3';
+import { readOptions } from '../tools/command-line.ts';
 import { startPostgres } from '../tools/postgres.ts';
 import type { Server, Session } from './contender.ts';
 import { createDatabase, createTables, tidyUp } from './database.ts';
@@ -23,10 +20,17 @@ import { measure } from './measure.ts';
 import { startProxy } from './proxy.ts';
 import { type Section, chart, guaranteeTable, memoryTable, sectionTable, writeResult } from './report.ts';
 
-const { values } = parseArgs({
-  args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: { only: { type: 'string' }, quick: { type: 'boolean', default: false } },
-});
+const USAGE = `Usage: npx pnpm bench [options]
+
+Measures what a flush costs on PostgreSQL and SQLite, contenders in turn, and writes bench/results.
+
+  --only <words>   only the jobs whose title, database and number of rows have these words; writes no results
+  --quick          compares with MikroORM without a lock only, where that matters, in two minutes; writes no results
+  --help           this text
+
+PostgreSQL is the one that POSTGRES_URL names, else one that is started and thrown away.`;
+
+const values = readOptions(USAGE, { only: { type: 'string' }, quick: { type: 'boolean', default: false } });
 
 const NAMES = { postgresql: 'PostgreSQL', sqlite: 'SQLite' };
 

@@ -1,36 +1,45 @@
 /**
  * `npx pnpm chaos`: workers that transfer money between accounts while everything that can fail does, and a checker that
  * says whether something was lost.
- *
- * `--minutes 10`, `--seed 1` (chance decides when none is given), `--database postgresql|mariadb`,
- * `--lock mikro-ool|version-true`. Runs of 10 minutes and more are kept in results/.
  */
 import { randomInt } from 'node:crypto';
-import { parseArgs } from 'node:util';
 import ora from 'ora';
+import { endWithReader, readOptions, refuse } from '../tools/command-line.ts';
 import type { DatabaseKind, Lock, Plan } from './model.ts';
 import { DATABASES, errorTable, summarise, table, writeResult } from './report.ts';
 import { type Progress, run } from './run.ts';
 
-const { values } = parseArgs({
-  args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: {
-    minutes: { type: 'string', default: '1' },
-    seed: { type: 'string', default: String(randomInt(2 ** 31)) },
-    database: { type: 'string', default: 'postgresql' },
-    lock: { type: 'string', default: 'mikro-ool' },
-  },
-});
-
 const KEPT_FROM_MINUTES = 10;
+const USAGE = `Usage: npx pnpm chaos [options]
+
+Writers of the same rows while everything fails, on a server that is started for it; then a checker says what was lost.
+
+  --minutes <n>       how long (1); from ${KEPT_FROM_MINUTES} on, the result is kept in chaos/results
+  --seed <n>          what is done and broken (chance)
+  --database <name>   postgresql (without), or mariadb
+  --lock <name>       mikro-ool (without), or version-true, which is MikroORM's own
+  --help              this text
+
+CHAOS_HISTORY names a directory where the files that the checker reads are kept.`;
+
+const values = readOptions(USAGE, {
+  minutes: { type: 'string', default: '1' },
+  seed: { type: 'string', default: String(randomInt(2 ** 31)) },
+  database: { type: 'string', default: 'postgresql' },
+  lock: { type: 'string', default: 'mikro-ool' },
+});
+endWithReader();
 
 function planOf(): Plan {
   const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
-  const isKnown = values.database in DATABASES && ['mikro-ool', 'version-true'].includes(values.lock);
-  if (!isKnown || !(minutes > 0) || !Number.isInteger(seed)) {
-    throw new Error(
-      'Usage: chaos [--minutes 1] [--seed 1] [--database postgresql|mariadb] [--lock mikro-ool|version-true]',
-    );
+  if (!(values.database in DATABASES)) {
+    refuse(`There is no database "${values.database}".`, USAGE);
+  }
+  if (!['mikro-ool', 'version-true'].includes(values.lock)) {
+    refuse(`There is no lock "${values.lock}".`, USAGE);
+  }
+  if (!(minutes > 0) || !Number.isInteger(seed)) {
+    refuse('Minutes are more than 0, and a seed is an integer.', USAGE);
   }
   return { minutes, seed, database: values.database as DatabaseKind, lock: values.lock as Lock };
 }

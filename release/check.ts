@@ -1,18 +1,21 @@
 /**
  * `npx pnpm release:check`: would what is published work for others?
  *
- * Packs every package, looks at the tarballs with publint and "Are the types wrong?", installs them into an empty project
- * and runs the README's program there, under every supported Node, with the types checked.
+ * Packs every package, looks at the tarballs with publint and "Are the types wrong?", and at what npm shows of them; then
+ * does what README says, in empty directories, against a registry of our own that has these tarballs: see walk.ts.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
+import { join, posix } from 'node:path';
+import { type Package, checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core';
 import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
+import { startPostgres } from '../tools/postgres.ts';
+import { type Manifest, type Packed, startRegistry } from './registry.ts';
+import { walk } from './walk.ts';
 
-const NODES = ['22', '24'];
+const NEWEST_NODE = '24';
 const root = new URL('..', import.meta.url).pathname;
 const scratch = mkdtempSync(join(tmpdir(), 'mikro-ool-release-'));
 let problems = 0;
@@ -28,80 +31,86 @@ function report(name: string, found: readonly string[]): void {
   problems += found.length;
 }
 
-/** Packs a package; returns the tarball's path. */
-function pack(directory: string): string {
+/** What is looked for in a package.json, beside what a registry repeats. */
+interface Described extends Manifest {
+  readonly engines: { readonly node: string };
+  readonly [field: string]: unknown;
+}
+
+interface Inspected extends Packed {
+  readonly manifest: Described;
+  readonly files: Package;
+}
+
+function pack(directory: string): Inspected {
   const [packed] = JSON.parse(`[${run('pnpm', ['pack', '--json', '--pack-destination', scratch], directory)}]`) as [
     { filename: string },
   ];
-  return packed.filename;
+  const tarball = packed.filename;
+  const files = createPackageFromTarballData(new Uint8Array(readFileSync(tarball)));
+  const prefix = `/node_modules/${files.packageName}`;
+  return { tarball, files, manifest: JSON.parse(files.readFile(`${prefix}/package.json`)) as Described };
 }
 
-async function inspect(name: string, tarball: string): Promise<void> {
+/** `require()` of an ES module is meant: Node does it since 22.12. */
+const IGNORED = new Set<string>(['CJSResolvesToESM']);
+
+async function inspect({ tarball, files, manifest }: Inspected): Promise<void> {
   const data = readFileSync(tarball);
   const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer;
   const { messages, pkg } = await publint({ pack: { tarball: buffer }, strict: true });
   report(
-    `${name}: publint`,
+    `${manifest.name}: publint`,
     messages.map((message) => formatMessage(message, pkg!) ?? message.code),
   );
-  const analysis = await checkPackage(createPackageFromTarballData(new Uint8Array(data)));
-  // the packages are ES modules, which Node's require() loads since 22.12
+  const analysis = await checkPackage(files);
   const wrong = analysis.types ? analysis.problems.filter(({ kind }) => !IGNORED.has(kind)) : [{ kind: 'no types' }];
   report(
-    `${name}: types`,
+    `${manifest.name}: types`,
     wrong.map((problem) => JSON.stringify(problem)),
   );
+  const fields = ['description', 'keywords', 'homepage', 'repository', 'license', 'engines', 'main', 'types'];
+  report(`${manifest.name}: what npm shows`, [
+    ...fields.filter((field) => !manifest[field]).map((field) => `package.json has no ${field}`),
+    ...['README.md', 'LICENSE'].filter((file) => !files.fileExists(`/node_modules/${manifest.name}/${file}`)),
+  ]);
+  report(`${manifest.name}: source maps`, danglingSources(files));
 }
 
-/** `node10` knows no `exports`, and `require()` of an ES module is meant. */
-const IGNORED = new Set<string>(['CJSResolvesToESM', 'NoResolution']);
+/** Sources that a source map names, and the tarball lacks. */
+function danglingSources(files: Package): string[] {
+  return files
+    .listFiles()
+    .filter((file) => file.endsWith('.map'))
+    .flatMap((map) => {
+      const { sources } = JSON.parse(files.readFile(map)) as { sources: string[] };
+      return sources.map((source) => posix.join(posix.dirname(map), source));
+    })
+    .filter((source) => !files.fileExists(source));
+}
 
-/** The README's first program, in an empty project that has nothing but what npm installs. */
-function runReadme(node: string, tarballs: string[]): void {
-  const project = mkdtempSync(join(scratch, `node-${node}-`));
-  const [, program, , expected] = readFileSync(join(root, 'README.md'), 'utf8').match(
-    /```ts\n(.*?)```(.*?)```\n(.*?)```/s,
-  )!;
-  writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));
-  writeFileSync(join(project, 'program.ts'), program!);
-  const { version } = JSON.parse(
-    readFileSync(join(root, 'packages/driver/node_modules/@mikro-orm/core/package.json'), 'utf8'),
-  ) as { version: string };
-  const install = (...packages: string[]) =>
-    run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', ...packages], project);
-  install(
-    `@mikro-orm/core@${version}`,
-    `@mikro-orm/sqlite@${version}`,
-    `node@${node}`,
-    'typescript@6',
-    '@types/node@22',
-  );
-  install(...tarballs);
-  const printed = run(join(project, 'node_modules/.bin/node'), ['program.ts'], project);
-  report(`README under Node ${node}`, printed === expected ? [] : [printed]);
-  const flags = [
-    '--noEmit',
-    '--strict',
-    '--module',
-    'nodenext',
-    '--target',
-    'es2024',
-    '--types',
-    'node',
-    '--skipLibCheck',
-  ];
-  run(join(project, 'node_modules/.bin/tsc'), [...flags, 'program.ts'], project);
-  report(`README's types under Node ${node}`, []);
+/** Installs a Node; returns the directory that it is in. */
+function installNode(version: string): string {
+  const directory = join(scratch, `node-${version}`);
+  mkdirSync(directory);
+  writeFileSync(join(directory, 'package.json'), JSON.stringify({ private: true }));
+  run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', `node@${version}`], directory);
+  return join(directory, 'node_modules/node/bin');
 }
 
 try {
-  const names = readdirSync(join(root, 'packages'));
-  const tarballs = new Map(names.map((name) => [name, pack(join(root, 'packages', name))]));
-  for (const [name, tarball] of tarballs) {
-    await inspect(name, tarball);
+  const packages = readdirSync(join(root, 'packages')).map((name) => pack(join(root, 'packages', name)));
+  for (const one of packages) {
+    await inspect(one);
   }
-  for (const node of NODES) {
-    runReadme(node, [tarballs.get('core')!, tarballs.get('driver')!]);
+  const oldest = `${packages[0]!.manifest.engines.node.replace('>=', '')}.0`;
+  const nodes = new Map([oldest, NEWEST_NODE].map((version) => [version, installNode(version)]));
+  const [registry, postgres] = [await startRegistry(packages), await startPostgres()];
+  try {
+    const others = run('npm', ['config', 'get', 'registry'], scratch).trim();
+    await walk({ registry: registry.url, others, nodes, postgres: postgres.url, scratch, report });
+  } finally {
+    await Promise.all([registry.stop(), postgres.stop()]);
   }
 } finally {
   rmSync(scratch, { recursive: true, force: true });

@@ -7,6 +7,7 @@
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { refuse } from './command-line.ts';
 import {
   type Versions,
   copyWorkspace,
@@ -36,7 +37,7 @@ const PROJECTS: Record<string, string[]> = {
   '@mikro-orm/libsql': ['libsql'],
   '@mikro-orm/pglite': ['pglite'],
   '@mikro-orm/mariadb': ['mariadb', 'mariadb-storm'],
-  '@mikro-orm/core': ['core', 'driver', 'http', 'resolve'],
+  '@mikro-orm/core': ['core', 'driver', 'http', 'docs'],
 };
 
 /** Projects of Vitest that test our programs, which --run runs on another MikroORM. */
@@ -54,8 +55,7 @@ interface Row {
 }
 
 function fail(problem: string): never {
-  console.error(`${problem}\n\n${USAGE}`);
-  process.exit(2);
+  refuse(problem, USAGE);
 }
 
 function readArguments() {

@@ -1,10 +1,11 @@
 /**
  * Runs the shared suite on every database, with the oldest and the newest MikroORM that we claim, and writes the table of
- * databases into the README from what ran: `npx pnpm matrix`.
+ * databases into docs/databases.md from what ran: `npx pnpm matrix`.
  */
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { TESTED } from '../packages/driver/src/mikro-orm/required.ts';
+import { readOptions } from './command-line.ts';
 import { type Versions, copyWorkspace, ownVersions, runTests, versionsUpTo } from './other-mikro-orm.ts';
 
 /** How a database is written, by the title under which the suite ran on it. */
@@ -26,6 +27,16 @@ const FILES: Record<string, string[]> = {
   '@mikro-orm/pglite': ['pglite'],
   '@mikro-orm/mariadb': ['mariadb', 'mariadb-mysql-driver'],
 };
+
+const USAGE = `Usage: npx pnpm matrix
+
+Runs the shared suite on every database, with MikroORM ${TESTED.join(' and ')}, and writes the table in docs/databases.md.
+
+  --help   this text
+
+Servers: those that POSTGRES_URL and MARIADB_URL name, else ones that are started and thrown away.`;
+
+readOptions(USAGE, {});
 
 interface Line {
   readonly title: string;
@@ -90,10 +101,10 @@ const table = [
   '|---|---|---|---|--:|',
   ...ordered,
 ];
-const readme = new URL('../README.md', import.meta.url);
-const text = readFileSync(readme, 'utf8');
+const page = new URL('../docs/databases.md', import.meta.url);
+const text = readFileSync(page, 'utf8');
 writeFileSync(
-  readme,
+  page,
   text.replace(
     /(<!-- npx pnpm matrix -->\n\n)[^]*?(\n\n<!-- end -->)/,
     (_, before, after) => `${before}${table.join('\n')}${after}`,

@@ -14,9 +14,9 @@ import type { Results } from './upstream/reporter.ts';
 import type { Run } from './upstream/runs.ts';
 import { runFiles } from './upstream/vitest.ts';
 
-const HELP = `Runs MikroORM's own tests plain and wrapped by versioned(), and prints what only fails wrapped.
+const HELP = `Usage: npx pnpm upstream <checkout of mikro-orm> [options]
 
-  npx pnpm upstream <checkout of mikro-orm> [options]
+Runs MikroORM's own tests plain and wrapped by versioned(), and prints what only fails wrapped.
 
 The checkout needs its dependencies: \`corepack yarn install\` in it.
 

@@ -1,5 +1,10 @@
 /** Short runs on a real server: with the lock nothing is lost, and without it the checker notices. */
-import { expect, test } from 'vitest';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
 import { run } from '../run.ts';
 import { FAULTS } from '../saboteur.ts';
 
@@ -20,4 +25,20 @@ test('version: true loses updates, and the checker says so', { timeout: 300_000 
   const { verdict } = await run({ database: 'postgresql', lock: 'version-true', seed: 7, minutes: MINUTES });
   const kinds = verdict.violations.map(({ kind }) => kind);
   expect(kinds).toContain('lostUpdate');
+});
+
+test('nothing is left running when nobody reads the output', { timeout: 120_000 }, async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-unread-'));
+  onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
+  // run as root, the server becomes another user
+  chmodSync(directory, 0o755);
+  const chaos = spawn(process.execPath, [join(import.meta.dirname, '../chaos.ts'), '--minutes', '5'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, TMPDIR: directory },
+  });
+  chaos.stdout.destroy();
+  chaos.stderr.destroy();
+  await once(chaos, 'exit');
+  expect(readdirSync(directory)).toEqual([]);
+  expect(execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' })).not.toContain(directory);
 });

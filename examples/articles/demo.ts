@@ -1,16 +1,18 @@
 /**
- * `npx pnpm demo`: the service on an embedded SQLite file, two editors who collide, and many clients at once.
+ * `npx pnpm demo`: users who press "favourite" at once; then the service on an embedded SQLite file, two editors who
+ * collide, and many clients at once.
  * `npx pnpm demo --postgres`: what a rival's write meets on PostgreSQL, beside MikroORM's own `version: true`.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { MikroORM, type Options } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
+import { readOptions } from '../../tools/command-line.ts';
 import { ArticleSchema } from './article.ts';
 import { compare } from './comparison.ts';
+import { pressFavourite } from './favourites.ts';
 import { type HammerResult, hammer } from './hammer.ts';
 import { createService } from './service.ts';
 
@@ -42,6 +44,7 @@ async function start(options: Partial<Options>): Promise<Running> {
 }
 
 async function sqlite(): Promise<boolean> {
+  const counted = await pressFavourite();
   const dir = mkdtempSync(join(tmpdir(), 'mikro-ool-demo-'));
   const sql: string[] = [];
   const service = await start({
@@ -83,7 +86,7 @@ async function sqlite(): Promise<boolean> {
     console.log(`${CLIENTS} clients, ${REQUESTS} requests each: read ${ROWS} rows, add 1 to each, save.\n`);
     const result = await hammer(service.url, ROWS, CLIENTS, REQUESTS);
     const lost = await report(service.orm, result);
-    return statuses.join() === '200,200,200,412,412,200,200' && lost === 0 && result.other.length === 0;
+    return counted && statuses.join() === '200,200,200,412,412,200,200' && lost === 0 && result.other.length === 0;
   } finally {
     await service.stop();
     rmSync(dir, { recursive: true });
@@ -102,11 +105,16 @@ async function report(orm: MikroORM, { requests, saved, conflicts, other }: Hamm
   return lost;
 }
 
-// some versions of pnpm hand the `--` between their arguments and ours along
-const { values } = parseArgs({
-  args: process.argv.slice(2).filter((arg) => arg !== '--'),
-  options: { postgres: { type: 'boolean' } },
-});
+const USAGE = `Usage: npx pnpm demo [options]
+
+Users who press "favourite" at once, two editors who collide, and many clients of one service, on SQLite.
+
+  --postgres   instead: what a rival's write meets on PostgreSQL, with MikroORM's \`version: true\` and with mikro-ool
+  --help       this text
+
+PostgreSQL is the one that POSTGRES_URL names, else one that is started and thrown away.`;
+
+const values = readOptions(USAGE, { postgres: { type: 'boolean' } });
 const held = await (values.postgres ? compare() : sqlite());
 console.log(held ? 'Nothing was lost: every save that was reported is in the database.' : 'The lock did NOT hold.');
 process.exitCode = held ? 0 : 1;

@@ -1,14 +1,21 @@
-/**
- * `npx pnpm start`: the service on http://127.0.0.1:3000, on a SQLite file in this directory;
- * `DATABASE_URL=postgresql://…` puts it on PostgreSQL. `PORT` chooses another port.
- */
+/** `npx pnpm start`: the service on http://127.0.0.1:3000, on a SQLite file in this directory. */
 import { MikroORM, type Options } from '@mikro-orm/core';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
+import { readOptions } from '../../tools/command-line.ts';
 import { ArticleSchema } from './article.ts';
 import { createService } from './service.ts';
 
+const USAGE = `Usage: npx pnpm start
+
+Starts the example service with its pages, on http://127.0.0.1:3000, and a SQLite file in examples/articles.
+
+  PORT=8080 npx pnpm start                     on another port
+  DATABASE_URL=postgresql://… npx pnpm start   on PostgreSQL
+  --help                                       this text`;
+
+readOptions(USAGE, {});
 const { DATABASE_URL: clientUrl, PORT = '3000' } = process.env;
 const database: Partial<Options> = clientUrl
   ? { driver: versioned(PostgreSqlDriver), clientUrl }
