@@ -152,5 +152,5 @@ function hasAssignedVersion({ entity, expected }: Conflict): boolean {
   const version = versionOf(meta as never)?.name;
   const loaded: unknown = version && (snapshot as Dictionary | undefined)?.[version];
   // after touch() it is not known
-  return typeof loaded === 'number' ? loaded !== expected : !isLoaded;
+  return typeof loaded === 'number' && expected !== null ? loaded !== expected : !isLoaded;
 }

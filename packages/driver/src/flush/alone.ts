@@ -13,6 +13,7 @@ import {
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
+import { changesExcluded } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
@@ -68,6 +69,9 @@ const CAN_BE_ONE = {
     const { config } = driver;
     const platform = driver.getPlatform();
     // what the database computes is returned by the statement of a single row, and by nothing without RETURNING
+    if (sets.some((set) => changesExcluded(set) !== changesExcluded(sets[0]!))) {
+      return false; // a statement for each kind
+    }
     const isComputed = meta.root.props.some((prop) => prop.generated && !prop.primary);
     return sets.length === 1
       ? platform.usesReturningStatement() || (!isComputed && batchDialect(platform, sets) !== undefined)

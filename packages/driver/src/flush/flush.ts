@@ -110,6 +110,7 @@ export class Flush {
     this.#undo.remember(groups);
     this.#remembered = true;
     this.#plan = planFlush(this.#em, this.#driver, groups);
+    this.updates.uncounted = this.#plan.uncounted;
     this.deletes.expect(this.#plan.deletes);
   }
 

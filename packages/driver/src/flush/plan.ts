@@ -10,6 +10,7 @@ import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../
 import { checkGiven } from '../versions.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
+import { uncountedAmong, updatesOf } from '../covers/exclude.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
@@ -26,6 +27,8 @@ export interface Plan {
   /** Rows whose version was assigned, and nothing else: they are only compared. */
   readonly claims: readonly VersionedRow[];
   readonly unsure: readonly UnsureRow[];
+  /** Entities of which only columns change that the version does not cover. */
+  readonly uncounted: ReadonlySet<object>;
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
   /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
@@ -46,6 +49,7 @@ export interface Plan {
 export const NO_PLAN: Plan = {
   claims: [],
   unsure: [],
+  uncounted: new Set(),
   deletes: [],
   unsorted: [],
   versioned: false,
@@ -69,6 +73,7 @@ const WRITES = [
  */
 export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
   const plan = {
+    uncounted: uncountedAmong(updatesOf(groups)),
     claims: [] as VersionedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
@@ -88,7 +93,7 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       changes ||= sets.some((set) => versionOf(set.meta));
-      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets);
+      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan) : planDeletes(em, sets);
       // rows without a version come as MikroORM would write them
       const { sorted: ordered, isKnown } = isVersioned(em, sets)
         ? inKeyOrder(rest, dialect)
@@ -125,21 +130,23 @@ function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
   elsewhere: Set<object>,
-  claims: VersionedRow[],
+  { claims, uncounted }: { claims: VersionedRow[]; uncounted: ReadonlySet<object> },
 ): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets; // as MikroORM would
   }
+  // joined tables: MikroORM has a change set of the table with the version, whichever table changes
+  const isIdle = ({ entity, payload }: AnyChangeSet) => uncounted.has(entity) && Object.keys(payload).length === 0;
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
-    } else if (versionOf(changeSet.meta)) {
+    } else if (versionOf(changeSet.meta) && !uncounted.has(changeSet.entity)) {
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets;
+  return compared.size + uncounted.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {

@@ -7,6 +7,7 @@ import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
+import { excludes } from './exclude.ts';
 import { givenVersions } from './given-versions.ts';
 import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
@@ -52,6 +53,7 @@ export function suite(driver: TestDriver): void {
     deletes(driver);
     removals(driver);
     claims(driver);
+    excludes(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);

@@ -24,6 +24,8 @@ export interface BatchRows {
   readonly table: string;
   readonly keys: readonly Column[];
   readonly version: Column;
+  /** The version is neither compared nor bumped. */
+  readonly keepsVersion?: boolean;
 }
 
 /** The rows that one UPDATE writes. */
