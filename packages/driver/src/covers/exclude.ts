@@ -49,12 +49,17 @@ export function changesExcluded({ meta, payload }: Pick<AnyChangeSet, 'meta' | '
   return changed.length > 0 && changed.every((name) => excluded.has(name));
 }
 
-/** The entities of a flush of which only such columns change, in whichever of their tables. */
-export function uncountedAmong(updates: readonly AnyChangeSet[][]): Set<object> {
+/**
+ * The entities of a flush of which only such columns change, in whichever of their tables.
+ *
+ * @param verified entities whose version counts all the same
+ */
+export function uncountedAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): Set<object> {
   const isEmpty = ({ payload }: AnyChangeSet) => Object.keys(payload).length === 0;
   const sets = updates.filter(([set]) => set && versionOf(set.meta)).flat();
   const uncounted = new Set(sets.filter(changesExcluded).map((set) => set.entity));
   if (uncounted.size > 0) {
+    verified.forEach((entity) => uncounted.delete(entity));
     sets.filter((set) => !isEmpty(set) && !changesExcluded(set)).forEach((set) => uncounted.delete(set.entity));
   }
   return uncounted;

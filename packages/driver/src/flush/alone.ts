@@ -13,7 +13,6 @@ import {
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
-import { changesExcluded } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
@@ -36,6 +35,7 @@ export function classAlone(
   em: EntityManager,
   driver: AbstractSqlDriver,
   written: readonly AnyChangeSet[][],
+  uncounted: ReadonlySet<object>,
 ): EntityMetadata | undefined {
   const [sets] = written;
   if (written.length !== 1 || !sets || !dialectOf(driver.getPlatform())) {
@@ -48,6 +48,8 @@ export function classAlone(
     !neverAlone.has(meta) &&
     em.getTransactionSessionContext() === undefined &&
     !isAbortable(em) &&
+    // rows whose version does not cover what changes have a statement of their own
+    sets.every((set) => uncounted.has(set.entity) === uncounted.has(sets[0]!.entity)) &&
     sets.every((set) => set.schema === schema && ownVersionOf(set.meta)) &&
     CAN_BE_ONE[operation](driver, sets) &&
     !isWatched(em, sets, EVENTS[operation]);
@@ -69,9 +71,6 @@ const CAN_BE_ONE = {
     const { config } = driver;
     const platform = driver.getPlatform();
     // what the database computes is returned by the statement of a single row, and by nothing without RETURNING
-    if (sets.some((set) => changesExcluded(set) !== changesExcluded(sets[0]!))) {
-      return false; // a statement for each kind
-    }
     const isComputed = meta.root.props.some((prop) => prop.generated && !prop.primary);
     return sets.length === 1
       ? platform.usesReturningStatement() || (!isComputed && batchDialect(platform, sets) !== undefined)

@@ -175,7 +175,11 @@ export async function currentVersions(
   return (row) => versions.get(row) ?? null;
 }
 
-const LOCK_MODES = { share: LockMode.PESSIMISTIC_READ, update: LockMode.PESSIMISTIC_WRITE };
+const LOCK_MODES = {
+  share: LockMode.PESSIMISTIC_READ,
+  'no key update': LockMode.PESSIMISTIC_WRITE,
+  update: LockMode.PESSIMISTIC_WRITE,
+};
 
 function failRead(error: unknown): never {
   noteReadFailure(error);

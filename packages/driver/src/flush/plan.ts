@@ -13,7 +13,7 @@ import { dialectOf } from '../write/dialects/index.ts';
 import { uncountedAmong, updatesOf } from '../covers/exclude.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -26,6 +26,8 @@ export interface UnsureRow {
 export interface Plan {
   /** Rows whose version was assigned, and nothing else: they are only compared. */
   readonly claims: readonly VersionedRow[];
+  /** The rows that are written while claims hold. */
+  readonly beside: readonly VersionedRow[];
   readonly unsure: readonly UnsureRow[];
   /** Entities of which only columns change that the version does not cover. */
   readonly uncounted: ReadonlySet<object>;
@@ -48,6 +50,7 @@ export interface Plan {
 /** Of a flush that failed before it could be planned. */
 export const NO_PLAN: Plan = {
   claims: [],
+  beside: [],
   unsure: [],
   uncounted: new Set(),
   deletes: [],
@@ -68,12 +71,18 @@ const WRITES = [
 /**
  * Looks at the change sets of a flush, and puts them into the order in which they are written.
  *
+ * @param verified entities whose version is to be compared, whatever changes
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
-export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
+export function planFlush(
+  em: EntityManager,
+  driver: AbstractSqlDriver,
+  groups: ChangeSetGroups,
+  verified: ReadonlySet<object> = new Set(),
+): Plan {
   const plan = {
-    uncounted: uncountedAmong(updatesOf(groups)),
+    uncounted: uncountedAmong(updatesOf(groups), verified),
     claims: [] as VersionedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
@@ -120,9 +129,15 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
   const groupsOfRows = written.filter((sets) => sets.length > 0);
-  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows, plan.uncounted) : undefined;
   const total = rows + further;
-  return { ...plan, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
+  const beside = plan.claims.length > 0 ? groupsOfRows.flat().filter(isThere).map(uncountedRow) : [];
+  return { ...plan, beside, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
+}
+
+/** A row with a version that the flush finds in its table. */
+function isThere({ type, meta }: AnyChangeSet): boolean {
+  return type !== ChangeSetType.CREATE && versionOf(meta) !== undefined;
 }
 
 /** Returns what is written; a claim without another change is only compared. */

@@ -115,7 +115,7 @@ export class Updates {
   async lockAll(changeSets: readonly AnyChangeSet[], options: PersistOptions): Promise<void> {
     const rows = changeSets.filter((set) => ownVersionOf(set.meta)).map(uncountedRow);
     if (rows.length > 1 && dialectOf(this.#driver.getPlatform())?.locksRows) {
-      await currentVersions(this.#driver, rows, options, 'update');
+      await currentVersions(this.#driver, rows, options, 'no key update');
     }
   }
 

@@ -8,6 +8,7 @@ import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, when
 import { countClears } from './generation.ts';
 import { type InFlightMethods, hookInFlight, planned } from './in-flight.ts';
 import { hookTouches } from './touches.ts';
+import { keepVerified, takeVerified } from './verified.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods extends InFlightMethods {
@@ -88,6 +89,7 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
   uow.filterCollectionUpdates = () => {
     if (!state.flush?.isPlanned) {
       keepTouches();
+      state.verified = takeVerified(em);
     }
     filterCollectionUpdates.call(uow);
   };
@@ -101,6 +103,7 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       flush.succeeded();
     } catch (error) {
       state.hasFailed = true;
+      keepVerified(em, state.verified);
       const { undo, error: failure } = await flush.failed(error);
       if (undo) {
         whenIdle(uow, () => undo.restore());
@@ -108,6 +111,7 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
       throw failure;
     } finally {
       state.flush = undefined;
+      state.verified = undefined;
       state.sent.clear();
     }
   };
@@ -117,7 +121,7 @@ function hookUnitOfWork(em: EntityManager, uow: UnitOfWorkMethods, state: FlushS
     withOwnMetadata(em, sets);
     planned(sets);
     const groups = getChangeSetGroups.call(uow);
-    state.flush!.plan(groups);
+    state.flush!.plan(groups, state.verified);
     return groups;
   };
   uow.persistToDatabase = async (groups, ctx) => {

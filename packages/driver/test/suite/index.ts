@@ -41,6 +41,7 @@ import { unwrittenUpserts } from './unwritten-upserts.ts';
 import { updates } from './update.ts';
 import { upserts } from './upserts.ts';
 import { values } from './values.ts';
+import { verifies } from './verify.ts';
 import { wrapping } from './wrapping.ts';
 
 export function suite(driver: TestDriver): void {
@@ -85,6 +86,7 @@ export function suite(driver: TestDriver): void {
     races(driver);
     orders(driver);
     locks(driver);
+    verifies(driver);
     specialRelations(driver);
   });
 }

@@ -21,7 +21,7 @@ const ENDINGS = [...LOST_RACES, 'ER_LOCK_TABLE_FULL'];
 /** 1180 and 1317: a cluster gave up in the middle of a COMMIT. */
 const UNSURE = ['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'];
 
-const LOCKS = { share: ' lock in share mode', update: ' for update' };
+const LOCKS = { share: ' lock in share mode', 'no key update': ' for update', update: ' for update' };
 
 export const mysql: Dialect = {
   update(batch, alone) {
