@@ -17,11 +17,8 @@ export function takeVerified(em: EntityManager): ReadonlySet<object> {
   const taken = new Set([...(verified ?? [])].filter((entity) => isManaged(em, entity)));
   verified?.clear();
   const changed = taken.size > 0 ? new Set(uow.getChangeSets().map((changeSet) => changeSet.entity)) : taken;
-  for (const entity of taken) {
-    if (!changed.has(entity) && !uow.getRemoveStack().has(entity)) {
-      computeUnchanged(em, entity);
-    }
-  }
+  const isUnchanged = (entity: object) => !changed.has(entity) && !uow.getRemoveStack().has(entity);
+  computeUnchanged(em, [...taken].filter(isUnchanged));
   return taken;
 }
 
@@ -35,15 +32,19 @@ function isManaged(em: EntityManager, entity: object): boolean {
   return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
 }
 
-/** Makes a change set of nothing but the version, which is the one that the entity has. */
-function computeUnchanged(em: EntityManager, entity: object): void {
+/** Makes change sets of nothing but the version, which is the one that the entity has. */
+function computeUnchanged(em: EntityManager, entities: readonly object[]): void {
   const uow = em.getUnitOfWork(false);
-  const snapshot = snapshotOf(entity);
-  restoreSnapshot(entity, { ...(snapshot as object), [versionOf(metaOf(em, entity))!.name]: undefined });
-  (uow as unknown as Computing).computeChangeSet(entity);
-  restoreSnapshot(entity, snapshot);
-  const computed = uow.getChangeSets().find((changeSet) => changeSet.entity === entity);
-  for (const set of computed ? [computed, ...(computed.tptChangeSets ?? [])] : []) {
-    set.originalEntity = snapshot as never;
+  const snapshots = new Map(entities.map((entity) => [entity, snapshotOf(entity)]));
+  for (const [entity, snapshot] of snapshots) {
+    restoreSnapshot(entity, { ...(snapshot as object), [versionOf(metaOf(em, entity))!.name]: undefined });
+    (uow as unknown as Computing).computeChangeSet(entity);
+    restoreSnapshot(entity, snapshot);
+  }
+  for (const changeSet of snapshots.size > 0 ? uow.getChangeSets() : []) {
+    if (snapshots.has(changeSet.entity)) {
+      const sets = [changeSet, ...(changeSet.tptChangeSets ?? [])];
+      sets.forEach((set) => (set.originalEntity = snapshots.get(changeSet.entity) as never));
+    }
   }
 }
