@@ -7,6 +7,7 @@ import { VersionField, versionOf } from '@mikro-ool/core';
 import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
 
 const NONE: ReadonlySet<string> = new Set();
+const NOBODY: ReadonlySet<object> = new Set();
 
 /** By class: the properties as change sets name them, and their columns. */
 const known = new WeakMap<EntityMetadata, { props: ReadonlySet<string>; columns: ReadonlySet<string> }>();
@@ -54,7 +55,10 @@ export function changesExcluded({ meta, payload }: Pick<AnyChangeSet, 'meta' | '
  *
  * @param verified entities whose version counts all the same
  */
-export function uncountedAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): Set<object> {
+export function uncountedAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): ReadonlySet<object> {
+  if (!updates.some((sets) => sets.some((set) => excludedFrom(set.meta).props.size > 0))) {
+    return NOBODY;
+  }
   const isEmpty = ({ payload }: AnyChangeSet) => Object.keys(payload).length === 0;
   const sets = updates.filter(([set]) => set && versionOf(set.meta)).flat();
   const uncounted = new Set(sets.filter(changesExcluded).map((set) => set.entity));

@@ -10,13 +10,18 @@ interface Computing {
   computeChangeSet(entity: object): void;
 }
 
+const NONE: ReadonlySet<object> = new Set();
+
 /** Called when all listeners have run. Returns what this flush verifies. */
 export function takeVerified(em: EntityManager): ReadonlySet<object> {
   const uow = em.getUnitOfWork(false);
   const verified = verifiedIn(uow);
-  const taken = new Set([...(verified ?? [])].filter((entity) => isManaged(em, entity)));
-  verified?.clear();
-  const changed = taken.size > 0 ? new Set(uow.getChangeSets().map((changeSet) => changeSet.entity)) : taken;
+  if (!verified || verified.size === 0) {
+    return NONE;
+  }
+  const taken = new Set([...verified].filter((entity) => isManaged(em, entity)));
+  verified.clear();
+  const changed = new Set(uow.getChangeSets().map((changeSet) => changeSet.entity));
   const isUnchanged = (entity: object) => !changed.has(entity) && !uow.getRemoveStack().has(entity);
   computeUnchanged(em, [...taken].filter(isUnchanged));
   return taken;
