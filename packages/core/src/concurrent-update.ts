@@ -24,8 +24,8 @@ export interface Conflict {
   /** The value of a simple key, an object by property for a composite one. */
   readonly primaryKey: unknown;
   readonly operation: Operation;
-  /** The version that the flush claimed. */
-  readonly expected: number;
+  /** The version that the flush claimed; `null`: none, because it wrote only columns that the version does not cover. */
+  readonly expected: number | null;
   /** The version in the database now; `null`: the row is gone. */
   readonly actual: number | null;
 }
@@ -36,7 +36,7 @@ class StaleRow implements Conflict {
   readonly entityName: string;
   readonly primaryKey: unknown;
   readonly operation: Operation;
-  readonly expected: number;
+  readonly expected: number | null;
   readonly actual: number | null;
 
   constructor(conflict: Conflict) {
@@ -237,7 +237,8 @@ function describe(conflicts: readonly Conflict[]): string {
 const ATTEMPT = { update: 'could not be updated', delete: 'could not be deleted', check: 'is not what was claimed' };
 
 function describeRow({ entityName, primaryKey, operation, expected, actual }: Conflict): string {
-  const attempt = `${entityName} ${show(primaryKey)} ${ATTEMPT[operation]}: version ${expected} was expected, but`;
+  const wanted = expected === null ? 'any version would do' : `version ${expected} was expected`;
+  const attempt = `${entityName} ${show(primaryKey)} ${ATTEMPT[operation]}: ${wanted}, but`;
   if (actual === null) {
     return `${attempt} the row is gone.`;
   }

@@ -9,6 +9,8 @@ export {
 export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
+export { verifiedIn, verify, verifyInside } from './verify.ts';
+export type { VersionOptions } from './version-field.ts';
 export {
   initialVersion,
   maximumStart,

@@ -7,7 +7,8 @@
  *   });
  *
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
- * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it.
+ * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it;
+ * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
@@ -38,6 +39,23 @@ const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
   [/^(mediumint)/, 8_388_607],
 ];
 
+/** What a version may be told; everything is checked on discovery. */
+export interface VersionOptions {
+  /**
+   * New rows start at a random version instead of 1, in the lower half of the column. So a row that is deleted and created
+   * again with the same key has another version, and whoever has read the old row conflicts. What raw SQL and Kysely insert
+   * starts at the column's default all the same.
+   */
+  readonly start?: 'random';
+  /**
+   * Properties that the version does not cover: a change of these alone neither checks nor bumps it, so that a lost update
+   * of them is tolerated, and nobody conflicts because of one.
+   *
+   * @see Jakarta Persistence, `@ExcludedFromVersioning`
+   */
+  readonly exclude?: readonly string[];
+}
+
 /**
  * Mapped type of an optimistic lock version: an integer that starts at 1 and that every write of the row increments.
  * At run time the value is a plain `number`; `em.create()` does not ask for it.
@@ -48,15 +66,14 @@ const COLUMN_MAXIMUM: readonly (readonly [RegExp, number])[] = [
 export class VersionField extends Type<Opt<number>, number> {
   /** @internal */
   readonly start: 'random' | undefined;
+  /** @internal */
+  readonly exclude: readonly string[];
 
-  /**
-   * @param options `start: 'random'`: new rows start at a random version instead of 1, in the lower half of the column.
-   *   So a row that is deleted and created again with the same key has another version, and whoever has read the old row
-   *   conflicts. What raw SQL and Kysely insert starts at the column's default all the same.
-   */
-  constructor(options: { readonly start?: 'random' } = {}) {
+  /** @param options what the version starts with, and what it does not cover */
+  constructor(options: VersionOptions = {}) {
     super();
     this.start = options.start;
+    this.exclude = options.exclude ?? [];
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.
     let current: Platform | undefined;

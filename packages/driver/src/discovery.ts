@@ -13,6 +13,7 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
+import { flawOfExclude } from './covers/exclude.ts';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -98,7 +99,9 @@ function adoptVersion(meta: EntityMetadata, platform: Platform, storage: Metadat
   // with single-table inheritance the root has the columns of its child classes too, but its own rows have no version
   const inherited = versions.length === 1 && version.inherited;
   const suspect = versions.find((prop) => prop.embedded) ?? version;
-  const flaw = inherited ? undefined : flawOf(meta, suspect, versions, storage);
+  const flaw = inherited
+    ? undefined
+    : (flawOf(meta, suspect, versions, storage) ?? flawOfOptions(meta, version, storage));
   if (flaw) {
     refuse(meta, suspect, flaw);
   }
@@ -153,6 +156,11 @@ function flawOf(
     return `is a version with the default ${String(prop.default ?? prop.defaultRaw)}, but versions start at an integer. Leave the default out to start at 1.`;
   }
   return undefined;
+}
+
+/** What is wrong with what a version is told to cover. */
+function flawOfOptions(meta: EntityMetadata, version: EntityProperty, storage: MetadataStorage): string | undefined {
+  return version.customType instanceof VersionField ? flawOfExclude(meta, version, storage) : undefined;
 }
 
 /** With single-table inheritance MikroORM makes the root's column nullable when a child class repeats the property. */

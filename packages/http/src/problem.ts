@@ -55,7 +55,7 @@ export function problem(error: unknown): Problem | undefined {
     // the message repeats what the database said, which may be the statement with its values
     return answer(409, 'Somebody else was writing at the same time. Nothing was written. Send the request again.');
   }
-  const failed = error.conflicts.some(({ entity, expected }) => isPrecondition(entity, expected));
+  const failed = error.conflicts.some(({ entity, expected }) => expected !== null && isPrecondition(entity, expected));
   return answer(failed ? 412 : 409, error.message, plain(error.conflicts));
 }
 

@@ -25,7 +25,16 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { ConcurrentUpdate, Refusal, isOfType, isTouched, readsSnapshots, touch, versionOf } from '@mikro-ool/core';
+import {
+  ConcurrentUpdate,
+  Refusal,
+  type VersionField,
+  isOfType,
+  isTouched,
+  readsSnapshots,
+  touch,
+  versionOf,
+} from '@mikro-ool/core';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -195,6 +204,7 @@ class Merge {
     // no longer be told: then whatever differs is for somebody to decide.
     const touched = isTouched(snapshot, version);
     const isClaim = snapshot[version] !== entity[version];
+    const { exclude = [] } = versionOf(meta)!.customType as VersionField;
 
     for (const unit of this.#units(theirs)) {
       const { prop, path, keys } = unit;
@@ -208,6 +218,8 @@ class Merge {
       // a flush computes what has onUpdate, the failed one too
       if (prop.onUpdate || !differs(mineDiff, base, entity)) {
         this.#take(unit, theirs);
+      } else if (exclude.includes(path[0]!)) {
+        // the version does not cover it: mine stays, and nobody has lost anything that matters
       } else if (isClaim || !hasBase || differs(theirDiff, base, theirs)) {
         const values = {
           property: path.join('.'),

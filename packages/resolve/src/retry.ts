@@ -16,7 +16,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, versionOf } from '@mikro-ool/core';
+import { type Conflict, ConcurrentUpdate, verify, versionOf } from '@mikro-ool/core';
 import pRetry from 'p-retry';
 
 export interface RetryOptions {
@@ -26,6 +26,11 @@ export interface RetryOptions {
   readonly signal?: AbortSignal;
   /** Of the transaction around each attempt; the database's own when not given. */
   readonly isolationLevel?: IsolationLevel;
+  /**
+   * Every row with a version that the work has loaded is verified at its end: what it has read by key is as good as under
+   * SERIALIZABLE, at any isolation level. Rows that a query did not find are not.
+   */
+  readonly verifyReads?: boolean;
 }
 
 /** What the diagnostics channel `mikro-ool:retry` carries, once for every attempt that is going to be repeated. */
@@ -71,7 +76,7 @@ const LOST_RACES = new Set([
 export async function retryOnConflict<Em extends EntityManager, Result>(
   em: Em,
   work: (em: Em) => Result | Promise<Result>,
-  { attempts = 10, signal, isolationLevel }: RetryOptions = {},
+  { attempts = 10, signal, isolationLevel, verifyReads = false }: RetryOptions = {},
 ): Promise<Result> {
   if (!Number.isInteger(attempts) || attempts < 1) {
     throw new ValidationError(`attempts is ${String(attempts)}. Give an integer from 1: how often to try at most.`);
@@ -90,6 +95,9 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
         async (tx) => {
           try {
             const worked = await work(tx as Em);
+            if (verifyReads) {
+              verifyLoaded(tx);
+            }
             // where transactions are disabled, MikroORM does not flush by itself
             await tx.flush();
             return worked;
@@ -133,6 +141,17 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
   return outcome!();
 }
 
+function verifyLoaded(em: EntityManager): void {
+  const uow = em.getUnitOfWork(false);
+  for (const entity of uow.getIdentityMap() as Iterable<Dictionary>) {
+    const version = versionOf(em.getMetadata().get(entity.constructor as never))?.name;
+    const { __initialized: isLoaded, __originalEntityData: snapshot } = helper(entity);
+    if (version && isLoaded && snapshot && entity[version] != null && !uow.getRemoveStack().has(entity as never)) {
+      verify(entity);
+    }
+  }
+}
+
 /** Has the transaction lost a race, so that it may win when it is run again? Its outcome is known: nothing is committed. */
 function isLostRace(error: unknown): boolean {
   if (!(error instanceof Error)) {
@@ -152,5 +171,5 @@ function hasAssignedVersion({ entity, expected }: Conflict): boolean {
   const version = versionOf(meta as never)?.name;
   const loaded: unknown = version && (snapshot as Dictionary | undefined)?.[version];
   // after touch() it is not known
-  return typeof loaded === 'number' ? loaded !== expected : !isLoaded;
+  return typeof loaded === 'number' && expected !== null ? loaded !== expected : !isLoaded;
 }

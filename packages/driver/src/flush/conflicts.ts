@@ -34,6 +34,11 @@ export class NothingWritten extends Error {}
 /** What the database has now, `null` for a row that is gone. */
 type Actual = (row: VersionedRow) => number | null;
 
+/** A row that is written without its version is stale when it is gone. */
+function isStale(row: VersionedRow, actual: number | null): boolean {
+  return row.uncounted ? actual === null : actual !== row.expected;
+}
+
 /**
  * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
  * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with them.
@@ -64,7 +69,7 @@ export async function describeConflict(
   options: PersistOptions,
 ): Promise<ConcurrentUpdate> {
   const actual = await currentVersions(driver, rows, options);
-  const stale = rows.filter((row) => actual(row) !== row.expected);
+  const stale = rows.filter((row) => isStale(row, actual(row)));
   // every row is as expected, and yet they were not written: a trigger or a row policy
   return conflictOf(stale.length > 0 ? stale : rows, operation, actual);
 }
@@ -77,9 +82,9 @@ export async function describeAlone(
   options: PersistOptions,
 ): Promise<ConcurrentUpdate | NothingWritten> {
   const conflict = await describeConflict(driver, rows, operation, options);
-  const isStale = conflict.conflicts.some(({ expected, actual }) => actual !== expected);
+  const areStale = conflict.conflicts.some(({ expected, actual }) => actual !== (expected ?? actual ?? undefined));
   const hasFurtherConditions = rows.length > 1 || dialectOf(driver.getPlatform())?.aloneWhen !== undefined;
-  return isStale || !hasFurtherConditions ? conflict : new NothingWritten();
+  return areStale || !hasFurtherConditions ? conflict : new NothingWritten();
 }
 
 /** Describes a statement that wrote fewer rows than were meant, and which is about to be rolled back. */
@@ -97,7 +102,9 @@ export async function describeBatch(
     return describeConflict(driver, rows, operation, options);
   }
   const actual = await currentVersions(driver, rows, options);
-  const left = rows.filter((row) => actual(row) !== (operation === 'update' ? row.expected + 1 : null));
+  const wasWritten = (row: VersionedRow) =>
+    row.uncounted ? actual(row) !== null : actual(row) === (operation === 'update' ? row.expected + 1 : null);
+  const left = rows.filter((row) => !wasWritten(row));
   const isClear = rows.length - left.length === written;
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
 }
@@ -128,7 +135,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
       entityName: helper(row.changeSet.entity).__meta.className,
       primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
       operation,
-      expected: row.expected,
+      expected: row.uncounted ? null : row.expected,
       actual: actual(row),
     })),
   );
@@ -168,7 +175,11 @@ export async function currentVersions(
   return (row) => versions.get(row) ?? null;
 }
 
-const LOCK_MODES = { share: LockMode.PESSIMISTIC_READ, update: LockMode.PESSIMISTIC_WRITE };
+const LOCK_MODES = {
+  share: LockMode.PESSIMISTIC_READ,
+  'no key update': LockMode.PESSIMISTIC_WRITE,
+  update: LockMode.PESSIMISTIC_WRITE,
+};
 
 function failRead(error: unknown): never {
   noteReadFailure(error);

@@ -75,7 +75,7 @@ export class Deletes {
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
     const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
     const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
-    await compare(this.#driver, rows, 'delete', 'update', ctx);
+    await compare(this.#driver, rows, 'delete', () => 'update', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
   }
 

@@ -59,6 +59,11 @@ function changedAlong(meta: EntityMetadata, operation: Operation, changed: reado
   return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
 }
 
+/** A row that is written whatever version it has. */
+export function uncountedRow(changeSet: AnyChangeSet): VersionedRow {
+  return { changeSet, expected: 0, uncounted: true };
+}
+
 /** A row with the version that it must still have. */
 export function rowOf(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
   return { changeSet, expected: expectedVersion(changeSet.entity, changeSet.meta, operation) };

@@ -106,10 +106,11 @@ export class Flush {
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
-  plan(groups: ChangeSetGroups): void {
+  plan(groups: ChangeSetGroups, verified?: ReadonlySet<object>): void {
     this.#undo.remember(groups);
     this.#remembered = true;
-    this.#plan = planFlush(this.#em, this.#driver, groups);
+    this.#plan = planFlush(this.#em, this.#driver, groups, verified);
+    this.updates.uncounted = this.#plan.uncounted;
     this.deletes.expect(this.#plan.deletes);
   }
 
@@ -126,7 +127,9 @@ export class Flush {
       this.#log.going(ctx, this.#plan.versioned);
     }
     this.#around = ownTransaction ? undefined : ctx;
-    if (this.#alone || !this.#plan.several || !this.#plan.versioned || ownTransaction) {
+    const { several, versioned, claims, writes } = this.#plan;
+    const isMore = several || (writes && claims.length > 0 && !ctx);
+    if (this.#alone || !isMore || !versioned || ownTransaction) {
       return this.#run(write, ctx);
     }
     // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
@@ -143,14 +146,14 @@ export class Flush {
   }
 
   async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, unsure, unsorted, changes, writes, several, versioned } = this.#plan;
+    const { claims, beside, unsure, unsorted, changes, writes, several, versioned } = this.#plan;
     this.#begun = true;
     this.#log.carries(ctx, this.#undo, versioned);
     if (changes && !this.#alone) {
       await this.#relations.ask(ctx);
     }
     await checkClasses(this.#driver, unsure, ctx);
-    await checkClaims(this.#driver, claims, writes || this.#around !== undefined, ctx);
+    await checkClaims(this.#driver, claims, beside, writes || this.#around !== undefined, ctx);
     for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {
       await sortInDatabase(this.#driver, sets, ctx);
     }

@@ -10,9 +10,10 @@ import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../
 import { checkGiven } from '../versions.ts';
 import type { VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
+import { uncountedAmong, updatesOf } from '../covers/exclude.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf } from './expected.ts';
+import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
@@ -25,7 +26,11 @@ export interface UnsureRow {
 export interface Plan {
   /** Rows whose version was assigned, and nothing else: they are only compared. */
   readonly claims: readonly VersionedRow[];
+  /** The rows that are written while claims hold. */
+  readonly beside: readonly VersionedRow[];
   readonly unsure: readonly UnsureRow[];
+  /** Entities of which only columns change that the version does not cover. */
+  readonly uncounted: ReadonlySet<object>;
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
   /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
@@ -45,7 +50,9 @@ export interface Plan {
 /** Of a flush that failed before it could be planned. */
 export const NO_PLAN: Plan = {
   claims: [],
+  beside: [],
   unsure: [],
+  uncounted: new Set(),
   deletes: [],
   unsorted: [],
   versioned: false,
@@ -64,11 +71,18 @@ const WRITES = [
 /**
  * Looks at the change sets of a flush, and puts them into the order in which they are written.
  *
+ * @param verified entities whose version is to be compared, whatever changes
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
-export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: ChangeSetGroups): Plan {
+export function planFlush(
+  em: EntityManager,
+  driver: AbstractSqlDriver,
+  groups: ChangeSetGroups,
+  verified: ReadonlySet<object> = new Set(),
+): Plan {
   const plan = {
+    uncounted: uncountedAmong(updatesOf(groups), verified),
     claims: [] as VersionedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
@@ -88,7 +102,7 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       changes ||= sets.some((set) => versionOf(set.meta));
-      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan.claims) : planDeletes(em, sets);
+      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan) : planDeletes(em, sets);
       // rows without a version come as MikroORM would write them
       const { sorted: ordered, isKnown } = isVersioned(em, sets)
         ? inKeyOrder(rest, dialect)
@@ -115,9 +129,15 @@ export function planFlush(em: EntityManager, driver: AbstractSqlDriver, groups: 
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
   const groupsOfRows = written.filter((sets) => sets.length > 0);
-  const alone = isPlain ? classAlone(em, driver, groupsOfRows) : undefined;
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows, plan.uncounted) : undefined;
   const total = rows + further;
-  return { ...plan, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
+  const beside = plan.claims.length > 0 ? groupsOfRows.flat().filter(isThere).map(uncountedRow) : [];
+  return { ...plan, beside, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
+}
+
+/** A row with a version that the flush finds in its table. */
+function isThere({ type, meta }: AnyChangeSet): boolean {
+  return type !== ChangeSetType.CREATE && versionOf(meta) !== undefined;
 }
 
 /** Returns what is written; a claim without another change is only compared. */
@@ -125,21 +145,23 @@ function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
   elsewhere: Set<object>,
-  claims: VersionedRow[],
+  { claims, uncounted }: { claims: VersionedRow[]; uncounted: ReadonlySet<object> },
 ): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets; // as MikroORM would
   }
+  // joined tables: MikroORM has a change set of the table with the version, whichever table changes
+  const isIdle = ({ entity, payload }: AnyChangeSet) => uncounted.has(entity) && Object.keys(payload).length === 0;
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
       claims.push(rowOf(changeSet, 'check'));
       takeBackStamps(em, changeSet);
-    } else if (versionOf(changeSet.meta)) {
+    } else if (versionOf(changeSet.meta) && !uncounted.has(changeSet.entity)) {
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return compared.size > 0 ? sets.filter((set) => !compared.has(set)) : sets;
+  return compared.size + uncounted.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {

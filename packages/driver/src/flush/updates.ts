@@ -2,17 +2,19 @@
 import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
+import { changesExcluded } from '../covers/exclude.ts';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
+import { dialectOf } from '../write/dialects/index.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import { type Relations, relationsOf } from '../write/relations.ts';
 import { compareBefore } from './checks.ts';
-import { describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
-import { rowOf } from './expected.ts';
+import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
+import { rowOf, uncountedRow } from './expected.ts';
 import { checkInitial } from './plan.ts';
 
 /** Who writes which of the rows of one table. */
@@ -21,6 +23,9 @@ interface Division {
   readonly batch: AnyChangeSet[];
   /** MikroORM's own statement for a row, with the version added. */
   readonly single: AnyChangeSet[];
+  /** Both once more, of rows whose version does not cover what changes. */
+  readonly uncountedBatch: AnyChangeSet[];
+  readonly uncountedSingle: AnyChangeSet[];
   /** Rows without a version: MikroORM. */
   readonly plain: AnyChangeSet[];
 }
@@ -31,6 +36,8 @@ export class Updates {
   readonly #relations: Relations;
   /** The one statement of the flush has no transaction around it. */
   alone = false;
+  /** Entities of which only columns change that the version does not cover, as planned; listeners may change more. */
+  uncounted: ReadonlySet<object> = new Set();
   /** Entities whose version this flush has already moved or set: one flush, one bump. */
   readonly #moved = new Map<object, number>();
 
@@ -65,7 +72,8 @@ export class Updates {
    */
   before(changeSets: AnyChangeSet[]): AnyChangeSet[] {
     return changeSets
-      .filter(({ entity, meta }) => versionOf(meta) && !ownVersionOf(meta) && !this.#moved.has(entity))
+      .filter((set) => versionOf(set.meta) && !ownVersionOf(set.meta) && !this.#moved.has(set.entity))
+      .filter((set) => !this.isUncounted(set))
       .map(({ entity, originalEntity, meta }) => {
         const changeSet = new ChangeSet(entity, ChangeSetType.UPDATE, {}, versionTable(meta));
         changeSet.originalEntity = originalEntity;
@@ -74,13 +82,41 @@ export class Updates {
   }
 
   divide(changeSets: AnyChangeSet[]): Division {
-    const versioned = changeSets.filter((set) => ownVersionOf(set.meta));
-    const plain = versioned.length < changeSets.length ? changeSets.filter((set) => !ownVersionOf(set.meta)) : [];
-    const dialect = batchDialect(this.#driver.getPlatform(), versioned);
-    const together = dialect && !versioned.some((set) => this.#relations.isRewritten(set.meta));
-    const batch = together ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const uncounted = this.uncounted.size > 0 ? changeSets.filter((set) => this.isUncounted(set)) : [];
+    const counted = uncounted.length > 0 ? changeSets.filter((set) => !uncounted.includes(set)) : changeSets;
+    const versioned = counted.filter((set) => ownVersionOf(set.meta));
+    const plain = versioned.length < counted.length ? counted.filter((set) => !ownVersionOf(set.meta)) : [];
+    const batch = this.#canBatch(versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
-    return { batch, single, plain };
+    const together = this.#canBatch(uncounted);
+    return {
+      batch,
+      single,
+      plain,
+      uncountedBatch: together ? uncounted : [],
+      uncountedSingle: together ? [] : uncounted,
+    };
+  }
+
+  #canBatch(changeSets: AnyChangeSet[]): boolean {
+    const dialect = batchDialect(this.#driver.getPlatform(), changeSets);
+    return dialect !== undefined && !changeSets.some((set) => this.#relations.isRewritten(set.meta));
+  }
+
+  /** Does nothing change in this row that its version covers? */
+  isUncounted(changeSet: AnyChangeSet): boolean {
+    return this.uncounted.has(changeSet.entity) && changesExcluded(changeSet);
+  }
+
+  /**
+   * Rows of one table that go into two statements are locked in key order before the first: between the two of them,
+   * flushes would wait for each other.
+   */
+  async lockAll(changeSets: readonly AnyChangeSet[], options: PersistOptions): Promise<void> {
+    const rows = changeSets.filter((set) => ownVersionOf(set.meta)).map(uncountedRow);
+    if (rows.length > 1 && dialectOf(this.#driver.getPlatform())?.locksRows) {
+      await currentVersions(this.#driver, rows, options, 'no key update');
+    }
   }
 
   /** Updates rows of one table together. Returns what the database computed, by column. */
@@ -94,11 +130,16 @@ export class Updates {
     const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
     const size = isBatch ? config.get('batchSize') : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
-    await compareBefore(this.#driver, changeSets, 'update', options.ctx);
+    const isUncounted = this.isUncounted(changeSets[0]!);
+    if (!isUncounted) {
+      await compareBefore(this.#driver, changeSets, 'update', options.ctx);
+    }
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
-      const rows = changeSets.slice(i, i + size).map((changeSet) => rowOf(changeSet, 'update'));
-      await refuseExhausted(this.#driver, rows, options);
+      const rows = changeSets.slice(i, i + size).map(isUncounted ? uncountedRow : (set) => rowOf(set, 'update'));
+      if (!isUncounted) {
+        await refuseExhausted(this.#driver, rows, options);
+      }
       const result = await updateRows(this.#driver, rows, options, this.alone);
       if (result.affectedRows !== rows.length) {
         throw this.alone
@@ -117,6 +158,14 @@ export class Updates {
     addConditions: (where: Dictionary) => void,
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
+    if (this.isUncounted(changeSet)) {
+      const row = uncountedRow(changeSet);
+      const result = await updateRow(this.#driver, row, false, addConditions, options);
+      if (result.affectedRows !== 1) {
+        throw await staleRow(this.#driver, row, 'update', options);
+      }
+      return result.row;
+    }
     const row = rowOf(changeSet, 'update');
     const hasMoved = this.#moved.has(changeSet.entity);
     if (!hasMoved) {
@@ -133,6 +182,9 @@ export class Updates {
 
   /** The rows were written: the entities have the new version, until the flush fails after all. */
   #written(rows: readonly VersionedRow[]): void {
+    if (rows[0]!.uncounted) {
+      return;
+    }
     const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
     for (const { changeSet, expected } of moving) {
       const { entity, meta } = changeSet;

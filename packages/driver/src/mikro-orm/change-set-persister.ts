@@ -61,14 +61,19 @@ export function hookPersister(
       flush.sent();
       return;
     }
-    const { batch, single, plain } = flush.updates.divide(sets);
+    const { batch, single, plain, uncountedBatch, uncountedSingle } = flush.updates.divide(sets);
     if (plain.length > 0) {
       await executeUpdates.call(persister, plain, batched, options, true);
     }
-    if (batch.length > 0) {
-      await writeBatch(persister, flush, batch, batched, options);
+    const inOneTable = [batch, single, uncountedBatch, uncountedSingle].filter((some) => some.length > 0);
+    if (inOneTable.length > 1 && uncountedBatch.length + uncountedSingle.length > 0) {
+      const { meta } = sets[0]!;
+      await flush.updates.lockAll(sets, persister.prepareOptions(meta, options));
     }
-    for (const changeSet of single) {
+    for (const together of [batch, uncountedBatch].filter((some) => some.length > 0)) {
+      await writeBatch(persister, flush, together, batched, options);
+    }
+    for (const changeSet of [...single, ...uncountedSingle]) {
       await writeOne(persister, flush, changeSet, options);
     }
     flush.sent();

@@ -13,7 +13,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { versionOf } from '@mikro-ool/core';
+import { verifiedIn, versionOf } from '@mikro-ool/core';
 import { isDoubtful, trust } from './doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 
@@ -242,11 +242,15 @@ function isColumn(meta: EntityMetadata, prop: EntityProperty): boolean {
   return meta.comparableProps.includes(prop as never) || prop.kind === ReferenceKind.EMBEDDED;
 }
 
-/** Has the entity changes that are not saved, or is it about to be removed? */
+/** Has the entity changes that are not saved, is it about to be removed, or does a decision rest on what was read? */
 export function isDirty(em: EntityManager, entity: object): boolean {
   const { __meta: meta, __originalEntityData: snapshot = {} } = helper(entity);
   const uow = em.getUnitOfWork(false);
-  if (uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {
+  if (
+    verifiedIn(uow)?.has(entity) ||
+    uow.getRemoveStack().has(entity) ||
+    uow.getOrphanRemoveStack().has(entity as never)
+  ) {
     return true;
   }
   const comparator = em.getComparator();

@@ -10,7 +10,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { readsSnapshots, versionOf } from '@mikro-ool/core';
+import { readsSnapshots, verifiedIn, verify, verifyInside, versionOf } from '@mikro-ool/core';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
@@ -23,7 +23,8 @@ type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
 type FindOne = (...args: unknown[]) => Promise<object | null>;
 
 /**
- * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`.
+ * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`. Without a version they are
+ * `verify(entity)`.
  *
  * @param lockFailed what to throw when the version that was given is not the loaded one
  */
@@ -43,6 +44,14 @@ export function hookLocks(
     } catch (error) {
       const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
       throw isMismatch ? failed((entity as Dictionary)[name]) : error;
+    }
+    if (version === undefined && name) {
+      // without a version MikroORM does nothing
+      if (isReference && (entity as Dictionary)[name] == null) {
+        await helper(entity).init();
+      }
+      verify(entity);
+      return;
     }
     // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
     const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
@@ -99,6 +108,9 @@ export function hookCopies(em: EntityManager, log: TransactionLog): void {
         reader = tx;
         if (tx !== outside) {
           opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+          if (!options.clear && verifiedIn(outside.getUnitOfWork(false))) {
+            verifyInside(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+          }
         }
         const done = await work(tx);
         if (tx !== outside && options.clear) {

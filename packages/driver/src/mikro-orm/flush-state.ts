@@ -7,6 +7,8 @@ import type { Flush } from '../flush/flush.ts';
 export interface FlushState {
   /** The flush that is writing, up to its COMMIT or ROLLBACK. */
   flush?: Flush;
+  /** What the flush verifies. */
+  verified?: ReadonlySet<object>;
   /** A flush is running, up to and including MikroORM's tidying up. */
   flushing: boolean;
   /** The last flush has failed. */

@@ -5,11 +5,15 @@ export interface Helper {
   updateVersionProperty(query: unknown, data: object): void;
 }
 
-/** MikroORM looks for a version that is given by its property, but has the data by column then. */
-export function bumpUnlessGiven(helper: Helper, column: string): void {
+/**
+ * MikroORM looks for a version that is given by its property, but has the data by column then.
+ *
+ * @param isLeft an update of these columns bumps nothing by itself
+ */
+export function bumpUnless(helper: Helper, isLeft: (columns: string[]) => boolean): void {
   const { updateVersionProperty } = helper;
   helper.updateVersionProperty = (query, data) => {
-    if (!Object.hasOwn(data, column)) {
+    if (!isLeft(Object.keys(data))) {
       updateVersionProperty.call(helper, query, data);
     }
   };

@@ -48,7 +48,7 @@ export const REQUIRED = {
       'takeCollectionSnapshots',
       'getCommitOrder',
     ],
-    ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitDeleteChangeSets'],
+    ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitDeleteChangeSets', 'computeChangeSet'],
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],

@@ -8,6 +8,7 @@ import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, when
 import { countClears } from './generation.ts';
 import { type InFlightMethods, keepSent, keepStacks, planned } from './in-flight.ts';
 import { hookTouches } from './touches.ts';
+import { keepVerified, takeVerified } from './verified.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 interface UnitOfWorkMethods extends InFlightMethods {
@@ -112,6 +113,7 @@ function hookUnitOfWork(
   uow.filterCollectionUpdates = () => {
     if (!state.flush?.isPlanned) {
       keepTouches();
+      state.verified = takeVerified(em);
     }
     filterCollectionUpdates.call(uow);
     if (!hasWritten && hasWork(em.getUnitOfWork(false))) {
@@ -129,6 +131,7 @@ function hookUnitOfWork(
       flush.succeeded();
     } catch (error) {
       state.hasFailed = true;
+      keepVerified(em, state.verified);
       const { undo, error: failure } = await flush.failed(error);
       if (undo) {
         whenIdle(uow, () => undo.restore());
@@ -136,6 +139,7 @@ function hookUnitOfWork(
       throw failure;
     } finally {
       state.flush = undefined;
+      state.verified = undefined;
       state.sent.clear();
     }
   };
@@ -154,7 +158,7 @@ function hookWriting(em: EntityManager, uow: UnitOfWorkMethods, state: FlushStat
     withOwnMetadata(em, sets);
     planned(sets);
     const groups = getChangeSetGroups.call(uow);
-    state.flush!.plan(groups);
+    state.flush!.plan(groups, state.verified);
     return groups;
   };
   uow.persistToDatabase = async (groups, ctx) => {

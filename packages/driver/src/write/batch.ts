@@ -16,7 +16,10 @@ import { dialectOf } from './dialects/index.ts';
 /** A row that a flush writes, with the version that it must still have. */
 export interface VersionedRow {
   readonly changeSet: ChangeSet<object>;
+  /** What it means to `uncounted` rows is nothing. */
   readonly expected: number;
+  /** Only columns change that the version does not cover: the row is found by its key alone, and is not bumped. */
+  readonly uncounted?: boolean;
 }
 
 /** Converts the keys of an object embeddable to column names; MikroORM's drivers have it. */
@@ -73,6 +76,7 @@ export function locate(
   const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
   return {
     table,
+    keepsVersion: rows[0]!.uncounted,
     keys: columns.map(({ prop, field, i }, k) => ({
       name: platform.quoteIdentifier(field),
       type: prop.columnTypes[i]!,

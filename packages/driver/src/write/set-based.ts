@@ -1,12 +1,13 @@
 /**
- * Writes outside a flush bump every row that they change. An update takes a version that is given; an upsert of a row
+ * Writes outside a flush bump every row that they change in a column that the version covers. An update takes a version that is given; an upsert of a row
  * that exists takes the greater one of it and the next one: events bring versions of their own, and a body's
  * `version: 3` must not turn 9 back into 3.
  */
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { VersionField, initialVersion } from '@mikro-ool/core';
+import { areExcluded } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
-import { type Helper, bumpUnlessGiven } from '../mikro-orm/query-builder.ts';
+import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
 import { checkGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
 
@@ -133,10 +134,11 @@ export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
       return qb.ignore();
     }
     const current = `${quote(meta.tableName)}.${quote(column)}`;
-    values[column] =
-      given == null
-        ? raw(`${current} + 1`)
-        : raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
+    if (given != null) {
+      values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
+    } else if (!areExcluded(meta, Object.keys(values))) {
+      values[column] = raw(`${current} + 1`);
+    }
     // MikroORM does not read back what was given, but the database may have another version now
     const { returning } = qb.state;
     if (returning && !returning.includes(version.name)) {
@@ -154,8 +156,9 @@ function columnsOf(meta: EntityMetadata, path: string): string[] {
 }
 
 function takeGivenVersion(qb: Writer): void {
-  const column = ownVersionOf(qb.mainAlias.meta)?.fieldNames[0];
+  const { meta } = qb.mainAlias;
+  const column = ownVersionOf(meta)?.fieldNames[0];
   if (column) {
-    bumpUnlessGiven(qb.helper, column);
+    bumpUnless(qb.helper, (columns) => columns.includes(column) || areExcluded(meta, columns));
   }
 }

@@ -1,6 +1,7 @@
 /** The UPDATEs of a flush: rows of one table in one statement, or a row by MikroORM's own. */
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
+import { changesExcluded } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchUpdate } from './batch.ts';
@@ -38,16 +39,21 @@ export function updateRows(
  */
 export function updateRow(
   driver: AbstractSqlDriver,
-  { changeSet, expected }: VersionedRow,
+  { changeSet, expected, uncounted }: VersionedRow,
   hasMoved: boolean,
   addConditions: (where: Dictionary) => void,
   options: PersistOptions,
 ): Promise<QueryResult<Dictionary>> {
+  if (uncounted) {
+    const where = changeSet.getPrimaryKey(true) as Dictionary;
+    addConditions(where);
+    return driver.nativeUpdate<Dictionary>(changeSet.meta.class as never, where, changeSet.payload, options);
+  }
   const { name } = ownVersionOf(changeSet.meta)!;
   const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
   if (hasMoved) {
     payload[name] = expected;
-  } else if (Object.keys(payload).length === 0) {
+  } else if (Object.keys(payload).length === 0 || changesExcluded({ meta: changeSet.meta, payload })) {
     payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
   }
   const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };

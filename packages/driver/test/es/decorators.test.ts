@@ -98,3 +98,33 @@ test.each([Article, Note, Memo, Post])(
     await orm.close();
   },
 );
+
+@Entity()
+class Counted {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @Property({ type: 'string' })
+  title!: string;
+
+  @Property({ type: 'integer', default: 0 })
+  likes!: Opt<number>;
+
+  @Property({ type: new VersionField({ exclude: ['likes'] }) })
+  version!: Opt<number>;
+}
+
+test('a decorated VersionField covers what it is told to', async () => {
+  const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [Counted] });
+  await orm.schema.create();
+  const em = orm.em.fork();
+  const counted = em.create(Counted, { id: 1, title: 'new' });
+  await em.flush();
+  counted.likes = 1;
+  await em.flush();
+  expect(counted.version).toBe(1);
+  counted.title = 'changed';
+  await em.flush();
+  expect(counted.version).toBe(2);
+  await orm.close();
+});

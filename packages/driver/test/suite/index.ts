@@ -7,6 +7,7 @@ import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
+import { excludes } from './exclude.ts';
 import { givenVersions } from './given-versions.ts';
 import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
@@ -40,6 +41,7 @@ import { unwrittenUpserts } from './unwritten-upserts.ts';
 import { updates } from './update.ts';
 import { upserts } from './upserts.ts';
 import { values } from './values.ts';
+import { verifies } from './verify.ts';
 import { wrapping } from './wrapping.ts';
 
 export function suite(driver: TestDriver): void {
@@ -52,6 +54,7 @@ export function suite(driver: TestDriver): void {
     deletes(driver);
     removals(driver);
     claims(driver);
+    excludes(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);
@@ -83,6 +86,7 @@ export function suite(driver: TestDriver): void {
     races(driver);
     orders(driver);
     locks(driver);
+    verifies(driver);
     specialRelations(driver);
   });
 }

@@ -2,6 +2,7 @@
 import { type Opt, type Options, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
+import { dialectOf } from '../../src/write/dialects/index.ts';
 import { type TestDriver, inTransaction, open, thrown } from '../harness.ts';
 
 class Article {
@@ -13,6 +14,9 @@ const ArticleSchema = defineEntity({
   class: Article,
   properties: { id: p.integer().primary(), title: p.string(), version: p.type(VersionField) },
 });
+
+const KIND = /^(?:with .*?_w as \(|with .*?\) )?(begin|commit|rollback|release|savepoint|insert|update|delete|select)/s;
+const kindsOf = (log: string[]) => log.map((sql) => sql.match(KIND)![1]);
 
 export function statements(driver: TestDriver): void {
   describe('statements', () => {
@@ -26,15 +30,7 @@ export function statements(driver: TestDriver): void {
       const em = db.fork();
       const articles = await em.find(Article, {}, { orderBy: { id: 'asc' } });
       /** The kinds of the statements that were sent. */
-      const kinds = async (work: () => Promise<unknown>) => {
-        const log = await db.sent(work);
-        return log.map(
-          (sql) =>
-            sql.match(
-              /^(?:with .*?_w as \(|with .*?\) )?(begin|commit|rollback|release|savepoint|insert|update|delete|select)/s,
-            )![1],
-        );
-      };
+      const kinds = async (work: () => Promise<unknown>) => kindsOf(await db.sent(work));
       const conflict = async () => expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
       return { ...db, em, articles, kinds, conflict };
     };
@@ -123,6 +119,28 @@ export function statements(driver: TestDriver): void {
         expect(await kinds(() => em.flush())).toEqual(isAlone ? ['insert'] : ['begin', 'insert', 'commit']);
       });
     }
+
+    test('columns that the version excludes: a statement of their own, and locked with the others before both', async () => {
+      const Counted = defineEntity({
+        name: 'Counted',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          likes: p.integer().default(0),
+          version: p.type(new VersionField({ exclude: ['likes'] })),
+        },
+      });
+      const db = await open(driver, [Counted]);
+      const em = db.fork();
+      const rows = Array.from({ length: 4 }, (_, i) => em.create(Counted, { id: i + 1, title: 'old' }));
+      await em.flush();
+      rows[0]!.likes = 1;
+      expect(kindsOf(await db.sent(() => em.flush()))).toEqual(inTransaction(driver, ['update']));
+      rows.forEach((row, i) => (i < 2 ? (row.likes = 2) : (row.title = 'new')));
+      const locking = dialectOf(db.orm.em.getPlatform())?.locksRows ? ['select'] : [];
+      const both = driver.batches ? ['update', 'update'] : ['update', 'update', 'update', 'update'];
+      expect(kindsOf(await db.sent(() => em.flush()))).toEqual(['begin', ...locking, ...both, 'commit']);
+    });
 
     test('a claim beside a change: in a transaction, as ever', async () => {
       const { em, kinds } = await setUp(2);

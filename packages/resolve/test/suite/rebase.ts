@@ -117,6 +117,32 @@ const ids = (items: Iterable<{ id: number }>) => [...items].map(({ id }) => id).
 
 export function rebases(driver: TestDriver): void {
   describe('rebase', () => {
+    test('a column that the version excludes is no clash, and mine stays', async () => {
+      const Counted = defineEntity({
+        name: 'Counted',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          likes: p.integer().default(0),
+          version: p.type(new VersionField({ exclude: ['likes'] })),
+        },
+      });
+      const { fork } = await open(driver, [Counted]);
+      const seed = fork();
+      seed.create(Counted, { id: 1, title: 'old' });
+      await seed.flush();
+      const [em, rival] = [fork(), fork()];
+      const [mine, theirs] = [await em.findOneOrFail(Counted, 1), await rival.findOneOrFail(Counted, 1)];
+      Object.assign(theirs, { title: 'theirs', likes: 5 });
+      await rival.flush();
+      Object.assign(mine, { title: 'mine', likes: 7 });
+      const error = await thrown(() => em.flush());
+      const { clashes } = await rebase(em, error as never as ConcurrentUpdate);
+      expect(clashes.map(({ property }) => property)).toEqual(['title']);
+      await em.flush();
+      expect(await fork().findOneOrFail(Counted, 1)).toMatchObject({ title: 'mine', likes: 7, version: 3 });
+    });
+
     const setUp = async () => {
       const db = await open(driver, entities);
       const seed = db.fork();

@@ -52,6 +52,42 @@ export function retries(driver: TestDriver): void {
       expect(await fork().findOneOrFail(Counter, 1)).toMatchObject({ n: 125, version: 126 });
     });
 
+    for (const verifyReads of [true, false]) {
+      const outcome = verifyReads
+        ? 'each rests on what the other left: never both off'
+        : 'the same without it: both off';
+      test(`verifyReads: ${verifyReads}: ${outcome}`, async () => {
+        const { fork } = await setUp();
+        await fork().insertMany(
+          Counter,
+          [2, 3].map((id) => ({ id, n: 1 })),
+        );
+        // both have read before either writes, the first time
+        let reading = 2;
+        let bothHaveRead = () => {};
+        const read = new Promise<void>((resolve) => (bothHaveRead = resolve));
+        const takeOff = async (mine: number, other: number) => {
+          const decide = async (find: (id: number) => Promise<{ n: number }>) => {
+            const [own, theirs] = [await find(mine), await find(other)];
+            if (--reading === 0) {
+              bothHaveRead();
+            }
+            if (driver.concurrent) {
+              await read;
+            }
+            if (theirs.n === 1) {
+              own.n = 0;
+            }
+          };
+          await retryOnConflict(fork(), (em) => decide((id) => em.findOneOrFail(Counter, id)), { verifyReads });
+        };
+        await Promise.all([takeOff(2, 3), takeOff(3, 2)]);
+        const [a, b] = await fork().find(Counter, { id: [2, 3] }, { orderBy: { id: 1 } });
+        // on a single connection the second begins when the first has ended
+        expect(a!.n + b!.n).toBe(verifyReads || !driver.concurrent ? 1 : 0);
+      });
+    }
+
     test('runs again on a fresh fork, and returns what the work returned', async () => {
       const { fork, n, losing } = await setUp();
       const seen: object[] = [];

@@ -24,6 +24,8 @@ export interface BatchRows {
   readonly table: string;
   readonly keys: readonly Column[];
   readonly version: Column;
+  /** The version is neither compared nor bumped. */
+  readonly keepsVersion?: boolean;
 }
 
 /** The rows that one UPDATE writes. */
@@ -41,8 +43,11 @@ export interface Statement {
   readonly answersCount?: boolean;
 }
 
-/** `update`: nobody else may read it with a lock, or write it; `share`: nobody may write it. */
-export type RowLock = 'share' | 'update';
+/**
+ * `update`: nobody else may read it with a lock, write it, or refer to it by a new row; `no key update`: the last is
+ * allowed, where the database knows the difference; `share`: nobody may write it.
+ */
+export type RowLock = 'share' | 'no key update' | 'update';
 
 /** All differences between databases. */
 export interface Dialect {

@@ -10,7 +10,7 @@
  */
 import { raw } from '@mikro-orm/core';
 import type { BatchRows, Column, Dialect, DriverError, Statement } from './dialect.ts';
-import { assignments, placesOf, sameKey, valueColumns } from './values.ts';
+import { assignments, placesOf, sameKey, sameVersion, valueColumns } from './values.ts';
 
 /** 1213, a deadlock; 1020, a row that changed since the snapshot; 3101, what a cluster finds at COMMIT. */
 const LOST_RACES = ['ER_LOCK_DEADLOCK', 'ER_CHECKREAD', 'ER_TRANSACTION_ROLLBACK_DURING_COMMIT'];
@@ -21,7 +21,7 @@ const ENDINGS = [...LOST_RACES, 'ER_LOCK_TABLE_FULL'];
 /** 1180 and 1317: a cluster gave up in the middle of a COMMIT. */
 const UNSURE = ['ER_ERROR_DURING_COMMIT', 'ER_QUERY_INTERRUPTED'];
 
-const LOCKS = { share: ' lock in share mode', update: ' for update' };
+const LOCKS = { share: ' lock in share mode', 'no key update': ' for update', update: ' for update' };
 
 export const mysql: Dialect = {
   update(batch, alone) {
@@ -32,7 +32,7 @@ export const mysql: Dialect = {
       sql:
         `update ${batch.table} as _t force index (primary) straight_join (${list.sql}) as _v ` +
         `set ${assignments(batch, (name) => `_v.${name}`, undefined, '_t.')} ` +
-        `where ${among.sql} and ${sameKey(batch, '_t', '_v')} and _t.${batch.version.name} = _v.v` +
+        `where ${among.sql} and ${sameKey(batch, '_t', '_v')}${sameVersion(batch, '_t', '_v.v')}` +
         (alone ? ` and ${this.aloneWhen} and ${found.sql}` : ''),
       params: [...list.params, ...among.params, ...(alone ? found.params : [])],
     };
@@ -93,7 +93,7 @@ function isCutOff({ code }: DriverError): boolean {
  * list, and a subquery of the same table must be a table of its own.
  */
 function lockedAll(rows: BatchRows): Statement {
-  const { sql, params } = keyList(rows, '', true);
+  const { sql, params } = keyList(rows, '', !rows.keepsVersion);
   const locked = `select 1 from ${rows.table} force index (primary) where ${sql} for update`;
   return { sql: `(select count(*) from (${locked}) as _l) = ${rows.version.values.length}`, params };
 }

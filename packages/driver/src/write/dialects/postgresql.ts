@@ -24,7 +24,7 @@
  */
 import type { BatchRows, BatchUpdate, Column, Dialect, DriverError, Statement } from './dialect.ts';
 import { arrayOf, assign, isArray, isConverted, isText } from './postgresql-arrays.ts';
-import { allFound, assignments, placesOf, sameKey, valueColumns } from './values.ts';
+import { allFound, assignments, bump, placesOf, sameKey, sameVersion, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch, alone) {
@@ -162,10 +162,9 @@ function updateBySubscript(batch: BatchUpdate): Parts {
     params.push(...values.params, ...position.params);
     return `${column.name} = ${assign(column, `(${values.sql})[${position.sql}]`)}`;
   });
-  const { name } = batch.version;
   const rows = rowsBySubscript(batch, 'no key update');
   return {
-    write: `update ${batch.table} as _t set ${[...set, `${name} = _t.${name} + 1`].join(', ')} where ${rows.sql}`,
+    write: `update ${batch.table} as _t set ${[...set, ...bump(batch, `_t.${batch.version.name}`)].join(', ')} where ${rows.sql}`,
     params: [...params, ...rows.params],
   };
 }
@@ -181,18 +180,18 @@ function rowsBySubscript(rows: BatchRows, lock: string): Statement {
   const ids = arrayOf(key!);
   const versions = arrayOf(rows.version);
   const position = positionOf('_r', rows);
+  const expected = sameVersion(rows, '_r', `(${versions.sql})[${position.sql}]`);
   return {
     sql:
       `_t.${key!.name} = any(${ids.sql}) and (select count(*) from (select 1 from ${rows.table} as _r ` +
-      `where _r.${key!.name} = any(${ids.sql}) and _r.${rows.version.name} = (${versions.sql})[${position.sql}] ` +
-      `order by _r.${key!.name}${orderOf(key!)} for ${lock}) as _l) = ${rows.version.values.length}`,
-    params: [...ids.params, ...ids.params, ...versions.params, ...position.params],
+      `where _r.${key!.name} = any(${ids.sql})${expected} order by _r.${key!.name}${orderOf(key!)} for ${lock}) as _l) = ${rows.version.values.length}`,
+    params: [...ids.params, ...ids.params, ...(expected ? [...versions.params, ...position.params] : [])],
   };
 }
 
 /** Locks the rows that still have the expected version; waiting for a rival's commit re-checks the version. */
 function lockRows(rows: BatchRows, columns: readonly Column[], lock: string): { found: string; params: unknown[] } {
-  const { sql, params } = inOrder(rows, columns, ` and _t.${rows.version.name} = _v.v`);
+  const { sql, params } = inOrder(rows, columns, sameVersion(rows, '_t', '_v.v'));
   return { found: `_l as materialized (select _v.* from ${sql} for ${lock} of _t)`, params };
 }
 

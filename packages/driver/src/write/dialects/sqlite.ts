@@ -8,7 +8,7 @@
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
 import type { BatchRows, Column, Dialect } from './dialect.ts';
-import { allFound, assignments, placesOf, valueColumns } from './values.ts';
+import { allFound, assignments, placesOf, sameVersion, valueColumns } from './values.ts';
 
 export const sqlite: Dialect = {
   update(batch, alone) {
@@ -80,7 +80,7 @@ function hasNoTriggers({ table }: BatchRows): string {
 }
 
 function sameRow(rows: BatchRows, cell: Cell): string {
-  return `${sameKeys(rows, cell)} and _t.${rows.version.name} = ${cell('v')}`;
+  return sameKeys(rows, cell) + sameVersion(rows, '_t', cell('v'));
 }
 
 function sameKeys(rows: BatchRows, cell: Cell): string {

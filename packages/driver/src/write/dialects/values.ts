@@ -4,7 +4,9 @@ import type { BatchRows, BatchUpdate, Column, Statement } from './dialect.ts';
 /** Its columns: `k0…` the key, `v` the version, `c0…` the new values, `f0…` whether a row has one. */
 export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): Map<string, Column> {
   const columns = new Map(rows.keys.map((key, i) => [`k${i}`, key]));
-  columns.set('v', rows.version);
+  if (!rows.keepsVersion) {
+    columns.set('v', rows.version);
+  }
   changes.forEach((column, i) => {
     columns.set(`c${i}`, column);
     if (column.changed) {
@@ -17,16 +19,17 @@ export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): 
 /** The same rows, each with its place in the list where its version was. */
 export function placesOf(rows: BatchRows): BatchRows {
   const { name, values } = rows.version;
-  return { ...rows, version: { name, type: 'int', values: [...values.keys()] } };
+  return { ...rows, keepsVersion: false, version: { name, type: 'int', values: [...values.keys()] } };
 }
 
 /** One changed row, as MikroORM writes it, with the version added, and a condition where one is needed. */
-export function updateOne({ table, keys, version, columns, returning }: BatchUpdate, when?: string): Statement {
+export function updateOne(update: BatchUpdate, when?: string): Statement {
+  const { table, keys, version, columns, returning, keepsVersion } = update;
   const set = columns.map((column) => `${column.name} = ${column.convert?.('?') ?? '?'}`);
-  const where = [...keys, version];
+  const where = keepsVersion ? keys : [...keys, version];
   return {
     sql:
-      `update ${table} set ${[...set, `${version.name} = ${version.name} + 1`].join(', ')} ` +
+      `update ${table} set ${[...set, ...bump(update, version.name)].join(', ')} ` +
       `where ${where.map((column) => `${column.name} = ?`).join(' and ')}${when ? ` and ${when}` : ''}` +
       (returning.length > 0 ? ` returning ${returning.join(', ')}` : ''),
     params: [...columns, ...where].map((column) => column.values[0]),
@@ -47,6 +50,16 @@ export function sameKey(rows: BatchRows, table: string, list: string): string {
   return rows.keys.map((key, i) => `${table}.${key.name} = ${list}.k${i}`).join(' and ');
 }
 
+/** The assignment of the next version, where there is one. */
+export function bump({ version: { name }, keepsVersion }: BatchRows, current: string, target = ''): string[] {
+  return keepsVersion ? [] : [`${target}${name} = ${current} + 1`];
+}
+
+/** A condition, to be added: the row of the table has the version that is expected, where one is. */
+export function sameVersion({ version, keepsVersion }: BatchRows, table: string, expected: string): string {
+  return keepsVersion ? '' : ` and ${table}.${version.name} = ${expected}`;
+}
+
 /** A condition: every row of the list was found with the version that is expected. */
 export function allFound(rows: BatchRows): string {
   return `(select count(*) from _l) = ${rows.version.values.length}`;
@@ -59,14 +72,14 @@ export function allFound(rows: BatchRows): string {
  * @param target what stands before the columns that are written
  */
 export function assignments(
-  { columns, version }: BatchUpdate,
+  batch: BatchUpdate,
   cell: (name: string) => string,
   convert: (column: Column, value: string) => string = (column, value) => column.convert?.(value) ?? value,
   target = '',
 ): string {
-  const set = columns.map((column, i) => {
+  const set = batch.columns.map((column, i) => {
     const value = convert(column, cell(`c${i}`));
     return `${target}${column.name} = ${column.changed ? `case when ${cell(`f${i}`)} then ${value} else _t.${column.name} end` : value}`;
   });
-  return [...set, `${target}${version.name} = _t.${version.name} + 1`].join(', ');
+  return [...set, ...bump(batch, `_t.${batch.version.name}`, target)].join(', ');
 }

@@ -1,0 +1,115 @@
+/**
+ * Columns that a version does not cover: `new VersionField({ exclude: ['likes'] })`. A change of these alone finds its row
+ * by the key, and neither checks nor bumps the version.
+ */
+import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
+import { VersionField, versionOf } from '@mikro-ool/core';
+import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
+
+const NONE: ReadonlySet<string> = new Set();
+const NOBODY: ReadonlySet<object> = new Set();
+
+/** By class: the properties as change sets name them, and their columns. */
+const known = new WeakMap<EntityMetadata, { props: ReadonlySet<string>; columns: ReadonlySet<string> }>();
+
+function excludedFrom(meta: EntityMetadata): { props: ReadonlySet<string>; columns: ReadonlySet<string> } {
+  let excluded = known.get(meta);
+  if (!excluded) {
+    const names = (versionOf(meta)?.customType as VersionField | undefined)?.exclude ?? [];
+    const props = names.flatMap((name) => partsOf(meta.properties[name as never]));
+    excluded = {
+      props: names.length > 0 ? new Set(props.map((prop) => prop.name)) : NONE,
+      columns: names.length > 0 ? new Set(props.flatMap((prop) => prop.fieldNames)) : NONE,
+    };
+    known.set(meta, excluded);
+  }
+  return excluded;
+}
+
+/** The columns of an embeddable that has some of its own; else the property itself. */
+function partsOf(prop: EntityProperty | undefined): EntityProperty[] {
+  if (prop?.kind === ReferenceKind.EMBEDDED && !prop.object) {
+    return Object.values<EntityProperty>(prop.embeddedProps).flatMap(partsOf);
+  }
+  return prop ? [prop] : [];
+}
+
+/** Are these all columns that the version does not cover? */
+export function areExcluded(meta: EntityMetadata, columns: readonly string[]): boolean {
+  const excluded = excludedFrom(meta).columns;
+  return excluded.size > 0 && columns.length > 0 && columns.every((column) => excluded.has(column));
+}
+
+/** Does this change set change nothing that the version covers? A version that was assigned is to be checked. */
+export function changesExcluded({ meta, payload }: Pick<AnyChangeSet, 'meta' | 'payload'>): boolean {
+  const excluded = excludedFrom(meta).props;
+  if (excluded.size === 0) {
+    return false;
+  }
+  const changed = Object.keys(payload);
+  return changed.length > 0 && changed.every((name) => excluded.has(name));
+}
+
+/**
+ * The entities of a flush of which only such columns change, in whichever of their tables.
+ *
+ * @param verified entities whose version counts all the same
+ */
+export function uncountedAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): ReadonlySet<object> {
+  if (!updates.some((sets) => sets.some((set) => excludedFrom(set.meta).props.size > 0))) {
+    return NOBODY;
+  }
+  const isEmpty = ({ payload }: AnyChangeSet) => Object.keys(payload).length === 0;
+  const sets = updates.filter(([set]) => set && versionOf(set.meta)).flat();
+  const uncounted = new Set(sets.filter(changesExcluded).map((set) => set.entity));
+  if (uncounted.size > 0) {
+    verified.forEach((entity) => uncounted.delete(entity));
+    sets.filter((set) => !isEmpty(set) && !changesExcluded(set)).forEach((set) => uncounted.delete(set.entity));
+  }
+  return uncounted;
+}
+
+/** What is wrong with what a version excludes, if anything. */
+export function flawOfExclude(
+  meta: EntityMetadata,
+  version: EntityProperty,
+  storage: MetadataStorage,
+): string | undefined {
+  const { exclude } = version.customType as VersionField;
+  for (const name of exclude ?? []) {
+    const prop = meta.properties[name as never] as EntityProperty | undefined;
+    const isBelow = [...storage].some((other) => other.root === meta.root && name in other.properties);
+    if (!prop && !isBelow) {
+      return `excludes "${name}", but ${meta.className} has no such property. Is it misspelt?`;
+    }
+    const reason = prop && reasonAgainst(meta, prop, version);
+    if (reason) {
+      return `excludes "${name}", but that is ${reason}. Leave it out of "exclude".`;
+    }
+  }
+  return undefined;
+}
+
+function reasonAgainst(meta: EntityMetadata, prop: EntityProperty, version: EntityProperty): string | undefined {
+  if (prop.name === version.name) {
+    return 'the version itself';
+  }
+  if (prop.primary) {
+    return 'a key, and a row under another key is another row';
+  }
+  if (prop.name === meta.root.discriminatorColumn) {
+    return 'the discriminator, which says what the row is';
+  }
+  if (partsOf(prop).some((part) => part.targetMeta && part.kind !== ReferenceKind.EMBEDDED)) {
+    return 'a relation, and what rows belong together matters';
+  }
+  if (prop.persist === false || prop.formula || prop.generated) {
+    return 'no column that a flush writes';
+  }
+  return prop.concurrencyCheck ? 'compared by MikroORM, as it has a "concurrencyCheck"' : undefined;
+}
+
+/** The updates of a flush, by table. */
+export function updatesOf(groups: ChangeSetGroups): AnyChangeSet[][] {
+  return [...groups.update.values(), ...groups.update_early.values()];
+}
