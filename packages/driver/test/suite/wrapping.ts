@@ -210,7 +210,7 @@ export function wrapping(driver: TestDriver): void {
         return [places, await sent(() => em.flush())];
       });
       expect(wrapped).toEqual(plain);
-      expect(plain[0]).toEqual(['Other-1', 'One-1']);
+      expect(plain[0]).toEqual([expect.stringMatching(/^Other-/), expect.stringMatching(/^One-/)]);
     });
 
     test('leaves in an EntityManager what MikroORM leaves there', async () => {
