@@ -50,6 +50,8 @@ interface Before {
 /** A transaction or savepoint: rows that it wrote (`null`: deleted), and its flushes. */
 interface Layer {
   readonly rows: Map<RowId, Fields | null>;
+  /** Rows that it has claimed, and not written: they are held until it ends. */
+  readonly held: Set<RowId>;
   readonly flushes: Before[][];
 }
 
@@ -69,7 +71,7 @@ export class Rows {
 
   /** Would somebody else wait for the open transaction? */
   isLocked(id: RowId): boolean {
-    return this.#layers.some((layer) => layer.rows.has(id));
+    return this.#layers.some((layer) => layer.rows.has(id) || layer.held.has(id));
   }
 
   write(unit: Unit | undefined, id: RowId, row: Fields | null): void {
@@ -84,7 +86,13 @@ export class Rows {
 
   begin(unit: Unit): void {
     this.owner = unit;
-    this.#layers.push({ rows: new Map(), flushes: [] });
+    this.#layers.push({ rows: new Map(), held: new Set(), flushes: [] });
+  }
+
+  hold(unit: Unit, id: RowId): void {
+    if (unit === this.owner) {
+      this.#layers.at(-1)!.held.add(id);
+    }
   }
 
   flushed(unit: Unit, flush: Before[]): void {
@@ -95,8 +103,9 @@ export class Rows {
 
   /** @param known em.transactional(): the copies that were known outside */
   commit(known?: readonly Copy[]): void {
-    const { rows, flushes } = this.#layers.pop()!;
+    const { rows, held, flushes } = this.#layers.pop()!;
     const outer = this.#layers.at(-1);
+    held.forEach((id) => outer?.held.add(id));
     const unit = this.owner;
     if (outer) {
       const gone = (copy: Copy) => known && !known.includes(copy) && !unit!.copies.includes(copy);
@@ -395,7 +404,10 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
         rows.write(unit, rowId(copy.table, copy.key), null);
       }
     });
-  plan.claims.forEach((copy) => remember(copy, () => (copy.base = { ...copy.base, version: copy.now['version'] })));
+  plan.claims.forEach((copy) => {
+    rows.hold(unit, rowId(copy.table, copy.key));
+    remember(copy, () => (copy.base = { ...copy.base, version: copy.now['version'] }));
+  });
   plan.earlyDeletes.forEach(drop);
   for (const copy of plan.inserts) {
     remember(copy, () => {

@@ -231,6 +231,10 @@ export class World {
     });
     const empty = Object.values(plan).every((copies: Copy[]) => copies.length === 0);
     if (failures.length > 0) {
+      // what is read to check a claim is locked, also when the claim was wrong
+      (plan.claims.length > 0 ? Object.values(plan).flat() : []).forEach((copy: Copy) =>
+        this.rows.hold(unit, rowId(copy.table, copy.key)),
+      );
       unit.stale = this.expectFailure(error, failures);
       if (failures[0]!.error === 'VersionNotLoaded' || failures[0]!.error === 'InvalidVersion') {
         this.expect(sent, [], 'what was sent');
