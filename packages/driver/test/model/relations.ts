@@ -5,6 +5,8 @@
 import type { Options } from '@mikro-orm/core';
 import * as fc from 'fast-check';
 import { ConcurrentUpdate } from '@mikro-ool/core';
+import { type DriverClass, versioned } from '@mikro-ool/driver';
+import { resilient } from '@mikro-ool/pool';
 import { expect, test } from 'vitest';
 import { type Fault, FaultyConnection } from '../faults/connection.ts';
 import { type TestDriver, open } from '../harness.ts';
@@ -62,7 +64,9 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
     async () => {
       console.log(`${driver.name}: MODEL_SEED=${seedNumber} repeats this run`);
       const connection = new FaultyConnection();
-      const db = await open(driver, entities, { ...connection.options, ...more });
+      // a BEGIN fails too, and Kysely would keep its connection
+      const onPool = versioned(resilient(driver.plain as DriverClass)) as never;
+      const db = await open(driver, entities, { ...connection.options, driver: onPool, ...more });
       const reset = async (): Promise<Loaded> => {
         connection.disarm();
         const platform = db.orm.em.getPlatform();
