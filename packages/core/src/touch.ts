@@ -1,7 +1,6 @@
 /** Bumping an entity whose own columns did not change: the root of an aggregate when one of its parts did. */
-import { type EntityClass, type EntityMetadata, helper } from '@mikro-orm/core';
-import { Refusal, VersionNotLoaded } from './concurrent-update.ts';
-import { versionOf } from './version-field.ts';
+import { helper } from '@mikro-orm/core';
+import { managed } from './managed.ts';
 
 /** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
 const TOUCHED = Symbol.for('mikro-ool:touched');
@@ -21,30 +20,12 @@ const touched = new WeakMap<object, Set<object>>();
  * @see Hibernate's OPTIMISTIC_FORCE_INCREMENT, Rails' `touch`
  */
 export function touch(entity: object): void {
-  const wrapped = helper(entity);
-  const em = wrapped?.__em;
-  const snapshot = wrapped?.__originalEntityData as Snapshot | undefined;
-  if (!em || !snapshot || !wrapped.__managed) {
-    const name = wrapped?.__meta.className ?? entity.constructor.name;
-    throw new Refusal(
-      `${name} cannot be touched, because it is not managed. Load it first; a new entity has its version anyway.`,
-      entity,
-    );
-  }
-  // what stands on the entity may be the metadata of another ORM in this process
-  const meta = em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
-  const { className } = meta;
-  const version = versionOf(meta);
-  if (!version) {
-    throw new Refusal(`${className} cannot be touched, because it has no VersionField. Add one.`, entity);
-  }
-  if ((entity as Snapshot)[version.name] == null) {
-    throw new VersionNotLoaded(entity, className, version.name, 'update');
-  }
+  const way = 'Load it first; a new entity has its version anyway.';
+  const { uow, version, snapshot } = managed(entity, 'touched', 'update', way);
   // a version that differs from the snapshot's is a change, so MikroORM computes a change set; a refresh or a flush
   // overwrites the mark
-  wrapped.__originalEntityData = asTouched(snapshot, version.name) as never;
-  touchedIn(em.getUnitOfWork(false)).add(entity);
+  helper(entity).__originalEntityData = asTouched(snapshot, version) as never;
+  touchedIn(uow).add(entity);
 }
 
 /** @internal The same snapshot, of a touched entity. */

@@ -1,7 +1,5 @@
 /** Rows that are only read: a decision that rests on one holds when the row is still the same at COMMIT. */
-import { type EntityClass, type EntityMetadata, helper } from '@mikro-orm/core';
-import { Refusal, VersionNotLoaded } from './concurrent-update.ts';
-import { versionOf } from './version-field.ts';
+import { managed } from './managed.ts';
 
 /** On a unit of work: the entities that its next flush verifies. Another copy of this package may look for it. */
 const VERIFIED = Symbol.for('mikro-ool:verified');
@@ -19,23 +17,9 @@ type Verifying = { [VERIFIED]?: Set<object> };
  * @see Jakarta Persistence, `LockModeType.OPTIMISTIC`; Berenson et al. on write skew
  */
 export function verify(entity: object): void {
-  const wrapped = helper(entity);
-  const em = wrapped?.__em;
-  if (!em || !wrapped.__managed || !wrapped.__originalEntityData) {
-    const name = wrapped?.__meta.className ?? entity.constructor.name;
-    throw new Refusal(`${name} cannot be verified, because it is not managed. Load it first.`, entity);
-  }
-  // what stands on the entity may be the metadata of another ORM in this process
-  const meta = em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
-  const version = versionOf(meta);
-  if (!version) {
-    throw new Refusal(`${meta.className} cannot be verified, because it has no VersionField. Add one.`, entity);
-  }
-  if ((entity as Record<string, unknown>)[version.name] == null) {
-    throw new VersionNotLoaded(entity, meta.className, version.name, 'check');
-  }
-  const uow = em.getUnitOfWork(false) as Verifying;
-  (uow[VERIFIED] ??= new Set()).add(entity);
+  const { uow } = managed(entity, 'verified', 'check', 'Load it first.');
+  const verifying = uow as Verifying;
+  (verifying[VERIFIED] ??= new Set()).add(entity);
 }
 
 /** @internal The entities that the next flush of a unit of work verifies, if any. */
