@@ -21,7 +21,8 @@ import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members } from '../mikro-orm/identity-map.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import { type CollectionState, type EntityState, FLAGS, type Undo, assign, restoreCollection } from './undo.ts';
+import { type EntityState, assign, restoreFlags } from './entity-state.ts';
+import { type CollectionState, type Undo, restoreCollection } from './undo.ts';
 import { changedSince, forget, propOf, rootOf, setBack } from './values.ts';
 
 /** An entity of which at least one of the flushes wrote the row. */
@@ -144,7 +145,7 @@ function expunge(one: Written, isNew: ReadonlySet<object>, members: Members): vo
       assign(entity, key, value);
     }
   }
-  FLAGS.forEach((flag) => assign(wrapped, flag, state!.flags[flag]));
+  restoreFlags(entity, state!.flags);
   delete wrapped.__em;
   wrapped.__managed = false;
 }
@@ -179,9 +180,8 @@ function* targetsOf(entity: Dictionary): Generator<[EntityProperty, Dictionary]>
 
 /** What MikroORM knows of the entity is again what it knew before. */
 function manage({ entity, base, state }: Written): void {
-  const wrapped = helper(entity) as unknown as Dictionary;
   if (state) {
-    FLAGS.forEach((flag) => assign(wrapped, flag, state.flags[flag]));
+    restoreFlags(entity, state.flags);
   }
   restoreSnapshot(entity, base);
 }
