@@ -97,11 +97,17 @@ function writtenBy(undos: readonly Undo[]): Written[] {
     const version = versionOf(metaOf(one.undo.em, one.entity))?.name;
     const since = new Set(snapshot && changedSince(one.undo.em, one.entity, snapshot));
     const touched = version !== undefined && isTouched(snapshot, version);
-    if (touched) {
+    if (touched && !isAssigned(undos, one.entity, version)) {
       since.delete(version);
     }
     return { ...one, since, touched };
   });
+}
+
+/** Was another version assigned than the last flush has left? The mark of a touch stands in its place in the snapshot. */
+function isAssigned(undos: readonly Undo[], entity: Dictionary, version: string): boolean {
+  const last = undos.map((undo) => undo.movedTo(entity)).findLast((moved) => moved !== undefined);
+  return last !== undefined && entity[version] !== last;
 }
 
 function leftBy(undos: readonly Undo[], entity: object): Dictionary | undefined {
