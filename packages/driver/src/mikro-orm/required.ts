@@ -49,6 +49,7 @@ export const REQUIRED = {
       'getCommitOrder',
     ],
     ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitDeleteChangeSets', 'computeChangeSet'],
+    'recomputeSingleChangeSet',
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],
