@@ -80,6 +80,11 @@ export function flushingIn(em: EntityManager): Flush | undefined {
   return (em.getUnitOfWork(false) as WithState)[STATE]?.flush;
 }
 
+/** Settles when a unit of work has no flush on its way. */
+export function flushesOf(uow: object): Promise<unknown> {
+  return stateOf(uow).queue;
+}
+
 export function isFlushing(uow: object): boolean {
   return stateOf(uow).flushing;
 }

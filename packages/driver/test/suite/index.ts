@@ -20,6 +20,7 @@ import { newRows } from './new-rows.ts';
 import { specialRelations } from './no-table.ts';
 import { oneBump } from './one-bump.ts';
 import { orders } from './order.ts';
+import { floatingFlushes } from './floating.ts';
 import { overlaps } from './overlap.ts';
 import { races } from './race.ts';
 import { readings } from './reading.ts';
@@ -81,6 +82,7 @@ export function suite(driver: TestDriver): void {
     undo(driver);
     rollbacks(driver);
     discards(driver);
+    floatingFlushes(driver);
     overlaps(driver);
     handing(driver);
     races(driver);
