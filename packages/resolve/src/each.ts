@@ -3,116 +3,176 @@
  *
  *   const { saved, conflicts } = await flushEach(em);
  *
- * Stale rows are looked for by one SELECT per class and sat out; the flush checks all others, so a row that becomes stale
- * in between is found by the flush, which then is done again without it.
+ * It is a flush like any other, which waits for its turn: when the last listener has run, what it would write is known,
+ * and nothing was sent yet. There, what depends on other rows is refused, and stale rows are looked for. The flush is then
+ * done again as if those had not changed, and once more without those that became stale in between.
  */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
+  type ChangeSet,
+  ChangeSetType,
   type Dictionary,
   type EntityManager,
-  type EntityMetadata,
-  FlushMode,
-  Reference,
-  Utils,
+  type EventManager,
+  type EventSubscriber,
+  type FlushEventArgs,
   helper,
 } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, Refusal, type VersionField, isTouched, versionOf } from '@mikro-ool/core';
+import { type Conflict, ConcurrentUpdate, Refusal, isTouched, touchedIn, verifiedIn, versionOf } from '@mikro-ool/core';
+import { findStale, metaOf } from './stale.ts';
 
 /** What became of the changed rows. */
 export interface FlushedEach {
   /** The entities whose changes are committed. */
   readonly saved: readonly object[];
-  /** The stale rows; their entities are as they were, unsaved. */
+  /** The stale rows; their entities have their changes, unsaved. */
   readonly conflicts: readonly Conflict[];
 }
 
 /**
- * Commits the changes of all rows that are not stale, in one flush. The others stay as they are, unsaved, and are named.
+ * Commits the changes of all rows that are not stale, in one flush. The others keep theirs, unsaved, and are named.
+ * Listeners run again for each attempt; what they change of rows with a version is saved along.
  *
  * @param em the EntityManager with the unsaved changes; they are updates of rows with a version, and nothing else
  * @returns the entities that were saved, and the conflicts
- * @throws {ValidationError} before any SQL: in an open transaction, for new and removed entities, changed collections, and
- *   changed entities without a version, of which some would be written without the others
+ * @throws {ValidationError} before any SQL: in an open transaction, for new and removed entities, changed collections, rows
+ *   that have to be written after others, and changed entities without a version, also when a listener of the flush has
+ *   added them: of these, some would be written without the others
  * @throws {ConcurrentUpdate} when the database itself aborted the transaction, and when a verified row is not what it was;
  *   nothing is saved then
  * @see RFC 4918, 207 Multi-Status
  */
 export async function flushEach(em: EntityManager): Promise<FlushedEach> {
   const context = em.getContext();
-  const changed = changedRows(context);
-  const left = new Set(changed);
-  const conflicts: Conflict[] = [];
-  const sitOut = (stale: readonly Conflict[]) => {
-    conflicts.push(...stale);
-    stale.forEach(({ entity }) => left.delete(entity));
-  };
-  for (const rows of groupByClass(context, changed).values()) {
-    sitOut(await findStale(context, rows));
+  const each = new Each(context);
+  listenLast(context.getEventManager());
+  const token: Token = { each };
+  try {
+    await running.run(token, () => each.run());
+  } finally {
+    token.each = undefined;
   }
-  while (left.size > 0) {
-    const stale = await flushWithout(context, new Set(conflicts.map(({ entity }) => entity)));
-    if (stale.length === 0) {
-      break;
-    }
-    sitOut(stale);
-  }
-  return { saved: [...left], conflicts };
+  return { saved: each.saved, conflicts: each.conflicts };
 }
 
-/** Flushes as if these had not changed. Returns what turned out to be stale. */
-async function flushWithout(em: EntityManager, losers: ReadonlySet<object>): Promise<readonly Conflict[]> {
-  const snapshots = [...losers].map((entity) => [helper(entity), helper(entity).__originalEntityData] as const);
-  for (const entity of losers) {
-    helper(entity).__originalEntityData = em.getComparator().prepareEntity(entity) as never;
+/** Async context lives as long as what was created in it, such as a connection. So it holds a token, which is emptied. */
+interface Token {
+  each?: Each | undefined;
+}
+
+/** Which flush a listener is called by: flushes of one EntityManager wait for each other, and it may be another one. */
+const running = new AsyncLocalStorage<Token>();
+
+const listeners = new WeakMap<EventManager, LastListener>();
+
+/** Called after all other listeners, in every flush from the first `flushEach()` on. */
+class LastListener implements EventSubscriber {
+  beforeFlush({ em, uow }: FlushEventArgs): void {
+    this.#each(em.getEventManager(), uow)?.begins();
   }
-  try {
-    await em.flush();
-    return [];
-  } catch (error) {
-    const isOfRows = error instanceof ConcurrentUpdate && error.conflicts.length > 0;
-    if (!isOfRows || error.conflicts.some(({ entity, operation }) => operation === 'check' || losers.has(entity))) {
+
+  async onFlush({ em, uow }: FlushEventArgs): Promise<void> {
+    await this.#each(em.getEventManager(), uow)?.isPlanned();
+  }
+
+  #each(manager: EventManager, uow: object): Each | undefined {
+    const each = running.getStore()?.each;
+    return each?.uow === uow && listeners.get(manager) === this ? each : undefined;
+  }
+}
+
+/** MikroORM cannot forget a listener, so there is one; another one only when somebody has registered one since. */
+function listenLast(manager: EventManager): void {
+  if ([...manager.getSubscribers()].at(-1) !== listeners.get(manager) || !listeners.has(manager)) {
+    const last = new LastListener();
+    manager.registerSubscriber(last);
+    listeners.set(manager, last);
+  }
+}
+
+class Each {
+  readonly uow;
+  readonly conflicts: Conflict[] = [];
+  saved: object[] = [];
+  readonly #em: EntityManager;
+  readonly #losers = new Set<object>();
+  #hasLooked = false;
+  #hidden: Hidden | undefined;
+
+  constructor(em: EntityManager) {
+    this.#em = em;
+    this.uow = em.getUnitOfWork(false);
+  }
+
+  async run(): Promise<void> {
+    for (let again = true; again;) {
+      try {
+        await this.#em.flush();
+        again = false;
+      } catch (error) {
+        this.#sitOut(error);
+      } finally {
+        this.#hidden?.show();
+        this.#hidden?.keepTouches();
+      }
+    }
+  }
+
+  /** @throws what is no stale row of its own */
+  #sitOut(error: unknown): void {
+    const stale = error instanceof ConcurrentUpdate ? error.conflicts : [];
+    const verified = verifiedIn(this.uow);
+    if (stale.length === 0 || stale.some(({ entity }) => verified?.has(entity) || this.#losers.has(entity))) {
       throw error;
     }
-    return error.conflicts;
-  } finally {
-    snapshots.forEach(([wrapped, snapshot]) => (wrapped.__originalEntityData = snapshot));
+    this.conflicts.push(...stale);
+    stale.forEach(({ entity }) => this.#losers.add(entity));
   }
-}
 
-/** The rows that an update would be sent for, when nothing else would be sent. */
-function changedRows(em: EntityManager): object[] {
-  const uow = em.getUnitOfWork();
-  if (em.isInTransaction()) {
-    throw new Refusal('flushEach() was called in an open transaction, where it cannot commit. Call it outside of it.');
+  /** Its turn has come. */
+  begins(): void {
+    if (this.#em.isInTransaction()) {
+      throw new Refusal(
+        'flushEach() was called in an open transaction, where it cannot commit. Call it outside of it.',
+      );
+    }
+    this.#hidden = new Hidden(this.#em, this.#losers);
   }
-  for (const entity of [...uow.getRemoveStack(), ...uow.getOrphanRemoveStack()] as object[]) {
-    refuse(entity, 'is to be removed');
+
+  /** All listeners have run, and nothing was sent. */
+  async isPlanned(): Promise<void> {
+    const { uow } = this;
+    const sets = uow.getChangeSets();
+    this.#hidden!.show();
+    uow
+      .getCollectionUpdates()
+      .forEach(({ owner, property }) => refuse(owner, `has changes in its collection ${property.name}`));
+    sets.forEach((set) => this.#checkKind(set));
+    for (const [entity] of uow.getExtraUpdates()) {
+      refuse(entity, 'has to be written after another row');
+    }
+    if (!this.#hasLooked) {
+      this.#hasLooked = true;
+      const stale = await findStale(this.#em, sets);
+      if (stale.length > 0) {
+        // ends this attempt as the database would
+        throw new ConcurrentUpdate(stale);
+      }
+    }
+    this.saved = sets.map(({ entity }) => entity);
   }
-  for (const entity of uow.getPersistStack() as ReadonlySet<object>) {
-    if (!helper(entity).__originalEntityData) {
+
+  #checkKind({ entity, type }: ChangeSet<object>): void {
+    if (type === ChangeSetType.CREATE) {
       refuse(entity, 'is new');
-    }
-  }
-  const changed: object[] = [];
-  for (const entity of uow.getIdentityMap() as Iterable<Dictionary>) {
-    const meta = metaOf(em, entity);
-    meta.relations.forEach(({ name }) => refuseRelation(entity, name));
-    if (Object.keys(changesOf(em, entity)).length > 0) {
-      changed.push(versionOf(meta) ? entity : refuse(entity, 'has changed and has no VersionField'));
-    }
-  }
-  return changed;
-}
-
-function refuseRelation(entity: Dictionary, name: string): void {
-  const value: unknown = entity[name];
-  if (Utils.isCollection(value)) {
-    if (value.isDirty()) {
-      refuse(entity, `has changes in its collection ${name}`);
-    }
-  } else if (Utils.isEntity<object>(value, true)) {
-    const target = Reference.unwrapReference(value);
-    if (helper(target).__initialized && !helper(target).__managed) {
-      refuse(target, 'is new');
+    } else if (type === ChangeSetType.DELETE || type === ChangeSetType.DELETE_EARLY) {
+      refuse(entity, 'is to be removed');
+    } else if (type !== ChangeSetType.UPDATE) {
+      refuse(entity, 'has to be written before another row');
+    } else if (!versionOf(metaOf(this.#em, entity))) {
+      refuse(entity, 'has changed and has no VersionField');
+    } else if (this.#losers.has(entity)) {
+      refuse(entity, 'is stale and was changed again by a listener of the flush');
     }
   }
 }
@@ -120,61 +180,55 @@ function refuseRelation(entity: Dictionary, name: string): void {
 function refuse(entity: object, what: string): never {
   throw new Refusal(
     `${helper(entity).__meta.className} ${what}, and flushEach() saves changed rows with a version only, each ` +
-      `independent of the others; nothing was sent to the database. Use em.flush(), or flush that apart from the rest.`,
+      `independent of the others; nothing was written. Use em.flush(), or flush that apart from the rest.`,
     entity,
   );
 }
 
-/** What stands on the entity may be the metadata of another ORM in this process. */
-function metaOf(em: EntityManager, entity: object): EntityMetadata {
-  return em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
-}
+/**
+ * Entities that a flush takes for unchanged, from its `beforeFlush` to its `onFlush`. A change set cannot be taken back:
+ * MikroORM only adds to them, and listeners would see those that are not written. So they are not computed, and that goes
+ * by the snapshot alone.
+ */
+class Hidden {
+  readonly #em: EntityManager;
+  readonly #snapshots = new Map<object, readonly [snapshot: object, standIn: object]>();
 
-function changesOf(em: EntityManager, entity: object): Dictionary {
-  const snapshot = helper(entity).__originalEntityData;
-  const comparator = em.getComparator();
-  const diff = (own: Dictionary): Dictionary =>
-    comparator.diffEntities(entity.constructor as never, snapshot as never, own as never);
-  return snapshot ? diff(comparator.prepareEntity(entity)) : {};
-}
-
-function groupByClass(em: EntityManager, entities: readonly object[]): Map<EntityMetadata, Dictionary[]> {
-  return Map.groupBy(entities as Dictionary[], (entity) => metaOf(em, entity).root as unknown as EntityMetadata);
-}
-
-/** Reads the versions: not on a replica, not in a cache, not hidden by a filter. A row that is not found is for the flush. */
-async function findStale(em: EntityManager, entities: readonly Dictionary[]): Promise<readonly Conflict[]> {
-  const meta = metaOf(em, entities[0]!).root as unknown as EntityMetadata;
-  const version = versionOf(metaOf(em, entities[0]!))!;
-  // what the version does not cover is not checked; and what a child class has alone, its root cannot be asked for
-  if ((version.customType as VersionField).exclude?.length || !versionOf(meta)) {
-    return [];
+  constructor(em: EntityManager, entities: ReadonlySet<object>) {
+    this.#em = em;
+    for (const entity of entities) {
+      const wrapped = helper(entity);
+      const snapshot = wrapped.__originalEntityData;
+      const { discriminatorColumn } = wrapped.__meta.root;
+      if (snapshot) {
+        const standIn = em.getComparator().prepareEntity(entity) as Dictionary;
+        if (discriminatorColumn && !wrapped.__initialized) {
+          // MikroORM compares a reference without it
+          delete standIn[discriminatorColumn];
+        }
+        wrapped.__originalEntityData = standIn as never;
+        this.#snapshots.set(entity, [snapshot, standIn]);
+      }
+    }
   }
-  const current = { filters: false, connectionType: 'write', cache: false, flushMode: FlushMode.COMMIT } as const;
-  const keys = entities.map((entity) => helper(entity).getPrimaryKeys());
-  const where = {
-    [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: keys.map((key) => (key!.length > 1 ? key : key![0])) },
-  };
-  const schema = helper(entities[0]!).__schema;
-  const options = { ...current, schema, fields: [...meta.primaryKeys, version.name] } as never;
-  const found = (await em.fork().find(meta.class, where as never, options)) as Dictionary[];
-  const keyOf = (entity: object) => String(helper(entity).getSerializedPrimaryKey());
-  const actual = new Map(found.map((row) => [keyOf(row), row[version.name] as number]));
-  const stale = entities.filter(
-    (entity) => (actual.get(keyOf(entity)) ?? entity[version.name]) !== entity[version.name],
-  );
-  const conflicts = stale.map((entity): Conflict => {
-    const isClaim = Object.keys(changesOf(em, entity)).every((name) => name === version.name);
-    const isCheck = isClaim && !isTouched(helper(entity).__originalEntityData, version.name);
-    return {
-      entity,
-      entityName: metaOf(em, entity).className,
-      primaryKey: helper(entity).getPrimaryKey(),
-      operation: isCheck ? 'check' : 'update',
-      expected: entity[version.name] as number,
-      actual: actual.get(keyOf(entity))!,
-    };
-  });
-  // its conflicts neither print nor serialise their entities
-  return new ConcurrentUpdate(conflicts).conflicts;
+
+  /** What has got another snapshot meanwhile, because it was read again, keeps that. */
+  show(): void {
+    for (const [entity, [snapshot, standIn]] of this.#snapshots) {
+      if (helper(entity).__originalEntityData === standIn) {
+        helper(entity).__originalEntityData = snapshot as never;
+      }
+      // or it would be written by this flush all the same
+      touchedIn(this.#em.getUnitOfWork(false)).delete(entity);
+    }
+  }
+
+  /** They are for a later flush. */
+  keepTouches(): void {
+    for (const entity of this.#snapshots.keys()) {
+      if (isTouched(helper(entity).__originalEntityData, versionOf(metaOf(this.#em, entity))!.name)) {
+        touchedIn(this.#em.getUnitOfWork(false)).add(entity);
+      }
+    }
+  }
 }

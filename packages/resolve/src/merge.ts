@@ -7,7 +7,7 @@
  * Every round is a flush that checks the version which the merge has read, so nothing is overwritten unread.
  */
 import { type EntityManager, helper } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, isTouched, versionOf } from '@mikro-ool/core';
+import { type Conflict, ConcurrentUpdate, hasPrecondition, isTouched, verifiedIn, versionOf } from '@mikro-ool/core';
 import { type Clash, type Deleted, type Rebased, type Removed, mergeRows } from './rebase.ts';
 
 export interface MergeOptions {
@@ -53,12 +53,16 @@ export class MergeConflict extends ConcurrentUpdate implements Rebased {
  * Flushes; what others have changed meanwhile is merged with the unsaved changes where it does not overlap, and flushed
  * again, until nobody is faster. The entities then hold theirs and mine.
  *
+ * A version that `ifMatch()` of @mikro-ool/http took from a tag is never merged into a later one. One that was merely
+ * assigned, from a body or a form, cannot be told from the loaded one when it equals that: `verify(entity)`, too, and a
+ * rival's change is a conflict.
+ *
  * @param em the EntityManager with the unsaved changes
  * @param options what to do with a property that both have changed
  * @throws {MergeConflict} where both have changed a property and there is no `resolve`, and where one side has removed what
  *   the other has changed
  * @throws {ConcurrentUpdate} what no merge of properties can settle: a row of which it was only said that it must not
- *   change (`verify()`, `touch()`, a claim), one that the database keeps as it is, a transaction that was aborted
+ *   change (`verify()`, `touch()`, a claim) or whose version a client has named, one that the database keeps as it is, a transaction that was aborted
  * @throws whatever `resolve` throws; the rows are then as stale as before
  * @see `rebase()`, which does one round and decides nothing
  */
@@ -94,10 +98,16 @@ async function flush(em: EntityManager): Promise<ConcurrentUpdate | undefined> {
   }
 }
 
-/** A decision that rests on a row, or on the parts of an aggregate, is not made again by merging the columns of it. */
-function isMergeable(em: EntityManager, { entity, operation }: Conflict): boolean {
+/**
+ * A decision that rests on a row, or on the parts of an aggregate, is not made again by merging the columns of it; nor does a
+ * client that has named a version want its change on top of a later one.
+ */
+function isMergeable(em: EntityManager, { entity, operation, expected }: Conflict): boolean {
   const version = versionOf(em.getMetadata().get(entity.constructor as never));
-  return operation !== 'check' && !isTouched(helper(entity).__originalEntityData, version!.name);
+  const isDecision =
+    isTouched(helper(entity).__originalEntityData, version!.name) ||
+    verifiedIn(em.getContext().getUnitOfWork(false))?.has(entity);
+  return operation !== 'check' && !isDecision && !hasPrecondition(entity, expected);
 }
 
 async function merge(em: EntityManager, stale: ConcurrentUpdate, resolve: MergeOptions['resolve']): Promise<void> {

@@ -1,6 +1,16 @@
 /** Independent rows: winners are committed, losers stay as they are and are named. */
-import { type Collection, type Opt, defineEntity, p } from '@mikro-orm/core';
-import { VersionField } from '@mikro-ool/core';
+import {
+  type Collection,
+  type EntityManager,
+  type EntitySchema,
+  type EventSubscriber,
+  type FlushEventArgs,
+  type Opt,
+  type UnitOfWork,
+  defineEntity,
+  p,
+} from '@mikro-orm/core';
+import { VersionField, touch, verify } from '@mikro-ool/core';
 import { flushEach } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
 import { type Database, type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
@@ -131,6 +141,147 @@ export function flushesEach(driver: TestDriver): void {
         expect(await texts()).toEqual(['old', 'old']);
       });
     }
+
+    test('a new entity in the relation of an embeddable is refused before any SQL', async () => {
+      const Place = defineEntity({
+        name: 'Place',
+        embeddable: true,
+        properties: { tag: () => p.manyToOne(TagSchema).nullable() },
+      });
+      const Visit = defineEntity({
+        name: 'Visit',
+        properties: { id: p.integer().primary(), place: () => p.embedded(Place), version: p.type(VersionField) },
+      });
+      const { fork, sent } = await open(driver, [Visit, Place, TagSchema] as EntitySchema[]);
+      await fork().insert(Visit, { id: 1, place: {} });
+      const em = fork();
+      const visit = await em.findOneOrFail(Visit, 1);
+      visit.place.tag = Object.assign(new Tag(), { id: 5, name: 'new' });
+      expect(
+        await sent(async () => expect((await thrown(() => flushEach(em))).message).toContain('Tag is new')),
+      ).toEqual([]);
+      expect(await fork().count(Tag)).toBe(0);
+    });
+
+    for (const [event, add] of [
+      ['beforeFlush', (em) => em.persist(em.create(Row, { id: 9, text: 'audit' }))],
+      ['onFlush', (em, uow) => uow.computeChangeSet(em.create(Row, { id: 9, text: 'audit' }))],
+      ['onFlush', (em, uow) => uow.computeChangeSet(em.create(Tag, { id: 9 }))],
+    ] as const satisfies ['beforeFlush' | 'onFlush', (em: EntityManager, uow: UnitOfWork) => unknown][]) {
+      test(`what a listener for ${event} adds is refused before any SQL, also one that was registered later`, async () => {
+        const { em, rows, sent, texts } = await setUp(2);
+        await flushEach(em);
+        let isOn = true;
+        const listener = { [event]: (args: FlushEventArgs) => void (isOn && add(args.em, args.uow)) };
+        em.getEventManager().registerSubscriber(listener as EventSubscriber);
+        rows[0]!.text = 'mine';
+        const log = await sent(async () => {
+          expect((await thrown(() => flushEach(em))).message).toContain(' is new, and flushEach()');
+        });
+        expect(log).toEqual([]);
+        isOn = false;
+        expect(await texts()).toEqual(['old', 'old']);
+      });
+    }
+
+    test('what a listener changes of another row with a version is saved along', async () => {
+      const { em, rows, theirs, texts } = await setUp(3);
+      em.getEventManager().registerSubscriber({ beforeFlush: () => void (rows[1]!.text = 'listener') });
+      await theirs([3]);
+      rows[0]!.text = 'mine';
+      rows[2]!.text = 'mine';
+      const { saved, conflicts } = await flushEach(em);
+      expect([saved, conflicts.length]).toEqual([[rows[0], rows[1]], 1]);
+      expect(await texts()).toEqual(['mine', 'listener', 'theirs']);
+    });
+
+    test('a loser that is changed while the flush runs stays dirty, and one that is read again is up to date', async () => {
+      const { em, rows, theirs, texts } = await setUp(4);
+      rows.forEach((row) => (row.text = 'mine'));
+      await theirs([1, 2, 3]);
+      let updates = 0;
+      em.getEventManager().registerSubscriber({
+        async afterUpdate({ entity }) {
+          if (entity === rows[3] && updates++ === 0) {
+            rows[0]!.text = 'later';
+            await em.refresh(rows[1]!);
+            touch(rows[2]!);
+          }
+        },
+      });
+      const { saved } = await flushEach(em);
+      expect([saved, updates]).toEqual([[rows[3]], 1]);
+      expect(rows.map(({ text, version }) => `${text} ${version}`)).toEqual([
+        'later 1',
+        'theirs 2',
+        'mine 1',
+        'mine 2',
+      ]);
+      const { saved: none, conflicts } = await flushEach(em);
+      expect([none, conflicts.map(({ entity }) => entity)]).toEqual([[], [rows[0], rows[2]]]);
+      rows[1]!.text = 'again';
+      expect((await flushEach(em)).saved).toEqual([rows[1]]);
+      await em.refresh(rows[0]!);
+      rows[0]!.text = 'later';
+      expect((await flushEach(em)).saved).toEqual([rows[0]]);
+      expect(await texts()).toEqual(['later', 'again', 'theirs', 'mine']);
+    });
+
+    test('a touched row, and a claim alone, are rows like others', async () => {
+      const { em, rows, theirs, fork } = await setUp(4);
+      touch(rows[0]!);
+      touch(rows[1]!);
+      await theirs([2, 3]);
+      rows[2]!.version = 7;
+      rows[3]!.text = 'mine';
+      for (const expected of [[rows[0], rows[3]], []]) {
+        const { saved, conflicts } = await flushEach(em);
+        expect(saved).toEqual(expected);
+        expect(conflicts).toMatchObject([
+          { primaryKey: 2, operation: 'update', expected: 1, actual: 2 },
+          { primaryKey: 3, operation: 'check', expected: 7, actual: 2 },
+        ]);
+      }
+      expect(await fork().findOne(Row, 1)).toMatchObject({ text: 'old', version: 2 });
+    });
+
+    test('a verified row that is stale: nothing is saved', async () => {
+      const { em, rows, theirs, texts } = await setUp(2);
+      verify(rows[1]!);
+      rows[0]!.text = 'mine';
+      await theirs([2]);
+      expect(await thrown(() => flushEach(em))).toMatchObject({ conflicts: [{ primaryKey: 2, operation: 'check' }] });
+      expect(await texts()).toEqual(['old', 'theirs']);
+    });
+
+    test('it waits for a flush that is under way, and flushes that come later wait for it', async () => {
+      const { em, rows, theirs, texts } = await setUp(4);
+      await theirs([3]);
+      rows[0]!.text = 'first';
+      const first = em.flush();
+      rows[1]!.text = 'each';
+      rows[2]!.text = 'each';
+      const each = flushEach(em);
+      rows[3]!.text = 'each';
+      const last = em.flush();
+      const results = await Promise.allSettled([first, each, last]);
+      // what was assigned before a flush has its turn is a part of it
+      expect(results.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'rejected']);
+      const { saved, conflicts } = await each;
+      expect(conflicts.map(({ primaryKey }) => primaryKey)).toEqual([3]);
+      expect(saved).toEqual([rows[0], rows[1], rows[3]]);
+      expect(await texts()).toEqual(['first', 'each', 'theirs', 'each']);
+    });
+
+    test('a flush under way with new entities is not taken for its own', async () => {
+      const { em, rows, texts } = await setUp(1);
+      em.create(Row, { id: 2, text: 'new' });
+      const flush = em.flush();
+      const each = flushEach(em);
+      rows[0]!.text = 'mine';
+      await Promise.all([flush, each]);
+      expect(await texts()).toEqual(['mine', 'new']);
+    });
 
     test('in an open transaction it is refused', async () => {
       const { em } = await setUp(1);

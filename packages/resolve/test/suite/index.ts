@@ -4,6 +4,7 @@ import type { TestDriver } from '../../../driver/test/harness.ts';
 import { merges } from './merge.ts';
 import { flushesEach } from './each.ts';
 import { mergesOnConflict } from './merge-on-conflict.ts';
+import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
 import { rebases } from './rebase.ts';
 import { retries } from './retry.ts';
@@ -16,5 +17,6 @@ export function suite(driver: TestDriver): void {
     merges(driver);
     mergesOnConflict(driver);
     flushesEach(driver);
+    flushesEachShape(driver);
   });
 }

@@ -1,7 +1,7 @@
 /** Who changes something else than others do sees no conflict, nothing is lost, and nothing is overwritten unread. */
 import { inspect } from 'node:util';
 import { defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, VersionField, touch, verify } from '@mikro-ool/core';
+import { ConcurrentUpdate, VersionField, setPrecondition, touch, verify } from '@mikro-ool/core';
 import { type Clash, MergeConflict, mergeOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
@@ -138,6 +138,36 @@ export function mergesOnConflict(driver: TestDriver): void {
         expect(await row()).toMatchObject({ version: 2 });
       });
     }
+
+    for (const [name, claim] of [
+      ['verify()', (sheet) => verify(sheet)],
+      ['a version that a client has named', (sheet) => setPrecondition(sheet, sheet.version)],
+    ] as const satisfies [string, (sheet: { version: number }) => void][]) {
+      test(`${name} and a change: what a rival did since is a conflict, and never merged`, async () => {
+        const { em, sheet, theirs, row } = await setUp();
+        sheet.version = 1; // the loaded one
+        claim(sheet);
+        sheet.a = 1;
+        await theirs({ b: 2 });
+        for (let round = 0; round < 2; round++) {
+          const error = await thrown(() => mergeOnConflict(em, { resolve: () => {} }));
+          expect(error).toMatchObject({ name: 'ConcurrentUpdate', conflicts: [{ expected: 1, actual: 2 }] });
+        }
+        expect(await row()).toMatchObject({ a: 0, b: 2, version: 2 });
+        expect(sheet).toMatchObject({ a: 1, version: 1 });
+      });
+    }
+
+    test('a version that was named once does not matter to later changes', async () => {
+      const { em, sheet, theirs, row } = await setUp();
+      setPrecondition(sheet, 1);
+      sheet.a = 1;
+      await mergeOnConflict(em);
+      sheet.c = 1;
+      await theirs({ b: 2 });
+      await mergeOnConflict(em);
+      expect(await row()).toMatchObject({ a: 1, b: 2, c: 1, version: 4 });
+    });
 
     test('what the database keeps back is thrown after one more round', async () => {
       const { em, sheet, sent } = await setUp();
