@@ -96,6 +96,14 @@ export interface Rebased<Entity extends object = object> {
 export function rebase(em: EntityManager, stale: ConcurrentUpdate): Promise<Rebased>;
 export function rebase<Entity extends object>(em: EntityManager, stale: Entity): Promise<Rebased<Entity>>;
 export async function rebase(em: EntityManager, stale: object): Promise<Rebased> {
+  return (await mergeRows(em, stale)).rebased;
+}
+
+/** @internal The same, and a way to make the rows as stale again as they were, with all unsaved changes. */
+export async function mergeRows(
+  em: EntityManager,
+  stale: object,
+): Promise<{ rebased: Rebased; stayStale: () => void }> {
   if (stale instanceof ConcurrentUpdate && stale.conflicts.length === 0) {
     throw new ValidationError(
       'There is nothing to rebase: the database itself aborted the transaction, and no row is known to be stale. ' +
@@ -104,18 +112,19 @@ export async function rebase(em: EntityManager, stale: object): Promise<Rebased>
   }
   const context = em.getContext();
   const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
-  const result: Rebased = { clashes: [], deleted: [], removed: [] };
+  const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
   const merges = [...entities].map((entity) => new Merge(context, entity));
+  const stayStale = () => merges.forEach((merge) => merge.stayStale());
   try {
     for (const merge of merges) {
-      await merge.run(result);
+      await merge.run(rebased);
     }
   } catch (error) {
     // a read has failed, and nobody sees the clashes: the next flush must not overwrite what they are about
-    merges.forEach((merge) => merge.stayStale());
+    stayStale();
     throw error;
   }
-  return result;
+  return { rebased, stayStale };
 }
 
 /** What is merged as one: a property, or one inside an embeddable. */
@@ -141,6 +150,8 @@ class Merge {
   readonly #meta: EntityMetadata;
   readonly #version: string;
   readonly #stale: unknown;
+  /** What the changes were made to, once it is known. */
+  #base?: Dictionary;
 
   constructor(em: EntityManager, entity: object) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
@@ -167,6 +178,9 @@ class Merge {
   /** Whatever was merged already: it conflicts again. */
   stayStale(): void {
     this.#entity[this.#version] = this.#stale;
+    if (this.#base) {
+      helper(this.#entity).__originalEntityData = this.#base as never;
+    }
   }
 
   async run(result: Rebased): Promise<void> {
@@ -181,6 +195,7 @@ class Merge {
       await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...current, schema });
     }
     const snapshot = wrapped.__originalEntityData as Dictionary;
+    this.#base = snapshot;
     // entities of their own, since what is compared are snapshots, and what users see are values
     const base = this.#baseFrom(snapshot);
     const reader = em.fork({ keepTransactionContext: true });
