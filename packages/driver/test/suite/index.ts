@@ -9,6 +9,7 @@ import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { excludes } from './exclude.ts';
 import { givenVersions } from './given-versions.ts';
+import { guards } from './guard.ts';
 import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
@@ -55,6 +56,7 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     excludes(driver);
+    guards(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);
