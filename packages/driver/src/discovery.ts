@@ -113,7 +113,8 @@ function adoptVersion(meta: EntityMetadata, platform: Platform, storage: Metadat
   }
   meta.versionProperty = inherited ? (undefined as never) : (version.name as never);
   if (!inherited && ownVersionOf(meta) && !(meta.abstract && !meta.root.inheritanceType)) {
-    declareGuard(versionTable(meta), version, platform, storage);
+    // of a class that is discovered later, the root may be an older copy
+    declareGuard(storage.find(versionTable(meta).class) ?? meta, version, platform, storage);
   }
   meta.sync(); // now the version is among the properties that are compared
   return undefined;

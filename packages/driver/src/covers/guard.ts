@@ -7,8 +7,15 @@
  * (joined-table inheritance) are not its business, nor what the database computes.
  */
 import { createHash } from 'node:crypto';
-import { type EntityMetadata, type EntityProperty, type MetadataStorage, type Platform, ReferenceKind } from '@mikro-orm/core';
+import {
+  type EntityMetadata,
+  type EntityProperty,
+  type MetadataStorage,
+  type Platform,
+  ReferenceKind,
+} from '@mikro-orm/core';
 import { type VersionField, versionOf } from '@mikro-ool/core';
+import { dropTriggersFirst } from '../mikro-orm/schema-helper.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
 import { mysql } from '../write/dialects/mysql.ts';
 import { postgresql } from '../write/dialects/postgresql.ts';
@@ -157,8 +164,13 @@ export function declareGuard(
   }
   const quote = (name: string) => platform.quoteIdentifier(name);
   const counted = columnsOf(table, storage, [version.name, ...exclude]);
-  const form = FORMS.get(dialectOf(platform)!)!;
-  const trigger = form.trigger({
+  // a class below may bring further columns when it is discovered
+  table.triggers = table.triggers.filter(({ name }) => !name?.includes(GUARD));
+  if (counted.size === 0) {
+    return;
+  }
+  const dialect = dialectOf(platform)!;
+  const trigger = FORMS.get(dialect)!.trigger({
     table: table.tableName,
     schema: table.schema === '*' ? undefined : table.schema,
     version: quote(version.fieldNames[0]!),
@@ -166,10 +178,11 @@ export function declareGuard(
     columns: [...counted].map(([name, type]) => ({ name: quote(name), type })),
     quote,
   });
-  // a class below may bring further columns when it is discovered
-  table.triggers = table.triggers.filter(({ name }) => !name?.includes(GUARD));
   table.triggers.push({ ...trigger, events: ['update'], forEach: 'row' });
   table.hasTriggers = true;
+  if (dialect === sqlite) {
+    dropTriggersFirst(platform);
+  }
 }
 
 /** The columns of a table that count, of whichever class, each with its type. */
@@ -179,7 +192,7 @@ function columnsOf(
   without: readonly string[],
 ): ReadonlyMap<string, string> {
   const isJoined = table.inheritanceType === 'tpt';
-  const classes = isJoined ? [table] : [...storage].filter((meta) => meta.root === table.root);
+  const classes = isJoined ? [table] : [...storage].filter((meta) => meta.root.class === table.root.class);
   const columns = classes.flatMap((meta) =>
     ((isJoined ? meta.ownProps! : meta.props) as EntityProperty[])
       .filter((prop) => !without.includes(outermost(meta, prop).name) && isWritten(meta, prop))
@@ -208,5 +221,5 @@ function isWritten(meta: EntityMetadata, prop: EntityProperty): boolean {
 
 /** The embeddable that a property is part of, or itself. */
 function outermost(meta: EntityMetadata, prop: EntityProperty): EntityProperty {
-  return prop.embedded ? outermost(meta, meta.properties[prop.embedded[0] as never]) : prop;
+  return prop.embedded ? outermost(meta, meta.properties[prop.embedded[0] as never]!) : prop;
 }

@@ -205,7 +205,9 @@ export class Updates {
         this.#moved.set(entity, expected + 1);
       }
     }
-    this.#undo.moved(this.#inserted.size > 0 ? moving.filter((row) => !this.#inserted.has(row.changeSet.entity)) : moving);
+    this.#undo.moved(
+      this.#inserted.size > 0 ? moving.filter((row) => !this.#inserted.has(row.changeSet.entity)) : moving,
+    );
   }
 
   /** Finds the change sets of returned rows, which have the columns of the key. */

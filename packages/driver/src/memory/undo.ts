@@ -115,7 +115,7 @@ export class Undo {
 
   /** Where there is a guard, a row may move twice. */
   #movedLastFirst(): readonly VersionedRow[] {
-    return this.#moved.flat().reverse();
+    return this.#moved.flat().toReversed();
   }
 
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */

@@ -149,7 +149,11 @@ export function guards(driver: TestDriver): void {
         await em.flush();
         expect([articles.map((article) => article.version), await versions()]).toEqual([all(4), all(4)]);
         await em.nativeUpdate(Article, { id: { $gt: 0 } }, { title: raw(`'native'`) });
-        await em.createQueryBuilder(Article).update({ weekend: 'qb' }).where({ id: { $gt: 0 } }).execute();
+        await em
+          .createQueryBuilder(Article)
+          .update({ weekend: 'qb' })
+          .where({ id: { $gt: 0 } })
+          .execute();
         expect(await versions()).toEqual(all(6));
         await fork().upsertMany(
           Article,
@@ -161,7 +165,10 @@ export function guards(driver: TestDriver): void {
         lines.forEach((line) => line.amount++);
         const log = await sent(() => em.flush());
         expect(log.map((sql) => sql.match(/begin|commit|update/)![0])).toEqual(inTransaction(driver, ['update']));
-        expect([lines.map((line) => line.version), await versions('line', 'version', 'line')]).toEqual([all(2), all(2)]);
+        expect([lines.map((line) => line.version), await versions('line', 'version', 'line')]).toEqual([
+          all(2),
+          all(2),
+        ]);
         lines.forEach((line) => em.remove(line));
         await em.flush();
         expect(await sent(() => em.flush())).toEqual([]);
@@ -185,7 +192,7 @@ export function guards(driver: TestDriver): void {
       a.next = b;
       b.next = a;
       await em.flush();
-      const nodes = [a, b].sort((one, other) => one.id - other.id);
+      const nodes = [a, b].toSorted((one, other) => one.id - other.id);
       expect(await versions('node', 'version')).toEqual(nodes.map((node) => node.version));
       b.slug = a.slug;
       a.slug = null;

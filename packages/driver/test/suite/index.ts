@@ -10,6 +10,7 @@ import { discovery } from './discovery.ts';
 import { excludes } from './exclude.ts';
 import { givenVersions } from './given-versions.ts';
 import { guards } from './guard.ts';
+import { guardsInSchemas } from './guard-schema.ts';
 import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
@@ -57,6 +58,7 @@ export function suite(driver: TestDriver): void {
     claims(driver);
     excludes(driver);
     guards(driver);
+    guardsInSchemas(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);
