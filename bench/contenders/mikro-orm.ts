@@ -107,7 +107,6 @@ async function copyTables(orm: MikroORM): Promise<void> {
       `insert into ${tableOf(table, 'mikro-ool, guarded')} (${names}) select ${names} from ${table.name}`,
     );
   }
-  await connection.execute('analyze');
 }
 
 interface SqlManager {
