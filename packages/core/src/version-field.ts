@@ -8,7 +8,8 @@
  *
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
  * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it;
- * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes.
+ * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes; `{ guard: true }` has
+ * a trigger bump where others write past the ORM.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
@@ -54,6 +55,11 @@ export interface VersionOptions {
    * @see Jakarta Persistence, `@ExcludedFromVersioning`
    */
   readonly exclude?: readonly string[];
+  /**
+   * A trigger, which the schema generator and migrations create, bumps the version of a row that somebody changes past the
+   * ORM without doing so.
+   */
+  readonly guard?: boolean;
 }
 
 /**
@@ -68,12 +74,15 @@ export class VersionField extends Type<Opt<number>, number> {
   readonly start: 'random' | undefined;
   /** @internal */
   readonly exclude: readonly string[];
+  /** @internal */
+  readonly guard: boolean;
 
   /** @param options what the version starts with, and what it does not cover */
   constructor(options: VersionOptions = {}) {
     super();
     this.start = options.start;
     this.exclude = options.exclude ?? [];
+    this.guard = options.guard ?? false;
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.
     let current: Platform | undefined;

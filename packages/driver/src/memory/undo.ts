@@ -113,6 +113,11 @@ export class Undo {
     this.#moved.push(rows);
   }
 
+  /** Where there is a guard, a row may move twice. */
+  #movedLastFirst(): readonly VersionedRow[] {
+    return this.#moved.flat().toReversed();
+  }
+
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
   removing(uow: UnitOfWork, entity: object): void {
     const map = uow.getIdentityMap();
@@ -201,7 +206,7 @@ export class Undo {
 
   /** The rows that existed before, with what was known of them. */
   *known(): Generator<readonly [entity: Dictionary, snapshot: Dictionary]> {
-    const expected = new Map(this.#moved.flat().map((row) => [row.changeSet.entity, row.expected]));
+    const expected = new Map(this.#movedLastFirst().map((row) => [row.changeSet.entity, row.expected]));
     const untouched = (entity: Dictionary, snapshot: Dictionary) => {
       const version = versionOf(metaOf(this.#em, entity))?.name;
       if (!version || !isTouched(snapshot, version)) {
@@ -266,7 +271,7 @@ export class Undo {
   }
 
   #restoreUpdates(members: Members): void {
-    for (const { changeSet, expected } of this.#moved.flat()) {
+    for (const { changeSet, expected } of this.#movedLastFirst()) {
       const entity = changeSet.entity as Dictionary;
       const { name } = versionOf(changeSet.meta)!;
       if (entity[name] === expected + 1) {

@@ -9,6 +9,8 @@ import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { excludes } from './exclude.ts';
 import { givenVersions } from './given-versions.ts';
+import { guards } from './guard.ts';
+import { guardsInSchemas } from './guard-schema.ts';
 import { handing } from './handing.ts';
 import { inheritance } from './inheritance.ts';
 import { inserts } from './insert.ts';
@@ -56,6 +58,8 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     excludes(driver);
+    guards(driver);
+    guardsInSchemas(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);

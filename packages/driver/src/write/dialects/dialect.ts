@@ -26,6 +26,8 @@ export interface BatchRows {
   readonly version: Column;
   /** The version is neither compared nor bumped. */
   readonly keepsVersion?: boolean;
+  /** The table has a trigger of ours, which keeps back nothing. */
+  readonly guarded?: boolean;
 }
 
 /** The rows that one UPDATE writes. */

@@ -62,7 +62,7 @@ export const postgresql: Dialect = {
       union all
       select coalesce(i.inhparent, t.tgrelid), 0, case when t.tgtype & 64 > 0 then 1 else 0 end
       from pg_catalog.pg_trigger as t left join pg_catalog.pg_inherits as i on i.inhrelid = t.tgrelid
-      where not t.tgisinternal and t.tgtype & 66 > 0
+      where not t.tgisinternal and t.tgtype & 66 > 0 and t.tgname <> 'mikro_ool_guard'
     ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
 
   // rules do not go with WITH, nor with RETURNING (feature_not_supported)

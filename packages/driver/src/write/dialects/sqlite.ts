@@ -51,7 +51,7 @@ export const sqlite: Dialect = {
   },
 
   specialRelations:
-    "select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'",
+    "select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger' and name not glob '*_mikro_ool_guard_*'",
 
   // a connection that writes holds the only lock
   locksRows: false,
@@ -71,11 +71,12 @@ export const sqlite: Dialect = {
 type Cell = (name: string) => string;
 
 /** A trigger may keep back a row (RAISE(IGNORE)), and a statement that has ended by itself cannot be taken back. */
-function hasNoTriggers({ table }: BatchRows): string {
+function hasNoTriggers({ table, guarded }: BatchRows): string {
   const [, schema = '', name] = /^(?:([^.]+\.))?(.+)$/.exec(table)!;
   const text = `'${name!.slice(1, -1).replaceAll("'", "''")}'`;
+  const others = guarded ? " and name not glob '*_mikro_ool_guard_*'" : '';
   const none = (master: string) =>
-    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase)`;
+    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase${others})`;
   return `${none(`${schema}sqlite_master`)} and ${none('sqlite_temp_master')}`;
 }
 
