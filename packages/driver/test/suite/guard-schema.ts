@@ -13,6 +13,19 @@ const guarded = (...exclude: string[]) => p.type(new VersionField({ guard: true,
 const declared = (properties: object) =>
   defineEntity({ name: 'Article', properties: { id: id(), title: p.string(), ...properties } } as never) as never;
 
+/** What the schema generator would change. */
+export async function schemaDifference(driver: TestDriver, orm: MikroORM): Promise<string> {
+  const sql = await orm.schema.getUpdateSchemaSQL();
+  // there MikroORM takes every nullable column for another one
+  const isColumnsToo = !driver.gaps?.includes('comparison of single-table schemas');
+  return isColumnsToo
+    ? sql
+    : sql
+        .split('\n')
+        .filter((line) => line.includes('mikro_ool_guard'))
+        .join('\n');
+}
+
 export function guardsInSchemas(driver: TestDriver): void {
   const setUp = async (properties: object, more = {}) => {
     const db = await open(driver, [declared(properties)], more);
@@ -27,7 +40,7 @@ export function guardsInSchemas(driver: TestDriver): void {
     const becomes = (other: object) => db.orm.discoverEntity(declared(other), 'Article' as never);
     return { ...db, bumps, becomes };
   };
-  const noDifference = async (orm: MikroORM) => expect(await orm.schema.getUpdateSchemaSQL()).toBe('');
+  const noDifference = async (orm: MikroORM) => expect(await schemaDifference(driver, orm)).toBe('');
 
   describeWhere(driver.batches)('the schema of a guard', () => {
     test('it follows its columns', async () => {
