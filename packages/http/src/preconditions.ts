@@ -41,8 +41,8 @@ interface Tag {
  * The version that a write is based on. Assign it to the entity; the flush then checks it in the database.
  *
  * What is compared is the version that was loaded, also after `em.assign(entity, body)` with another one in the body.
- * With `If-Match: *`, this is the version that was loaded. With a tag, `mergeOnConflict()` merges nothing into a later state. A weak tag matches nothing. Tags of other rows and of other
- * classes do not match either.
+ * With `If-Match: *`, this is the version that was loaded. With a tag, `mergeOnConflict()` merges nothing into a later
+ * state. A weak tag matches nothing. Tags of other rows and of other classes do not match either.
  *
  * @param header the value of `If-Match`
  * @param entity a loaded one, or `em.getReference()`, which needs no query

@@ -9,6 +9,7 @@
 import { type EntityManager, helper } from '@mikro-orm/core';
 import { type Conflict, ConcurrentUpdate, hasPrecondition, isTouched, verifiedIn, versionOf } from '@mikro-ool/core';
 import { type Clash, type Deleted, type Rebased, type Removed, mergeRows } from './rebase.ts';
+import { metaOf } from './stale.ts';
 
 export interface MergeOptions {
   /**
@@ -62,7 +63,8 @@ export class MergeConflict extends ConcurrentUpdate implements Rebased {
  * @throws {MergeConflict} where both have changed a property and there is no `resolve`, and where one side has removed what
  *   the other has changed
  * @throws {ConcurrentUpdate} what no merge of properties can settle: a row of which it was only said that it must not
- *   change (`verify()`, `touch()`, a claim) or whose version a client has named, one that the database keeps as it is, a transaction that was aborted
+ *   change (`verify()`, `touch()`, a claim) or whose version a client has named, one that the database keeps as it is, a
+ *   transaction that was aborted
  * @throws whatever `resolve` throws; the rows are then as stale as before
  * @see `rebase()`, which does one round and decides nothing
  */
@@ -103,7 +105,7 @@ async function flush(em: EntityManager): Promise<ConcurrentUpdate | undefined> {
  * client that has named a version want its change on top of a later one.
  */
 function isMergeable(em: EntityManager, { entity, operation, expected }: Conflict): boolean {
-  const version = versionOf(em.getMetadata().get(entity.constructor as never));
+  const version = versionOf(metaOf(em, entity));
   const isDecision =
     isTouched(helper(entity).__originalEntityData, version!.name) ||
     verifiedIn(em.getContext().getUnitOfWork(false))?.has(entity);

@@ -35,6 +35,7 @@ import {
   touch,
   versionOf,
 } from '@mikro-ool/core';
+import { metaOf } from './stale.ts';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -163,8 +164,7 @@ class Merge {
         entity,
       );
     }
-    // what stands on the entity may be the metadata of another ORM in this process
-    this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
+    this.#meta = metaOf(em, entity);
     const version = versionOf(this.#meta);
     if (!version) {
       throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);

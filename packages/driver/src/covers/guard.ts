@@ -16,15 +16,13 @@ import {
 } from '@mikro-orm/core';
 import { type VersionField, versionOf } from '@mikro-ool/core';
 import { dropTriggersFirst } from '../mikro-orm/schema-helper.ts';
-import { type Dialect, dialectOf } from '../write/dialects/index.ts';
+import { type Dialect, GUARD } from '../write/dialects/dialect.ts';
+import { dialectOf } from '../write/dialects/index.ts';
 import { mysql } from '../write/dialects/mysql.ts';
 import { postgresql } from '../write/dialects/postgresql.ts';
 import { sqlite } from '../write/dialects/sqlite.ts';
 
 type Trigger = EntityMetadata['triggers'][number];
-
-/** In the name of each guard, by which the statements that have no transaction tell it from other triggers. */
-const GUARD = 'mikro_ool_guard';
 
 /** The table of a guard. */
 interface Guarded {

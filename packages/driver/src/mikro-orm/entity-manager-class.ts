@@ -57,7 +57,7 @@ type Begin = (em: EntityManager) => Flush;
  */
 export function hookManager<Manager extends EntityManager>(em: Manager, log: TransactionLog, begin: Begin): Manager {
   const Manager = em.constructor as Class<EntityManager>;
-  const Hooked = layersOver(Manager, [...[hooking, settlingMerges, refreshing, transacting(log), caching, upserting]]);
+  const Hooked = layersOver(Manager, [hooking, settlingMerges, refreshing, transacting(log), caching, upserting]);
   const constructor = (): Class<EntityManager> => {
     isSettingUp = isForking;
     return isForking ? Hooked : Manager;

@@ -42,17 +42,18 @@ type WithState = { [STATE]?: FlushState };
 /** The state of an EntityManager that is in no flush yet. */
 export function newState(em: EntityManager, factory: EntityFactory, begin: () => Flush): FlushState {
   return {
-    ...{
-      em,
-      factory,
-      begin,
-      queue: Promise.resolve(),
-      flushing: false,
-      hasFailed: false,
-      pending: [],
-      sent: new Map(),
-    },
-    ...{ removed: new Set(), isClearing: false, recomputed: new Set(), deleted: new WeakSet() },
+    em,
+    factory,
+    begin,
+    queue: Promise.resolve(),
+    flushing: false,
+    hasFailed: false,
+    pending: [],
+    sent: new Map(),
+    removed: new Set(),
+    isClearing: false,
+    recomputed: new Set(),
+    deleted: new WeakSet(),
   };
 }
 

@@ -50,9 +50,10 @@ export function keepTouches({ em, recomputed }: FlushState): void {
     } else if (uow.getIdentityMap().getByEntity(entity) === entity && !uow.getRemoveStack().has(entity)) {
       restoreSnapshot(entity, asTouched(snapshotOf(entity) as object, versionOf(metaOf(em, entity))!.name));
       (uow as unknown as Recomputing).computeChangeSet(entity);
-      recomputed.clear();
     }
   }
+  // it notices these, too
+  recomputed.clear();
 }
 
 function hasMark(em: EntityManager, entity: object): boolean {

@@ -13,7 +13,7 @@ import { checkGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
-export interface Writer {
+interface Writer {
   mainAlias: { meta: EntityMetadata };
   em?: object;
   state: { data?: object; returning?: string[] };

@@ -3,6 +3,9 @@
  * A driver without a dialect works too, row by row.
  */
 
+/** In the name of each trigger of ours, by which statements that have no transaction tell it from others. */
+export const GUARD = 'mikro_ool_guard';
+
 /** One column of a batch: a value per row. */
 export interface Column {
   /** Quoted name in the table. */
