@@ -81,6 +81,27 @@ export function flushingIn(em: EntityManager): Flush | undefined {
   return (em.getUnitOfWork(false) as WithState)[STATE]?.flush;
 }
 
+/** Every unit of work of this process that is flushing. */
+const onTheirWay = new Set<FlushState>();
+
+/** Marks a flush as running, and calls what waits for its end when it is over. */
+export async function flushingMeanwhile(state: FlushState, flush: () => Promise<void>): Promise<void> {
+  state.flushing = true;
+  onTheirWay.add(state);
+  try {
+    await flush();
+  } finally {
+    state.flushing = false;
+    onTheirWay.delete(state);
+    state.pending.splice(0).forEach((work) => work());
+  }
+}
+
+/** @see flushingMeanwhile */
+export function flushesOnTheirWay(): FlushState[] {
+  return [...onTheirWay];
+}
+
 /** Settles when a unit of work has no flush on its way. */
 export function flushesOf(uow: object): Promise<unknown> {
   return stateOf(uow).queue;

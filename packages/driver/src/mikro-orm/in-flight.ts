@@ -88,7 +88,7 @@ export const keepingValues: Layer<InFlightMethods> = (Base) =>
       await super.commitCreateChangeSets(sets, ctx);
       // MikroORM's snapshot of a new row is what was sent, but for one that is in several tables
       const inSeveral = sets.filter(({ meta }) => meta.inheritanceType === 'tpt');
-      inSeveral.forEach((set) => keepUnsent(stateOf(this), set));
+      inSeveral.forEach((set) => keepUnsent(stateOf(this), set, []));
     }
 
     override async commitUpdateChangeSets(sets: AnyChangeSet[], ctx?: Transaction, batched?: boolean): Promise<void> {
@@ -97,34 +97,27 @@ export const keepingValues: Layer<InFlightMethods> = (Base) =>
       const versioned = sets.filter(({ entity }) => versionOf(metaOf(state.em, entity)));
       const raw = new Map(versioned.map((set) => [set, rawColumns(set)]));
       await super.commitUpdateChangeSets(sets, ctx, batched);
-      versioned.forEach((set) => keepUnsent(state, set, raw.get(set)));
+      versioned.forEach((set) => keepUnsent(state, set, raw.get(set) ?? []));
     }
   };
 
 /** The database computes these. */
-function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
+export function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
   const names = Object.keys(payload).filter((name) => isRaw((payload as Dictionary)[name]));
   return names.length > 0 ? names : undefined;
 }
 
 /** Makes what was sent the state that an entity is compared with. */
-function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[] = []): void {
-  const { em } = state;
-  const { entity, originalEntity, payload } = set;
-  const meta = metaOf(em, entity);
+function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]): void {
+  const { entity } = set;
+  const meta = metaOf(state.em, entity);
   const version = versionOf(meta)?.name;
   const snapshot = snapshotOf(entity) as Dictionary;
-  const sent: Dictionary = { ...(state.sent.get(entity) ?? originalEntity), ...payload };
+  const sent = sentOf(state, set);
   if (meta.inheritanceType === 'tpt') {
     state.sent.set(entity, sent);
   }
-  const followUps = [...em.getUnitOfWork(false).getExtraUpdates()].filter(([one]) => one === entity);
-  const others = new Set<string>([...raw, ...followUps.flatMap(([, names]) => Utils.asArray(names))]);
-  const diff = em.getComparator().diffEntities(meta.class, sent as never, snapshot as never);
-  const unsent = Object.keys(diff).filter((name) => {
-    const prop = meta.properties[name as never] as { generated?: unknown } | undefined;
-    return prop && !prop.generated && name !== version && name !== meta.root.discriminatorColumn && !others.has(name);
-  });
+  const unsent = unsentOf(state, set, snapshot, raw);
   const written = state.flush?.updates.movedTo(entity);
   if (version && written !== undefined && snapshot[version] !== written && !isTouched(snapshot, version)) {
     sent[version] = written;
@@ -139,6 +132,30 @@ function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]
   }
 }
 
+/** What an entity is in the database when a change set has been written. */
+function sentOf(state: FlushState, { entity, originalEntity, payload }: AnyChangeSet): Dictionary {
+  return { ...(state.sent.get(entity) ?? originalEntity), ...payload };
+}
+
+/**
+ * The properties that a change set does not bring to their values.
+ *
+ * @param now the values of the entity, as MikroORM compares them
+ * @param raw columns that the database computes
+ */
+export function unsentOf(state: FlushState, set: AnyChangeSet, now: Dictionary, raw: readonly string[]): string[] {
+  const { em } = state;
+  const meta = metaOf(em, set.entity);
+  const version = versionOf(meta)?.name;
+  const followUps = [...em.getUnitOfWork(false).getExtraUpdates()].filter(([one]) => one === set.entity);
+  const others = new Set<string>([...raw, ...followUps.flatMap(([, names]) => Utils.asArray(names))]);
+  const diff = em.getComparator().diffEntities(meta.class, sentOf(state, set) as never, now as never);
+  return Object.keys(diff).filter((name) => {
+    const prop = meta.properties[name as never] as { generated?: unknown } | undefined;
+    return prop && !prop.generated && name !== version && name !== meta.root.discriminatorColumn && !others.has(name);
+  });
+}
+
 /** The change sets are final: what is touched from now on is for the next flush. */
 export function planned(sets: readonly AnyChangeSet[]): void {
   for (const { entity } of sets) {
@@ -146,7 +163,8 @@ export function planned(sets: readonly AnyChangeSet[]): void {
   }
 }
 
-function touchesOf(entity: object): Set<object> | undefined {
+/** The entities that were touched since the flush of them was planned, or are for the next one. */
+export function touchesOf(entity: object): Set<object> | undefined {
   const uow = helper(entity).__em?.getUnitOfWork(false);
   return uow && touchedIn(uow);
 }

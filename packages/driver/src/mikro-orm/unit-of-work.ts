@@ -9,9 +9,10 @@ import type { Flush } from '../flush/flush.ts';
 import { inTableOrder } from '../flush/table-order.ts';
 import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
-import { isInFlushOf, runFlush, stateOf, syncCollections, whenIdle } from './flush-state.ts';
+import { flushingMeanwhile, isInFlushOf, runFlush, stateOf, syncCollections, whenIdle } from './flush-state.ts';
 import { type InFlightMethods, planned } from './in-flight.ts';
 import type { Layer } from './layers.ts';
+import { refuseLeftOut } from './shared.ts';
 import { keepTouches } from './touches.ts';
 import { keepVerified, takeVerified } from './verified.ts';
 
@@ -43,15 +44,7 @@ export const queueing: Layer<UnitOfWorkMethods> = (Base) =>
       if (state.flushing && isInFlushOf(this)) {
         return super.commit();
       }
-      const turn = state.queue.then(async () => {
-        state.flushing = true;
-        try {
-          await runFlush(this, () => super.commit());
-        } finally {
-          state.flushing = false;
-          state.pending.splice(0).forEach((work) => work());
-        }
-      });
+      const turn = state.queue.then(() => flushingMeanwhile(state, () => runFlush(this, () => super.commit())));
       state.queue = turn.catch(() => {});
       return turn;
     }
@@ -89,6 +82,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
     override filterCollectionUpdates(): void {
       const state = stateOf(this);
       if (!state.flush?.isPlanned) {
+        refuseLeftOut(state);
         keepTouches(state);
         state.verified = takeVerified(state.em);
       }

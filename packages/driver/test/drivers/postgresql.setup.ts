@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import type { TestProject } from 'vitest/node';
 import { startPostgres } from '../../../../tools/postgres.ts';
-import { session } from './server.ts';
+import { type Session, session } from './server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -24,9 +24,14 @@ export default async function setup(project: TestProject, version?: 15): Promise
   project.provide('postgresVersion', row!['server_version']!.split(' ')[0]!);
   project.provide('postgresPrefix', prefix);
   return async () => {
-    const databases = await run(`select datname as name from pg_database where starts_with(datname, '${prefix}')`);
-    await run(...databases.map(({ name }) => `drop database "${name}" with (force)`));
+    // the project that has started the server may have stopped it already: then they are gone with it
+    await dropAll(run, prefix).catch(() => {});
     await run.close();
     await server.stop();
   };
+}
+
+async function dropAll(run: Session, prefix: string): Promise<void> {
+  const databases = await run(`select datname as name from pg_database where starts_with(datname, '${prefix}')`);
+  await run(...databases.map(({ name }) => `drop database "${name}" with (force)`));
 }

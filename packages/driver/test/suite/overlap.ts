@@ -1,8 +1,8 @@
 /** Flushes of one EntityManager that overlap, and what is changed while a flush is on its way: nothing is lost. */
-import { type Collection, type EventSubscriber, type Opt, defineEntity, p } from '@mikro-orm/core';
+import { type Collection, type EntityManager, type EventSubscriber, type Opt, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open } from '../harness.ts';
+import { type TestDriver, open, thrown } from '../harness.ts';
 
 class Item {
   id!: number;
@@ -338,5 +338,94 @@ export function overlaps(driver: TestDriver): void {
       expect((await rows(Item)).map((row) => row.version)).toEqual([3, 3, 2, 1]);
       expect([first, second, third].map((item) => item!.version)).toEqual([3, 3, 2]);
     });
+  });
+
+  describe('an entity that two EntityManagers have, of which one is writing it', () => {
+    const LATER: Record<string, (first: Item, other: EntityManager) => void> = {
+      'its change of label': (first) => (first.label = 'late'),
+      'its removal': (first, other) => void other.remove(first),
+      'its touch()': (first) => touch(first),
+    };
+
+    for (const several of [false, true]) {
+      for (const [left, change] of Object.entries(LATER)) {
+        test(`the flush of the other one would leave out ${left}: refused, and nothing is lost (${several ? 'a batch' : 'one row'})`, async () => {
+          const { orm, rows } = await setUp();
+          const em = orm.em.fork({ freshEventManager: true });
+          const [first, second] = await em.find(Item, {}, { orderBy: { id: 'asc' } });
+          const other = em.fork({ clear: false });
+          let refused: Error | undefined;
+          const subscriber: EventSubscriber = {
+            afterUpdate: async ({ entity }) => {
+              if (entity === first && !refused) {
+                change(first as Item, other);
+                refused = await thrown(() => other.flush());
+              }
+            },
+          };
+          em.getEventManager().registerSubscriber(subscriber);
+          first!.n = 10;
+          if (several) {
+            second!.n = 20;
+          }
+          await em.flush();
+          expect(refused?.message).toBe(
+            `Item ${first!.id} is being written by a flush of another EntityManager that has it too, like the one around a ` +
+              `transaction; ${left} would be written by neither. Await that flush before this one; nothing was written by ` +
+              'this one.',
+          );
+          expect((await rows(Item))[0]).toMatchObject({ n: 10, label: null, version: 2 });
+          await other.flush();
+          const [row] = await rows(Item);
+          expect(row).toMatchObject(
+            left === 'its removal'
+              ? { id: second!.id }
+              : { n: 10, label: left === 'its touch()' ? null : 'late', version: 3 },
+          );
+        });
+      }
+    }
+
+    test('a flush that leaves out nothing goes on', async () => {
+      const { orm, rows } = await setUp();
+      const em = orm.em.fork({ freshEventManager: true });
+      const [first, second] = await em.find(Item, {}, { orderBy: { id: 'asc' } });
+      const other = em.fork({ clear: false });
+      let flushed: Promise<void> | undefined;
+      const subscriber: EventSubscriber = {
+        beforeUpdate: async ({ entity }) => {
+          if (entity === first) {
+            second!.label = 'beside';
+            flushed = other.flush();
+          }
+        },
+      };
+      em.getEventManager().registerSubscriber(subscriber);
+      first!.n = 10;
+      await em.flush();
+      await flushed;
+      expect(await rows(Item)).toMatchObject([{ n: 10, version: 2 }, { label: 'beside', version: 2 }, {}, {}]);
+    });
+
+    for (const [at, later] of moments.entries()) {
+      test(`a transaction that overlaps a flush of the EntityManager around it, moment ${at}: what resolves is saved`, async () => {
+        const { orm, rows } = await setUp();
+        const em = orm.em.fork();
+        const [first] = await em.find(Item, {}, { orderBy: { id: 'asc' } });
+        first!.n = 10;
+        const transaction = em.transactional(async (tx) => {
+          const same = await tx.findOneOrFail(Item, first!.id);
+          same.label = 'inner';
+          await tx.flush();
+        });
+        await later();
+        const [inner, outer] = await Promise.allSettled([transaction, em.flush()]);
+        const [row] = await rows(Item);
+        expect([
+          inner.status === 'rejected' || row!.label === 'inner',
+          outer.status === 'rejected' || row!.n === 10,
+        ]).toEqual([true, true]);
+      });
+    }
   });
 }

@@ -1,0 +1,62 @@
+/**
+ * Entities that several EntityManagers have, as that of a transaction has those of the one around it. What one of them is
+ * writing MikroORM leaves out of the flush of another one, without a word: its changes would count as written.
+ */
+import { type Dictionary, helper } from '@mikro-orm/core';
+import { Refusal, versionOf } from '@mikro-ool/core';
+import { type AnyChangeSet, metaOf } from './entity.ts';
+import { type FlushState, flushesOnTheirWay } from './flush-state.ts';
+import { rawColumns, touchesOf, unsentOf } from './in-flight.ts';
+
+/**
+ * Refuses a flush that would leave out changes. (Waiting for the other flush is no way out: it may be waiting for a lock, or
+ * for the connection, of the transaction that this one is in.)
+ *
+ * @throws {Refusal} when an entity with a version has changes that neither flush writes
+ */
+export function refuseLeftOut(state: FlushState): void {
+  const others = flushesOnTheirWay().filter((other) => other !== state);
+  if (others.length === 0) {
+    return;
+  }
+  const { em } = state;
+  const uow = em.getUnitOfWork(false);
+  const own = new Set(uow.getChangeSets().map(({ entity }) => entity));
+  for (const entity of [...uow.getIdentityMap(), ...uow.getPersistStack()]) {
+    const isLeftOut = helper(entity).__processing && !own.has(entity) && versionOf(metaOf(em, entity));
+    const writer = isLeftOut ? others.find((other) => writtenBy(other, entity)) : undefined;
+    const left = writer && leftOut(state, writer, entity);
+    if (left) {
+      throw new Refusal(
+        `${metaOf(em, entity).className} ${helper(entity).getSerializedPrimaryKey()} is being written by a flush of another ` +
+          `EntityManager that has it too, like the one around a transaction; ${left} would be written by neither. Await ` +
+          'that flush before this one; nothing was written by this one.',
+        entity,
+      );
+    }
+  }
+}
+
+function writtenBy({ em }: FlushState, entity: object): AnyChangeSet | undefined {
+  return em
+    .getUnitOfWork(false)
+    .getChangeSets()
+    .find((set) => set.entity === entity);
+}
+
+/** What is not in the flush that writes an entity. */
+function leftOut({ em }: FlushState, writer: FlushState, entity: object): string | undefined {
+  const set = writtenBy(writer, entity)!;
+  if (em.getUnitOfWork(false).getRemoveStack().has(entity)) {
+    return set.type.startsWith('delete') ? undefined : 'its removal';
+  }
+  const now = em.getComparator().prepareEntity(entity) as Dictionary;
+  const payload = Object.assign({}, set.payload, ...(set.tptChangeSets ?? []).map((one) => one.payload)) as Dictionary;
+  // what the database fills in of a new row is not in what is sent
+  const isSent = (name: string) => set.type !== 'create' || name in payload;
+  const names = unsentOf(writer, { ...set, payload } as AnyChangeSet, now, rawColumns(set) ?? []).filter(isSent);
+  if (names.length > 0) {
+    return `its change of ${names.join(', ')}`;
+  }
+  return touchesOf(entity)?.has(entity) ? 'its touch()' : undefined;
+}
