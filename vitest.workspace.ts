@@ -1,5 +1,6 @@
 /** One project per database, plus those that need a transform of their own for decorators. */
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { transform } from 'esbuild';
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
@@ -108,19 +109,21 @@ export default defineConfig({
             name: 'standard-decorators',
             enforce: 'pre' as const,
             async transform(code: string, id: string) {
-              return id.includes('/test/es/')
+              return /\/test\/(es|decorated)\//.test(id)
                 ? transform(code, { loader: 'ts', target: 'es2024', sourcemap: true })
                 : undefined;
             },
           },
         ],
-        test: { name: 'decorators-es', include: [`${driver}/es/*.test.ts`] },
+        resolve: { alias: { '#decorators': join(import.meta.dirname, driver, 'es/decorators.ts') } },
+        test: { name: 'decorators-es', include: [`${driver}/{decorated,es}/*.test.ts`] },
       },
       {
+        resolve: { alias: { '#decorators': join(import.meta.dirname, driver, 'legacy/decorators.ts') } },
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
         test: {
           name: 'decorators-legacy',
-          include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
+          include: [`${driver}/{decorated,legacy}/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
         },
       },
     ],

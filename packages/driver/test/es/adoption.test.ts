@@ -2,9 +2,9 @@
 import { MikroORM, type Opt, type Options } from '@mikro-orm/core';
 import { Entity, PrimaryKey, Property } from '@mikro-orm/decorators/es';
 import { SqliteDriver } from '@mikro-orm/sqlite';
-import { ConcurrentUpdate } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
 import { expect, onTestFinished, test } from 'vitest';
+import { expectLocked } from '../decorated/locked.ts';
 
 @Entity({ abstract: true })
 abstract class Base {
@@ -47,17 +47,6 @@ for (const [entity, initial] of [
     const orm = await start(versioned(SqliteDriver));
     expect(await orm.schema.getCreateSchemaSQL()).toBe(await (await start(SqliteDriver)).schema.getCreateSchemaSQL());
     await orm.schema.create();
-    const em = orm.em.fork();
-    const ours = [1, 2].map((id) => em.create(entity, { id, title: 'new' }));
-    await em.flush();
-    expect(ours.map((row) => row.version)).toEqual([initial, initial]);
-    const theirs = orm.em.fork();
-    (await theirs.findOneOrFail(entity, 1)).title = 'theirs';
-    await theirs.flush();
-    ours.forEach((row) => (row.title = 'ours'));
-    await expect(em.flush()).rejects.toMatchObject({ conflicts: [{ expected: initial, actual: initial + 1 }] });
-    const stale = orm.em.fork();
-    stale.remove(stale.assign(stale.getReference(entity, 1), { version: initial }));
-    await expect(stale.flush()).rejects.toBeInstanceOf(ConcurrentUpdate);
+    await expectLocked(orm, entity, initial);
   });
 }

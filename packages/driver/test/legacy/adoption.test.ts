@@ -7,9 +7,10 @@ import { FileCacheAdapter } from '@mikro-orm/core/fs-utils';
 import { Entity, PrimaryKey, Property, ReflectMetadataProvider } from '@mikro-orm/decorators/legacy';
 import { TsMorphMetadataProvider } from '@mikro-orm/reflection';
 import { SqliteDriver } from '@mikro-orm/sqlite';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { VersionField } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
 import { expect, onTestFinished, test } from 'vitest';
+import { expectLocked } from '../decorated/locked.ts';
 
 @Entity({ abstract: true })
 abstract class Base {
@@ -52,7 +53,7 @@ class Declared {
 
 const entities = [Base, Article, Numbered, Declared];
 
-async function expectLocked(more: Partial<Options>): Promise<string[]> {
+async function expectAllLocked(more: Partial<Options>): Promise<string[]> {
   const log: string[] = [];
   const options = { dbName: ':memory:', ...more, debug: ['discovery'], logger: (line: string) => log.push(line) };
   const orm = await MikroORM.init({ ...options, driver: versioned(SqliteDriver), entities } as Options);
@@ -62,18 +63,7 @@ async function expectLocked(more: Partial<Options>): Promise<string[]> {
     [Numbered, 0],
     [Declared, 1],
   ] as const) {
-    const em = orm.em.fork();
-    const ours = [1, 2].map((id) => em.create(entity, { id, title: 'new' } as never) as Article);
-    await em.flush();
-    expect(ours.map((row) => row.version)).toEqual([initial, initial]);
-    const theirs = orm.em.fork();
-    ((await theirs.findOneOrFail(entity, 1)) as Article).title = 'theirs';
-    await theirs.flush();
-    ours.forEach((row) => (row.title = 'ours'));
-    await expect(em.flush()).rejects.toMatchObject({ conflicts: [{ expected: initial, actual: initial + 1 }] });
-    const stale = orm.em.fork();
-    stale.remove(stale.assign(stale.getReference(entity, 1), { version: initial } as never));
-    await expect(stale.flush()).rejects.toBeInstanceOf(ConcurrentUpdate);
+    await expectLocked(orm, entity, initial);
   }
   await orm.close();
   return log;
@@ -91,7 +81,7 @@ test('types by reflect-metadata: the same schema, and locked', async () => {
     return orm.schema.getCreateSchemaSQL();
   };
   expect(await ddl(versioned(SqliteDriver))).toBe(await ddl(SqliteDriver));
-  await expectLocked({ metadataProvider: ReflectMetadataProvider });
+  await expectAllLocked({ metadataProvider: ReflectMetadataProvider });
 });
 
 test('types by ts-morph, with its metadata cache: fresh, and from the cache', async () => {
@@ -101,8 +91,8 @@ test('types by ts-morph, with its metadata cache: fresh, and from the cache', as
     metadataProvider: TsMorphMetadataProvider,
     metadataCache: { enabled: true, adapter: FileCacheAdapter, options: { cacheDir } },
   };
-  expect((await expectLocked(options)).join('\n')).not.toContain('using cached metadata');
+  expect((await expectAllLocked(options)).join('\n')).not.toContain('using cached metadata');
   expect(readdirSync(cacheDir)).toHaveLength(entities.length);
-  const log = await expectLocked(options);
+  const log = await expectAllLocked(options);
   expect(log.filter((line) => line.includes('using cached metadata'))).toHaveLength(entities.length);
 });

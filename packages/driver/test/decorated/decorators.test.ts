@@ -1,6 +1,6 @@
-/** Entities declared by legacy (TypeScript) decorators are locked like any other. */
+/** Entities declared by decorators are locked like any other: run with the standard (ES) ones, and with legacy ones. */
 import { type Opt, MikroORM } from '@mikro-orm/core';
-import { Entity, PrimaryKey, Property } from '@mikro-orm/decorators/legacy';
+import { Entity, PrimaryKey, Property } from '#decorators';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { ConcurrentUpdate, VersionField, verify } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';

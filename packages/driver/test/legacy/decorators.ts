@@ -1,0 +1,1 @@
+export { Entity, PrimaryKey, Property } from '@mikro-orm/decorators/legacy';
