@@ -27,6 +27,7 @@ const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
   refresh: 4,
   retry: 8,
   flush: 16,
+  abort: 3,
   clear: 1,
   lock: 2,
   begin: 3,

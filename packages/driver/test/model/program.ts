@@ -266,6 +266,33 @@ export class World {
     return true;
   }
 
+  /** A flush that a signal aborts is written, or else fails and leaves everything pending. */
+  async aborted(unit: ModelUnit, moment: (abort: () => void) => unknown): Promise<boolean> {
+    const controller = new AbortController();
+    Object.assign(unit.em, { signal: controller.signal });
+    let error: Error | undefined;
+    const flushing = () => {
+      const flush = unit.em.flush();
+      moment(() => controller.abort());
+      return flush;
+    };
+    const isWritten = await flushing().then(
+      () => true,
+      (caught: Error) => {
+        error = caught;
+        return false;
+      },
+    );
+    Object.assign(unit.em, { signal: undefined });
+    if (isWritten) {
+      return this.flush(unit, async () => {});
+    }
+    if (!controller.signal.aborted || error instanceof ConcurrentUpdate) {
+      this.fail(`flush was aborted, but threw ${show(error)}`);
+    }
+    return false;
+  }
+
   expectFailure(error: unknown, failures: Failure[]): Copy[] {
     const actual: Failure = {
       error: ((error as Error | undefined)?.constructor.name ?? 'none') as Failure['error'],
@@ -431,6 +458,19 @@ function show(value: unknown): string {
   );
 }
 const CLASS_LIST = Object.values(CLASSES);
+
+/** When a signal aborts a flush that has been called. */
+const MOMENTS: Record<string, (abort: () => void) => unknown> = {
+  'at once': (abort) => abort(),
+  'a few microtasks later': async (abort) => {
+    for (let i = 0; i < 20; i++) {
+      await undefined;
+    }
+    abort();
+  },
+  'in the next round of the event loop': (abort) => setImmediate(abort),
+  'a millisecond later': (abort) => setTimeout(abort, 1),
+};
 
 const GIVEN_KEYS = { item: 6, note: 4, entry: 0 };
 const VALUES: Record<string, readonly unknown[]> = { a: [0, 1, 2, 3], b: [null, 'x', "y's", ''] };
@@ -774,6 +814,25 @@ export const COMMANDS = {
     if (!(await flushed(world, unit)) && n % 3 > 0) {
       await world.check();
       await retried(world, unit);
+    }
+    return true;
+  },
+
+  abort: async (world, unit, { n }) => {
+    const plan = planOf(unit);
+    const mayFail = failuresOf(plan, world.rows.visibleTo(unit), true).length > 0;
+    // in a transaction of its own: on PostgreSQL an aborted statement ends the one around it
+    if (
+      world.rows.owner === unit ||
+      mayFail ||
+      !Object.values(plan).some(({ length }) => length > 0) ||
+      !mayFlush(world, unit)
+    ) {
+      return undefined;
+    }
+    world.say(`${unit.name} flushes, which a signal aborts ${of(Object.keys(MOMENTS), n)}`);
+    if (await world.aborted(unit, of(Object.values(MOMENTS), n))) {
+      world.events.add('abort that came too late');
     }
     return true;
   },
