@@ -56,7 +56,11 @@ function hook(target: Connection): void {
     await watchers.get(target)?.(error, send);
     throw error;
   };
-  target.executeQuery = (query, ...rest) => executeQuery.call(target, query, ...rest).catch(tell);
+  target.executeQuery = (query, ...rest) => {
+    const result = executeQuery.call(target, query, ...rest);
+    // outside of transactions nothing waits longer: queries that are started at once are sent in the order of their waiting
+    return watchers.has(target) ? result.catch(tell) : result;
+  };
   target.streamQuery = async function* (query, ...rest) {
     try {
       yield* streamQuery.call(target, query, ...rest);
