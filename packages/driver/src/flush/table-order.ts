@@ -2,13 +2,7 @@
  * Tables are written in one order by everybody, where foreign keys leave it open: else two flushes of the same tables
  * deadlock. The order comes from all classes, so that it does not depend on which of them a flush writes.
  */
-import {
-  CommitOrderCalculator,
-  type EntityMetadata,
-  type EntityProperty,
-  type MetadataStorage,
-  ReferenceKind,
-} from '@mikro-orm/core';
+import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {
@@ -51,23 +45,39 @@ function ranksOf(metadata: MetadataStorage): Ranks {
 }
 
 /**
- * Puts classes behind those that they depend on (rows to be deleted before), and leaves the rest as it is.
- * MikroORM's search ends with what it begins with, so it begins with the last one.
+ * Puts classes behind those that they depend on (rows to be deleted before), and leaves the rest as it is. In a circle the
+ * keys that may be filled in later are: MikroORM's own search looks at circles of two only, and otherwise succeeds or fails by
+ * the order in which it is given the classes.
  */
 function sort(metas: readonly EntityMetadata[], how: 'written' | 'deleted'): EntityMetadata[] {
-  const byId = new Map(metas.toReversed().map((meta) => [meta._id, meta]));
-  const calculator = new CommitOrderCalculator();
-  byId.forEach((_, id) => calculator.addNode(id));
+  const waiting = new Map(metas.map((meta) => [meta, new Map<number, boolean>()]));
+  const byId = new Map(metas.map((meta) => [meta._id, meta]));
   for (const meta of metas) {
     for (const { parent, isHard } of parentsOf(meta)) {
-      if (parent !== meta._id && byId.has(parent)) {
-        const [from, to] = how === 'written' ? [parent, meta._id] : [meta._id, parent];
-        calculator.addDependency(from, to, isHard ? 1 : 0);
+      const other = byId.get(parent);
+      if (other && other !== meta) {
+        const [from, to] = how === 'written' ? [other, meta] : [meta, other];
+        const waitsFor = waiting.get(to)!;
+        waitsFor.set(from._id, isHard || (waitsFor.get(from._id) ?? false));
       }
     }
   }
-  // oxlint-disable-next-line unicorn/no-array-sort -- it is the calculator's
-  return calculator.sort().map((id) => byId.get(id)!);
+  const sorted: EntityMetadata[] = [];
+  while (waiting.size > 0) {
+    const next = firstOf(waiting);
+    waiting.delete(next);
+    waiting.forEach((others) => others.delete(next._id));
+    sorted.push(next);
+  }
+  return sorted;
+}
+
+/** The first class that waits for no other one, else for none that it cannot do without. */
+function firstOf(waiting: ReadonlyMap<EntityMetadata, ReadonlyMap<number, boolean>>): EntityMetadata {
+  const all = [...waiting];
+  const free =
+    all.find(([, others]) => others.size === 0) ?? all.find(([, others]) => ![...others.values()].includes(true));
+  return (free ?? all[0]!)[0];
 }
 
 interface Dependency {
@@ -76,7 +86,7 @@ interface Dependency {
   readonly isHard: boolean;
 }
 
-/** The tables that rows of a class refer to, those that they must refer to last: MikroORM keeps the last word. */
+/** The tables that rows of a class refer to. */
 function parentsOf(meta: EntityMetadata): Dependency[] {
   const parents = meta.relations.filter(isOwner).flatMap((prop) => {
     const targets = prop.polymorphTargets ?? [prop.targetMeta!];
@@ -84,7 +94,7 @@ function parentsOf(meta: EntityMetadata): Dependency[] {
     return targets.flatMap(({ root, _id }) => [root._id, _id].map((parent) => ({ parent, isHard })));
   });
   const table = meta.tptParent ? [{ parent: meta.tptParent._id, isHard: true }] : [];
-  return [...parents, ...table].toSorted((a, b) => Number(a.isHard) - Number(b.isHard));
+  return [...parents, ...table];
 }
 
 function isOwner({ kind, owner, pivotEntity }: EntityProperty): boolean {
