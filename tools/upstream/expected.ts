@@ -58,8 +58,34 @@ const EXPECTED: Expectation[] = [
     reason: BLIND_WRITE,
     run: 'versions',
     tests:
-      /assign-unpersisted-reference|GH4879.test.ts > .*using id|GH4895|GH6855|GH467.test.ts > .*loaded collection from inverse|GHx10.test.ts > .*\(with reference\)|GHx33.test.ts > findOne in beforeUpdate/,
+      /assign-unpersisted-reference|GH4879.test.ts > .*using id|GH4895|GH6855|GH467.test.ts > .*loaded collection from inverse|GHx10.test.ts > .*\(with reference\)|GH6655.test.ts > can re-assign to non-owning side|GHx33.test.ts > findOne in beforeUpdate/,
     error: /is not known, so this (update|delete)/,
+  },
+  {
+    // the statement that a test looks at by its number is another one, or there is none
+    reason: 'no BEGIN and COMMIT around a flush of one statement',
+    run: 'versions',
+    tests: /./,
+    error:
+      /^Cannot read properties of undefined \(reading '0'\)\s+at tests|to be called \d+ times, but got \d+ times\s+at Proxy.lenient/,
+  },
+  {
+    reason: 'no BEGIN and COMMIT around a flush of one statement',
+    run: 'versions',
+    tests: /map-to-pk.test.ts > mapToPk > mapToPk works with flushing and cascades/,
+    error: /to have a length of 10 but got 5/,
+  },
+  {
+    reason: 'the first flush asks which relations are no plain tables',
+    run: 'versions',
+    tests: /GHx10.test.ts > orphan removal with complex FKs sharing a column \(with loaded entity\)/,
+    error: /to have a length of 8 but got 9/,
+  },
+  {
+    reason: 'the hidden version shows in metadata and compiled functions, which the test compares as text',
+    run: 'versions',
+    tests: /GH6112.test.ts|GH7463.test.ts/,
+    error: /hidden_?version/i,
   },
   {
     reason: 'the table was dropped while a change was pending: the row is gone',

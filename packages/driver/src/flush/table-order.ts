@@ -2,7 +2,13 @@
  * Tables are written in one order by everybody, where foreign keys leave it open: else two flushes of the same tables
  * deadlock. The order comes from all classes, so that it does not depend on which of them a flush writes.
  */
-import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
+import {
+  DeferMode,
+  type EntityMetadata,
+  type EntityProperty,
+  type MetadataStorage,
+  ReferenceKind,
+} from '@mikro-orm/core';
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {
@@ -90,7 +96,7 @@ interface Dependency {
 function parentsOf(meta: EntityMetadata): Dependency[] {
   const parents = meta.relations.filter(isOwner).flatMap((prop) => {
     const targets = prop.polymorphTargets ?? [prop.targetMeta!];
-    const isHard = !prop.nullable && prop.persist !== false;
+    const isHard = !prop.nullable && prop.deferMode !== DeferMode.INITIALLY_DEFERRED && prop.persist !== false;
     return targets.flatMap(({ root, _id }) => [root._id, _id].map((parent) => ({ parent, isHard })));
   });
   const table = meta.tptParent ? [{ parent: meta.tptParent._id, isHard: true }] : [];
