@@ -120,7 +120,11 @@ export default defineConfig({
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
         test: {
           name: 'decorators-legacy',
-          include: [`${driver}/legacy/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
+          include: [
+            `${driver}/legacy/*.test.ts`,
+            'packages/http/test/nestjs/*.test.ts',
+            'examples/recipes/nestjs/*.test.ts',
+          ],
         },
       },
     ],
