@@ -10,9 +10,10 @@
  *   app.use(problems());
  */
 import type { ErrorRequestHandler, Request, Response } from 'express';
-import { tagged } from './conditional.ts';
+import { type AnswerOptions, answerTo, tagged } from './conditional.ts';
 import { ifMatch as ifMatchHeader } from './preconditions.ts';
-import { problem } from './problem.ts';
+
+export type { AnswerOptions } from './conditional.ts';
 
 /**
  * The version that the client has seen, by its `If-Match`; `ifMatch()` of `@mikro-ool/http`.
@@ -45,11 +46,12 @@ export function etag<Sent extends Response>(res: Sent, entity: object): Sent {
  * The middleware that answers `ConcurrentUpdate`, `PreconditionError` and `InvalidVersion` as `problem()` says, and hands
  * on every other error. Use it behind the routes, and before an error handler of the application.
  *
+ * @param options what to say otherwise
  * @returns for `app.use()`
  */
-export function problems(): ErrorRequestHandler {
-  return (error, _req, res, next) => {
-    const answer = problem(error);
+export function problems(options: AnswerOptions<Request> = {}): ErrorRequestHandler {
+  return (error, req, res, next) => {
+    const answer = answerTo(error, options, req);
     if (!answer || res.headersSent) {
       next(error);
       return;

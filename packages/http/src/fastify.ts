@@ -10,9 +10,10 @@
  *   });
  */
 import type { FastifyError, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify';
-import { tagged } from './conditional.ts';
+import { type AnswerOptions, answerTo, tagged } from './conditional.ts';
 import { ifMatch } from './preconditions.ts';
-import { problem } from './problem.ts';
+
+export type { AnswerOptions } from './conditional.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -25,8 +26,8 @@ declare module 'fastify' {
   }
 }
 
-/** How errors are answered that are not the lock's. */
-export interface LockingOptions {
+/** What the application says for itself, and how errors are answered that are not the lock's. */
+export interface LockingOptions extends AnswerOptions<FastifyRequest> {
   /** The application's error handler. Without, errors go to the one that was set before, or to Fastify's own. */
   readonly otherwise?: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => unknown;
 }
@@ -36,7 +37,8 @@ export interface LockingOptions {
  * `InvalidVersion` as `problem()` says, `request.ifMatch(entity)` and `reply.etag(entity)`. It holds for the whole scope in
  * which it is registered; a scope inside of it that sets an error handler of its own throws on what it does not know.
  */
-export const locking: FastifyPluginAsync<LockingOptions> = async (app, { otherwise }) => {
+export const locking: FastifyPluginAsync<LockingOptions> = async (app, options) => {
+  const { otherwise } = options;
   app.decorateRequest('ifMatch', function (this: FastifyRequest, entity: object): number {
     return ifMatch(this.headers['if-match'], entity);
   });
@@ -46,7 +48,7 @@ export const locking: FastifyPluginAsync<LockingOptions> = async (app, { otherwi
     return (isKnown ? this.code(304) : this).header('etag', tag);
   });
   app.setErrorHandler<FastifyError>(async (error, request, reply) => {
-    const answer = problem(error);
+    const answer = answerTo(error, options, request);
     if (answer) {
       return reply.code(answer.status).headers(answer.headers).send(answer.body);
     }

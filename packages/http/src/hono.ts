@@ -10,9 +10,10 @@
  *   app.onError(problems());
  */
 import type { Context, ErrorHandler } from 'hono';
-import { tagged } from './conditional.ts';
+import { type AnswerOptions, answerTo, tagged } from './conditional.ts';
 import { ifMatch as ifMatchHeader } from './preconditions.ts';
-import { problem } from './problem.ts';
+
+export type { AnswerOptions } from './conditional.ts';
 
 /**
  * The version that the client has seen, by its `If-Match`; `ifMatch()` of `@mikro-ool/http`.
@@ -40,8 +41,8 @@ export function etag(c: Context, entity: object): Response | undefined {
   return isKnown ? c.body(null, 304) : undefined;
 }
 
-/** How errors are answered that are not the lock's. */
-export interface ProblemsOptions {
+/** What the application says for itself, and how errors are answered that are not the lock's. */
+export interface ProblemsOptions extends AnswerOptions<Context> {
   /** The application's error handler. Without, they are answered as Hono does by itself. */
   readonly otherwise?: ErrorHandler;
 }
@@ -49,12 +50,13 @@ export interface ProblemsOptions {
 /**
  * The error handler that answers `ConcurrentUpdate`, `PreconditionError` and `InvalidVersion` as `problem()` says.
  *
- * @param options what to do with other errors
+ * @param options what to say otherwise, and what to do with other errors
  * @returns for `app.onError()`
  */
-export function problems({ otherwise = unknownError }: ProblemsOptions = {}): ErrorHandler {
+export function problems(options: ProblemsOptions = {}): ErrorHandler {
+  const { otherwise = unknownError } = options;
   return (error, c) => {
-    const answer = problem(error);
+    const answer = answerTo(error, options, c);
     return answer ? new Response(JSON.stringify(answer.body), answer) : otherwise(error, c);
   };
 }

@@ -19,26 +19,29 @@ import {
   type ArgumentsHost,
   type CallHandler,
   Catch,
+  type DynamicModule,
   type ExceptionFilter,
   type ExecutionContext,
   Inject,
   Injectable,
   Module,
   type NestInterceptor,
+  Optional,
   UseInterceptors,
   createParamDecorator,
 } from '@nestjs/common';
 import { APP_FILTER, HttpAdapterHost } from '@nestjs/core';
 import { type Observable, map } from 'rxjs';
-import { tagged } from './conditional.ts';
+import { type AnswerOptions, answerTo, tagged } from './conditional.ts';
 import { type HeaderValue, PreconditionError, ifMatch } from './preconditions.ts';
-import { problem } from './problem.ts';
+
+export type { AnswerOptions } from './conditional.ts';
 
 /** What `@IfMatch()` injects: given the entity, the version that the client has seen. */
 export type Precondition = (entity: object) => number;
 
 /** As much of a request as is needed, of Express and of Fastify. */
-interface Request {
+export interface HttpRequest {
   readonly method: string;
   readonly headers: Readonly<Record<string, HeaderValue>>;
 }
@@ -49,7 +52,7 @@ interface Request {
  */
 export const IfMatch: () => ParameterDecorator = createParamDecorator(
   (_data: unknown, context: ExecutionContext): Precondition => {
-    const { headers } = context.switchToHttp().getRequest<Request>();
+    const { headers } = context.switchToHttp().getRequest<HttpRequest>();
     return (entity) => ifMatch(headers['if-match'], entity);
   },
 );
@@ -70,7 +73,7 @@ export class ETagInterceptor implements NestInterceptor {
    */
   intercept(context: ExecutionContext, next: CallHandler<object>): Observable<object | undefined> {
     const http = context.switchToHttp();
-    const { method, headers } = http.getRequest<Request>();
+    const { method, headers } = http.getRequest<HttpRequest>();
     const [response, adapter] = [http.getResponse<object>(), this.#host.httpAdapter];
     return next.handle().pipe(
       map((entity) => {
@@ -93,12 +96,17 @@ export function ETag(): MethodDecorator & ClassDecorator {
   return UseInterceptors(ETagInterceptor);
 }
 
+/** What a provider of the options is called. */
+const OPTIONS = Symbol('@mikro-ool/http/nestjs');
+
 /** Answers `ConcurrentUpdate`, `PreconditionError` and `InvalidVersion` as `problem()` says. */
 export class ProblemFilter implements ExceptionFilter {
   readonly #host: HttpAdapterHost;
+  readonly #options: AnswerOptions<HttpRequest>;
 
-  constructor(host: HttpAdapterHost) {
+  constructor(host: HttpAdapterHost, options: AnswerOptions<HttpRequest> = {}) {
     this.#host = host;
+    this.#options = options;
   }
 
   /**
@@ -106,8 +114,9 @@ export class ProblemFilter implements ExceptionFilter {
    * @param host of the request
    */
   catch(error: ConcurrentUpdate | InvalidVersion | PreconditionError, host: ArgumentsHost): void {
-    const { status, headers, body } = problem(error)!;
-    const [response, adapter] = [host.switchToHttp().getResponse<object>(), this.#host.httpAdapter];
+    const http = host.switchToHttp();
+    const { status, headers, body } = answerTo(error, this.#options, http.getRequest<HttpRequest>())!;
+    const [response, adapter] = [http.getResponse<object>(), this.#host.httpAdapter];
     Object.entries(headers).forEach(([name, value]) => adapter.setHeader(response, name, value));
     if (adapter.getType() === 'express') {
       // not by response.json(), which would put a tag of Express's own on it, of the problem and not of the row
@@ -120,8 +129,15 @@ export class ProblemFilter implements ExceptionFilter {
 }
 Catch(ConcurrentUpdate, InvalidVersion, PreconditionError)(ProblemFilter);
 Inject(HttpAdapterHost)(ProblemFilter, undefined, 0);
+Optional()(ProblemFilter, undefined, 1);
+Inject(OPTIONS)(ProblemFilter, undefined, 1);
 
 /** Import it once, in the application's module: its filter answers for all controllers. Other errors are left alone. */
 // oxlint-disable-next-line typescript/no-extraneous-class -- a module is a class
-export class LockingModule {}
+export class LockingModule {
+  /** @param options what to say otherwise */
+  static forRoot(options: AnswerOptions<HttpRequest>): DynamicModule {
+    return { module: LockingModule, providers: [{ provide: OPTIONS, useValue: options }] };
+  }
+}
 Module({ providers: [{ provide: APP_FILTER, useClass: ProblemFilter }] })(LockingModule);

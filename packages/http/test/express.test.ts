@@ -2,7 +2,7 @@
 import type { MikroORM } from '@mikro-orm/core';
 import { etag, ifMatch, problems } from '@mikro-ool/http/express';
 import express, { type NextFunction, type Request, type Response } from 'express';
-import { serve, statusOf } from './frameworks/articles.ts';
+import { inLanguage, serve, statusOf } from './frameworks/articles.ts';
 import { contract } from './frameworks/contract.ts';
 import { listening } from './frameworks/listening.ts';
 
@@ -20,7 +20,7 @@ contract('Express', async (orm: MikroORM) => {
       etag(res, answer.article).json(answer.article);
     }
   });
-  app.use(problems());
+  app.use(problems({ detail: (body, { headers }) => inLanguage(body, headers['accept-language']) }));
   app.use((error: unknown, _req: Request, res: Response, _next: NextFunction) => {
     res.sendStatus(statusOf(error));
   });

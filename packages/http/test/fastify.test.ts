@@ -2,12 +2,15 @@ import type { MikroORM } from '@mikro-orm/core';
 import { locking } from '@mikro-ool/http/fastify';
 import Fastify from 'fastify';
 import { expect, test } from 'vitest';
-import { serve, statusOf } from './frameworks/articles.ts';
+import { inLanguage, serve, statusOf } from './frameworks/articles.ts';
 import { contract } from './frameworks/contract.ts';
 
 contract('Fastify', async (orm: MikroORM) => {
   const app = Fastify();
-  app.register(locking, { otherwise: (error, _request, reply) => reply.code(statusOf(error)).send() });
+  app.register(locking, {
+    detail: (body, { headers }) => inLanguage(body, headers['accept-language']),
+    otherwise: (error, _request, reply) => reply.code(statusOf(error)).send(),
+  });
   app.all<{ Params: { id: number } }>('/articles/:id', async (request, reply) => {
     const { method, headers, body, params } = request;
     const answer = await serve(orm, { method, id: Number(params.id), headers, body, seen: (e) => request.ifMatch(e) });

@@ -5,13 +5,18 @@ import { etag, ifMatch, problems } from '@mikro-ool/http/hono';
 import { Hono } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import { expect, test, vi } from 'vitest';
-import { serve, statusOf } from './frameworks/articles.ts';
+import { inLanguage, serve, statusOf } from './frameworks/articles.ts';
 import { contract } from './frameworks/contract.ts';
 import { listening } from './frameworks/listening.ts';
 
 contract('Hono', async (orm: MikroORM) => {
   const app = new Hono();
-  app.onError(problems({ otherwise: (error, c) => c.body(null, statusOf(error) as 500) }));
+  app.onError(
+    problems({
+      detail: (body, c) => inLanguage(body, c.req.header('accept-language')),
+      otherwise: (error, c) => c.body(null, statusOf(error) as 500),
+    }),
+  );
   app.all('/articles/:id', async (c) => {
     const body: unknown = await c.req.json().catch(() => undefined);
     const [id, headers] = [Number(c.req.param('id')), c.req.header()];

@@ -1,6 +1,13 @@
 /** What the services of all frameworks do. How a request reaches it, and how its answer leaves, is the framework's. */
 import { type MikroORM, NotFoundError } from '@mikro-orm/core';
-import { type HeaderValue, type Problem, claimedVersion, ifNoneMatch, problem } from '@mikro-ool/http';
+import {
+  type HeaderValue,
+  type Problem,
+  type ProblemBody,
+  claimedVersion,
+  ifNoneMatch,
+  problem,
+} from '@mikro-ool/http';
 import { flushEach } from '@mikro-ool/resolve';
 import { Article } from '../service.ts';
 
@@ -39,9 +46,9 @@ export async function serve(orm: MikroORM, { method, id, body, headers, seen }: 
   }
   const article = await em.findOneOrFail(Article, id);
   if (method !== 'GET') {
-    const { title, version } = body as { title: string; version?: unknown };
+    const { title, version, etag } = body as { title: string; version?: unknown; etag?: unknown };
     if (method === 'PATCH') {
-      article.version = claimedVersion(version);
+      article.version = claimedVersion(version ?? etag, article);
     } else if (headers['x-blind'] === undefined) {
       article.version = seen(article);
     }
@@ -52,6 +59,11 @@ export async function serve(orm: MikroORM, { method, id, body, headers, seen }: 
     await em.flush();
   }
   return { article };
+}
+
+/** What `detail` says, by the language that the request accepts. */
+export function inLanguage({ reason, detail }: ProblemBody, language: HeaderValue): string {
+  return language === 'de' ? `Grund: ${reason}` : detail;
 }
 
 /** What a service answers to an error that is not the lock's, without its message. */

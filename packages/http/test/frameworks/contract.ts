@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { MikroORM } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
+import { type ProblemStatus, problemSchemas } from '@mikro-ool/http';
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { Article, Note } from '../service.ts';
 
@@ -70,6 +72,10 @@ const CASES: Record<string, readonly Sent[]> = {
   '`If-None-Match` on what exists': [put(412, { 'if-none-match': '*' }), put(428, { 'if-none-match': '"other"' })],
 };
 
+/** What each answer must look like. */
+const ajv = new Ajv2020({ allErrors: true });
+const shape = (status: number) => ajv.compile(problemSchemas[status as ProblemStatus]);
+
 const page = readFileSync(join(import.meta.dirname, '../../../../docs/request-handlers.md'), 'utf8');
 const [, table] = page.split('## What answers what\n');
 const rows = [...table!.split('\n## ')[0]!.matchAll(/^\| (.+?) \| ([\d/ ]+) \|/gm)];
@@ -119,9 +125,12 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
           expect({ ...sent, status }).toEqual(sent);
           expect(headers.get('content-type')).toMatch(/^application\/problem\+json/);
           expect(headers.get('cache-control')).toBe('no-store');
-          expect(headers.get('etag') ?? CURRENT).toMatch(/^"Article\/1\//);
-          expect(JSON.parse(text)).toMatchObject({ status, title: expect.any(String), detail: expect.any(String) });
-          expect((await row())?.title).not.toBe('mine');
+          const isValid = shape(status);
+          expect([isValid(JSON.parse(text)), isValid.errors]).toEqual([true, null]);
+          const current = await row();
+          expect(current!.title).not.toBe('mine');
+          const isTold = status === 412 && !(sent.method === 'DELETE' && text.includes('stale'));
+          expect(headers.get('etag')).toBe(isTold ? `"Article/1/${current!.version}"` : null);
         }
         expect(new Set(cases.map(({ status }) => String(status)))).toEqual(new Set(statuses!.split(' / ')));
       });
@@ -143,6 +152,41 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
       expect(await row()).toMatchObject({ title: 'mine', version: 4 });
       expect((await ask(remove(204, '"Article/1/4"'))).status).toBe(204);
       expect(await row()).toBeNull();
+    });
+
+    test('the tag of a 412 is the one that the write needs, once the row was read again', async () => {
+      const { ask } = await setUp();
+      for (const late of [put(412, { 'if-match': '"Article/1/2"' }), remove(412, '"Article/1/2"')]) {
+        const tag = (await ask(late)).headers.get('etag')!;
+        const { status } = await ask({ ...late, headers: { 'if-match': tag } });
+        expect(status).toBe(late.method === 'PUT' ? 200 : 204);
+      }
+    });
+
+    test('the tag in a body is a claim as well: of another state 409, of another row 409, none 428, nonsense 400', async () => {
+      const { ask, row } = await setUp();
+      const claim = async (etag: unknown) =>
+        (await ask({ method: 'PATCH', body: { title: 'mine', ...(etag !== undefined && { etag }) } })).status;
+      for (const stale of ['"Article/1/2"', '"Article/2/3"', '"Note/1/3"', `W/${CURRENT}`]) {
+        expect(await claim(stale)).toBe(409);
+      }
+      for (const junk of ['', 'Article/1/3', '*', `${CURRENT}, ${CURRENT}`, [CURRENT], {}]) {
+        expect(await claim(junk)).toBe(400);
+      }
+      expect(await claim(undefined)).toBe(428);
+      expect(await row()).toMatchObject({ title: 'draft', version: 3 });
+      expect(await claim(CURRENT)).toBe(200);
+    });
+
+    test('the application says it in the language of the request', async () => {
+      const { ask } = await setUp();
+      const sent = put(412, { 'if-match': '"Article/1/2"' });
+      const say = async (language: string) => {
+        const { text } = await ask({ ...sent, headers: { ...sent.headers, 'accept-language': language } });
+        return (JSON.parse(text) as { detail: string }).detail;
+      };
+      expect(await say('de')).toBe('Grund: changed');
+      expect(await say('en')).toBe('The article was changed by somebody else. Nothing was written. Read it again.');
     });
 
     test("errors that are not of the lock are the application's", async () => {

@@ -23,7 +23,7 @@ import {
 import { APP_FILTER, BaseExceptionFilter, NestFactory } from '@nestjs/core';
 import { ExpressAdapter } from '@nestjs/platform-express';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
-import { serve, statusOf } from '../frameworks/articles.ts';
+import { inLanguage, serve, statusOf } from '../frameworks/articles.ts';
 import { contract } from '../frameworks/contract.ts';
 
 type Asked = Record<string, HeaderValue>;
@@ -104,7 +104,7 @@ for (const [server, Adapter] of [
 ] as const) {
   contract(`NestJS on ${server}`, async (orm: MikroORM) => {
     @Module({
-      imports: [LockingModule],
+      imports: [LockingModule.forRoot({ detail: (body, { headers }) => inLanguage(body, headers['accept-language']) })],
       controllers: [ArticleController],
       providers: [
         { provide: MikroORM, useValue: orm },
