@@ -49,7 +49,7 @@ export function createService(orm: MikroORM): FastifyInstance {
       const em = orm.em.fork();
       const article = await em.findOneOrFail(ArticleSchema, request.params.id);
       article.version = request.ifMatch(article); // what the client has seen
-      em.assign(article, request.body);
+      em.assign(article, { ...request.body, editor: '', savedAt: new Date() });
       await em.flush();
       return reply.etag(article).send(article);
     },
