@@ -123,7 +123,11 @@ export default defineConfig({
         oxc: { decorator: { legacy: true, emitDecoratorMetadata: true } },
         test: {
           name: 'decorators-legacy',
-          include: [`${driver}/{decorated,legacy}/*.test.ts`, 'examples/recipes/nestjs/*.test.ts'],
+          include: [
+            `${driver}/{decorated,legacy}/*.test.ts`,
+            'packages/http/test/nestjs/*.test.ts',
+            'examples/recipes/nestjs/*.test.ts',
+          ],
         },
       },
     ],

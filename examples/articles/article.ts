@@ -9,6 +9,9 @@ export const ArticleSchema = defineEntity({
     title: p.string(),
     body: p.text().default(''),
     hits: p.integer().default(0),
+    /** Who has saved it, by the name that was given, and when; for the people in front of the pages. */
+    editor: p.string().default('').hidden(),
+    savedAt: p.datetime().nullable().hidden(),
     version: p.type(VersionField),
   },
 });

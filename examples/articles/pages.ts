@@ -1,7 +1,7 @@
 /**
- * Pages to edit articles with: HTML forms that need no JavaScript.
+ * Pages to write articles with: HTML forms that need no JavaScript.
  *
- * The form carries the version that it shows, and the texts that it began with. When somebody else has saved meanwhile,
+ * A form carries the version that it shows, and the texts that it began with. When somebody else has saved meanwhile,
  * `rebase()` merges what only one of the two has changed, and a page asks for the rest.
  */
 import formbody from '@fastify/formbody';
@@ -9,41 +9,36 @@ import type { MikroORM } from '@mikro-orm/core';
 import { ConcurrentUpdate } from '@mikro-ool/core';
 import { claimedVersion } from '@mikro-ool/http';
 import { rebase } from '@mikro-ool/resolve';
-import { htmlEscape } from 'escape-goat';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import { type Article, ArticleSchema } from './article.ts';
-import { type ById, params, text, title } from './requests.ts';
+import * as html from './html.ts';
+import { type ById, FIELDS, type Form, decided, form, lines, newArticle, params, removal, seen } from './requests.ts';
 
-const TEXTS = ['title', 'body'] as const;
-type Text = (typeof TEXTS)[number];
-type Texts = Record<Text, string>;
-
-/** What the form sends: the texts, those that it began with, and the version that these had. */
-type Form = Texts & { [Key in Text as `base.${Key}`]: string } & { version: string };
-
-const form = {
-  type: 'object',
-  required: ['title', 'body', 'base.title', 'base.body', 'version'],
-  properties: { title, body: text, 'base.title': title, 'base.body': text, version: text },
-};
 export async function addPages(app: FastifyInstance, { orm }: { orm: MikroORM }): Promise<void> {
   await app.register(formbody);
 
   app.get('/', async (_request, reply) => {
     const articles = await orm.em.fork().find(ArticleSchema, {}, { orderBy: { id: 'asc' }, limit: 100 });
-    const items = articles.map(
-      (article) => htmlEscape`<li><a href="/articles/${article.id}/edit">${article.title}</a></li>`,
-    );
-    return reply.type('text/html').send(page('Articles', `<ul>${items.join('')}</ul>`));
+    return show(reply, 200, html.start(articles));
   });
 
-  app.get<ById & { Querystring: { saved?: string } }>(
+  app.post<{ Body: { title: string; body: string; editor: string } }>(
+    '/articles',
+    { schema: { body: newArticle } },
+    async ({ body: { title, body, editor } }, reply) => {
+      const em = orm.em.fork();
+      const article = em.create(ArticleSchema, { title, body: lines(body ?? ''), editor, savedAt: new Date() });
+      await em.flush();
+      return saved(reply, article.id, editor);
+    },
+  );
+
+  app.get<ById & { Querystring: { saved?: string; by?: string } }>(
     '/articles/:id/edit',
-    { schema: { params } },
-    async ({ params: { id }, query }, reply) => {
+    { schema: { params, querystring: seen } },
+    async ({ params: { id }, query: { saved: isSaved, by } }, reply) => {
       const article = await orm.em.fork().findOneOrFail(ArticleSchema, id);
-      const notice = query.saved === undefined ? '' : '<p class="saved">Saved.</p>';
-      return reply.type('text/html').send(page('Edit the article', notice + editor(article, article, 'Save')));
+      return show(reply, 200, html.edit(article, by ?? '', isSaved !== undefined));
     },
   );
 
@@ -51,18 +46,16 @@ export async function addPages(app: FastifyInstance, { orm }: { orm: MikroORM })
     '/articles/:id/edit',
     { schema: { params, body: form } },
     async ({ params: { id }, body: sent }, reply) => {
+      const version = versionIn(sent.version);
+      const mine = decided(sent);
+      if (!mine) {
+        return show(reply, 400, html.undecided());
+      }
       const em = orm.em.fork();
-      // browsers send line ends of their own
-      const [base, mine] = [
-        { title: lines(sent['base.title']), body: lines(sent['base.body']) },
-        { title: lines(sent.title), body: lines(sent.body) },
-      ];
-      const article = em.merge(ArticleSchema, {
-        id,
-        ...base,
-        version: claimedVersion(sent.version === '' ? null : Number(sent.version)),
-      } as Article);
-      em.assign(article, mine);
+      const base = { title: lines(sent['base.title']), body: lines(sent['base.body']) };
+      const article = em.merge(ArticleSchema, { id, ...base, version } as Article);
+      const isChanged = FIELDS.some((field) => mine[field] !== base[field]);
+      em.assign(article, { ...mine, ...(isChanged && { editor: sent.editor, savedAt: new Date() }) });
       try {
         await em.flush();
       } catch (error) {
@@ -70,84 +63,50 @@ export async function addPages(app: FastifyInstance, { orm }: { orm: MikroORM })
           throw error;
         }
         const { clashes, deleted } = await rebase(em, error);
-        reply.code(409).type('text/html');
         if (deleted.length > 0) {
-          return reply.send(page('The article is gone', gone(mine)));
+          return show(reply, 409, html.gone(mine, sent.editor));
         }
-        const theirs = em.getUnitOfWork().getOriginalEntityData(article) as unknown as Texts;
+        const theirs = { ...em.getUnitOfWork().getOriginalEntityData(article) } as unknown as Article;
+        theirs.savedAt &&= new Date(theirs.savedAt); // it is as the database has it
         const open = new Set<string>(clashes.map(({ property }) => property));
-        return reply.send(
-          page(
-            'Somebody else has saved meanwhile',
-            comparison(base, theirs, mine, open) + editor(article, theirs, 'Save the merge', open),
-          ),
-        );
+        return show(reply, 409, html.conflict({ id, base, theirs, mine, open, editor: sent.editor }));
       }
-      return reply.redirect(`/articles/${id}/edit?saved`, 303);
+      return saved(reply, id, sent.editor);
+    },
+  );
+
+  app.post<ById & { Body: { version: string } }>(
+    '/articles/:id/delete',
+    { schema: { params, body: removal } },
+    async ({ params: { id }, body }, reply) => {
+      const em = orm.em.fork();
+      const article = em.getReference(ArticleSchema, id);
+      article.version = versionIn(body.version);
+      try {
+        await em.remove(article).flush();
+      } catch (error) {
+        const theirs = error instanceof ConcurrentUpdate ? await orm.em.fork().findOne(ArticleSchema, id) : undefined;
+        if (theirs) {
+          return show(reply, 409, html.deleteAllTheSame(theirs));
+        }
+        if (theirs === undefined) {
+          throw error;
+        } // else somebody else has deleted it, which is what was wanted
+      }
+      return reply.redirect('/', 303);
     },
   );
 }
 
-function lines(sent: string): string {
-  return sent.replaceAll('\r\n', '\n');
+function show(reply: FastifyReply, status: number, page: string): FastifyReply {
+  return reply.code(status).type('text/html').send(page);
 }
 
-/** The form, filled with `texts`; its base is what is saved. */
-function editor(
-  texts: Texts & { id: number; version: number },
-  base: Texts,
-  action: string,
-  open = new Set<string>(),
-): string {
-  const mark = (name: Text) => (open.has(name) ? 'open' : '');
-  return htmlEscape`<form method="post" action="/articles/${texts.id}/edit">
-  <label class="${mark('title')}">Title <input name="title" value="${texts.title}" maxlength="255"></label>
-  <label class="${mark('body')}">Text <textarea name="body" rows="5">\n${texts.body}</textarea></label>
-  <input type="hidden" name="base.title" value="${base.title}">
-  <input type="hidden" name="base.body" value="${base.body}">
-  <input type="hidden" name="version" value="${texts.version}">
-  <button>${action}</button> <a href="/articles/${texts.id}/edit">Discard my changes</a>
-</form>`;
+function saved(reply: FastifyReply, id: number, editor: string): FastifyReply {
+  return reply.redirect(`/articles/${id}/edit?saved&by=${encodeURIComponent(editor)}`, 303);
 }
 
-/** Property by property: what both began with, what was saved meanwhile, and what was about to be. */
-function comparison(base: Texts, theirs: Texts, mine: Texts, open: Set<string>): string {
-  const rows = TEXTS.map((name) => {
-    const isMine = mine[name] !== base[name];
-    const isTheirs = theirs[name] !== base[name];
-    const outcome = open.has(name)
-      ? 'Both have changed it. Say below what it shall be.'
-      : isMine
-        ? 'Yours is kept.'
-        : isTheirs
-          ? 'Theirs is taken over.'
-          : 'Unchanged.';
-    return htmlEscape`<tr class="${open.has(name) ? 'open' : ''}"><th>${name === 'title' ? 'Title' : 'Text'}</th><td>${base[name]}</td><td>${theirs[name]}</td><td>${mine[name]}</td><td>${outcome}</td></tr>`;
-  });
-  return `<p>Nothing of yours was saved yet, and nothing is lost.</p>
-<table><thead><tr><th></th><th>Before</th><th>Theirs</th><th>Yours</th><th></th></tr></thead><tbody>${rows.join('')}</tbody></table>`;
-}
-
-function gone(mine: Texts): string {
-  return htmlEscape`<p>Somebody else has removed it. This is what you were about to save:</p>
-<h2>${mine.title}</h2><pre>${mine.body}</pre><p><a href="/">All articles</a></p>`;
-}
-
-function page(heading: string, content: string): string {
-  return `<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>${htmlEscape(heading)}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933 }
-  label { display: block; margin: 1rem 0; font-weight: 600 }
-  input:not([type=hidden]), textarea { display: block; width: 100%; box-sizing: border-box; font: inherit; padding: .5rem; border: 1px solid #9aa5b1; border-radius: 4px }
-  button { font: inherit; padding: .5rem 1rem; border: 0; border-radius: 4px; background: #2563eb; color: #fff }
-  table { border-collapse: collapse; width: 100% }
-  th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #cbd2d9; white-space: pre-wrap }
-  .open { background: #fff3c4 }
-  .saved { background: #c6f7e2; padding: .5rem }
-</style>
-<h1>${htmlEscape(heading)}</h1>
-${content}
-</html>`;
+/** A form has texts only. */
+function versionIn(sent: string): number {
+  return claimedVersion(sent === '' ? null : Number(sent));
 }

@@ -6,7 +6,7 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import { type MikroORM, NotFoundError } from '@mikro-orm/core';
-import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
+import { locking } from '@mikro-ool/http/fastify';
 import Fastify, { type FastifyInstance } from 'fastify';
 import { type Article, ArticleSchema } from './article.ts';
 import { addPages } from './pages.ts';
@@ -27,29 +27,38 @@ const ids = {
 export function createService(orm: MikroORM): FastifyInstance {
   const app = Fastify();
 
-  app.get<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
+  void app.register(locking, {
+    otherwise(error, _request, reply) {
+      if (error instanceof NotFoundError) {
+        return reply.code(404).send({ detail: 'There is no such article.' });
+      }
+      // the message of a database error has the statement in it
+      return error.statusCode && error.statusCode < 500 ? reply.send(error) : reply.code(500).send();
+    },
+  });
+
+  app.get<ById>('/articles/:id', { schema: { params } }, async ({ params: { id } }, reply) => {
     const article = await orm.em.fork().findOneOrFail(ArticleSchema, id);
-    reply.header('etag', etag(article));
-    return notModified(headers['if-none-match'], article) ? reply.code(304).send() : article;
+    return reply.etag(article).send(article);
   });
 
   app.put<ById & { Body: Partial<Article> }>(
     '/articles/:id',
     { schema: { params, body: changes } },
-    async ({ params: { id }, headers, body }, reply) => {
+    async (request, reply) => {
       const em = orm.em.fork();
-      const article = await em.findOneOrFail(ArticleSchema, id);
-      article.version = ifMatch(headers['if-match'], article); // what the client has seen
-      em.assign(article, body);
+      const article = await em.findOneOrFail(ArticleSchema, request.params.id);
+      article.version = request.ifMatch(article); // what the client has seen
+      em.assign(article, { ...request.body, editor: '', savedAt: new Date() });
       await em.flush();
-      return reply.header('etag', etag(article)).send(article);
+      return reply.etag(article).send(article);
     },
   );
 
-  app.delete<ById>('/articles/:id', { schema: { params } }, async ({ params: { id }, headers }, reply) => {
+  app.delete<ById>('/articles/:id', { schema: { params } }, async (request, reply) => {
     const em = orm.em.fork();
-    const article = em.getReference(ArticleSchema, id); // no need to read it first
-    article.version = ifMatch(headers['if-match'], article);
+    const article = em.getReference(ArticleSchema, request.params.id); // no need to read it first
+    article.version = request.ifMatch(article);
     em.remove(article);
     await em.flush();
     return reply.code(204).send();
@@ -62,18 +71,6 @@ export function createService(orm: MikroORM): FastifyInstance {
     await setImmediate(); // real handlers wait for something here, and others get their turn
     await em.flush();
     return { saved: articles.length };
-  });
-
-  app.setErrorHandler((error: Error & { statusCode?: number }, _request, reply) => {
-    const answer = problem(error);
-    if (answer) {
-      return reply.code(answer.status).headers(answer.headers).send(answer.body);
-    }
-    if (error instanceof NotFoundError) {
-      return reply.code(404).send({ detail: 'There is no such article.' });
-    }
-    // the message of a database error has the statement in it
-    return error.statusCode && error.statusCode < 500 ? reply.send(error) : reply.code(500).send();
   });
 
   void app.register(addPages, { orm });

@@ -24,7 +24,7 @@ const orm = await MikroORM.init({ ...database, entities: [ArticleSchema] });
 await orm.schema.update({ safe: true });
 const em = orm.em.fork();
 if ((await em.count(ArticleSchema)) === 0) {
-  em.create(ArticleSchema, { id: 1, title: 'Two editors', body: 'Open this page in two tabs, and save in both.' });
+  em.create(ArticleSchema, { id: 1, title: 'Two editors', body: 'Open me in two tabs, and save in both.' });
   await em.flush();
 }
 const app = createService(orm);

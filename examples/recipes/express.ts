@@ -1,59 +1,25 @@
-/** Express 5: `req.get()` has the header, the last middleware answers. */
+/** Express 5: `problems()` is the last middleware but one, which answers other errors. */
 // oxlint-disable oxc/no-async-endpoint-handlers -- Express 5 awaits them
-import { type MikroORM, NotFoundError } from '@mikro-orm/core';
-import { etag, ifMatch, notModified, problem } from '@mikro-ool/http';
+import type { MikroORM } from '@mikro-orm/core';
+import { etag, ifMatch, problems } from '@mikro-ool/http/express';
 import express, { type ErrorRequestHandler, type Express } from 'express';
-import { ArticleSchema, changesIn, idIn } from './article.ts';
+import { change, read, remove, statusOf } from './article.ts';
+
+const otherErrors: ErrorRequestHandler = (error, _req, res, _next) => void res.sendStatus(statusOf(error));
 
 export function createApp(orm: MikroORM): Express {
-  const app = express();
-  app.set('etag', false); // Express tags every answer by itself, also those of errors
-  app.use(express.json());
-
+  const app = express().use(express.json());
   app.get('/articles/:id', async (req, res) => {
-    const article = await orm.em.fork().findOneOrFail(ArticleSchema, idIn(req.params.id));
-    res.set('etag', etag(article));
-    if (notModified(req.get('if-none-match'), article)) {
-      res.sendStatus(304);
-    } else {
-      res.json(article);
-    }
+    const article = await read(orm, req.params.id);
+    etag(res, article).json(article);
   });
-
   app.put('/articles/:id', async (req, res) => {
-    const em = orm.em.fork();
-    const changes = changesIn(req.body);
-    if (!changes) {
-      res.sendStatus(400);
-      return;
-    }
-    const article = await em.findOneOrFail(ArticleSchema, idIn(req.params.id));
-    article.version = ifMatch(req.get('if-match'), article);
-    em.assign(article, changes);
-    await em.flush();
-    res.set('etag', etag(article)).json(article);
+    const article = await change(orm, req.params.id, req.body, (found) => ifMatch(req, found));
+    etag(res, article).json(article);
   });
-
   app.delete('/articles/:id', async (req, res) => {
-    const em = orm.em.fork();
-    const article = em.getReference(ArticleSchema, idIn(req.params.id)); // no read
-    article.version = ifMatch(req.get('if-match'), article);
-    em.remove(article);
-    await em.flush();
+    await remove(orm, req.params.id, (found) => ifMatch(req, found));
     res.sendStatus(204);
   });
-
-  const answerProblem: ErrorRequestHandler = (error, _req, res, next) => {
-    const answer = problem(error);
-    if (answer) {
-      res.status(answer.status).set(answer.headers).json(answer.body);
-    } else if (error instanceof NotFoundError) {
-      res.sendStatus(404);
-    } else {
-      next(error); // set NODE_ENV=production, or Express shows the stack
-    }
-  };
-  app.use(answerProblem);
-
-  return app;
+  return app.use(problems(), otherErrors);
 }

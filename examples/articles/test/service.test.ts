@@ -65,7 +65,7 @@ test('the demo runs by itself, shows the conflict and the SQL, and ends well', a
   const demo = join(import.meta.dirname, '../demo.ts');
   const { stdout } = await promisify(execFile)(process.execPath, [demo]);
   expect(stdout).toContain(
-    '412 { "title": "Precondition Failed", "status": 412, "detail": "This Article is not in the state that If-Match names.',
+    '412 { "title": "Precondition Failed", "status": 412, "reason": "changed", "detail": "The article was changed by somebody else.',
   );
   expect(stdout).toMatch(/update `article` set .+ where `id` = 1 and `version` = 1/);
   expect(stdout).toContain('Nothing was lost');

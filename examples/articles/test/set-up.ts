@@ -35,10 +35,11 @@ export async function setUp() {
       };
     },
     /** Sends the form of a page. */
-    async post(id: number, fields: Record<string, string>) {
+    async post(path: number | string, fields: Record<string, string>) {
       const init = { method: 'POST', body: new URLSearchParams(fields), redirect: 'manual' } as const;
-      const response = await fetch(`${url}/articles/${id}/edit`, init);
-      return { status: response.status, html: await response.text() };
+      const response = await fetch(url + (typeof path === 'number' ? `/articles/${path}/edit` : path), init);
+      const location = response.headers.get('location');
+      return { status: response.status, location, html: await response.text() };
     },
   };
 }

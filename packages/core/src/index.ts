@@ -14,6 +14,7 @@ export { verifiedIn, verify, verifyInside } from './verify.ts';
 export type { VersionOptions } from './version-field.ts';
 export {
   initialVersion,
+  isChecked,
   maximumStart,
   maximumVersion,
   readsSnapshots,

@@ -134,6 +134,11 @@ export function registerPlatform(platform: Platform, readsCurrent: boolean): voi
   Object.defineProperties(platform, { [CHECKED]: { value: true }, [SNAPSHOTS]: { value: !readsCurrent } });
 }
 
+/** @internal Did a driver say so, of whichever copy of these packages? */
+export function isChecked(platform: Platform): boolean {
+  return Boolean((platform as MaybeChecked)[CHECKED]);
+}
+
 /** @internal Has a SELECT in a transaction to lock what it reads, or it would see a snapshot? */
 export function readsSnapshots(platform: Platform): boolean {
   return Boolean((platform as MaybeChecked)[SNAPSHOTS]);

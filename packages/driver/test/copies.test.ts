@@ -73,6 +73,7 @@ const right = {
   nonsense: 'InvalidVersion',
   isOptimisticLockError: true,
   said: [],
+  problems: [] as string[],
 };
 
 const twoCores = [
@@ -80,21 +81,26 @@ const twoCores = [
     /There are two copies of @mikro-orm\/core: that of the ORM, and that of @mikro-ool .+ catch ConcurrentUpdate, or install one copy only\./,
   ),
 ];
+const PROBLEM = {
+  orm: 'There are two copies of @mikro-orm/core',
+  ours: 'There are two copies of @mikro-ool/core',
+};
 const CORE = ['@mikro-orm/core', '@mikro-orm/sql', '@mikro-orm/sqlite'];
+const twoOfOrm = { ...right, isOptimisticLockError: false, said: twoCores, problems: [PROBLEM.orm] };
 
 test.each([
   { copies: [], expected: right },
   { copies: ['@mikro-orm/sql', '@mikro-orm/sqlite'], expected: right },
-  { copies: ['@mikro-ool/core'], expected: right },
-  { copies: CORE, expected: { ...right, isOptimisticLockError: false, said: twoCores } },
-  { copies: [...CORE, '@mikro-ool/core'], expected: { ...right, isOptimisticLockError: false, said: twoCores } },
+  { copies: ['@mikro-ool/core'], expected: { ...right, problems: [PROBLEM.ours] } },
+  { copies: CORE, expected: twoOfOrm },
+  { copies: [...CORE, '@mikro-ool/core'], expected: { ...twoOfOrm, problems: [PROBLEM.orm, PROBLEM.ours] } },
 ])('an application with its own copies of $copies', ({ copies, expected }) => {
   expect(run(join(application(copies), 'program.js'))).toEqual(expected);
 });
 
 test.each([
   { copies: [], expected: right },
-  { copies: CORE, expected: { ...right, isOptimisticLockError: false, said: twoCores } },
+  { copies: CORE, expected: twoOfOrm },
 ])('a bundle without class names, of an application with its own copies of $copies', async ({ copies, expected }) => {
   const directory = application(copies);
   const outfile = join(directory, 'bundle.js');

@@ -17,7 +17,7 @@ import { Refusal, versionOf } from '@mikro-ool/core';
 
 /** @internal What a tag says about a row. */
 export interface TaggedRow {
-  /** For a sentence: the name of the class. */
+  /** For a sentence. */
   readonly className: string;
   /** All of the opaque tag but the version. */
   readonly prefix: string;
@@ -74,6 +74,16 @@ export function describeRow(entity: object): TaggedRow {
     version: isLoaded ? loaded : (entity as Record<string, unknown>)[property.name],
     isRead: isLoaded || wrapped.__initialized,
   };
+}
+
+/** @internal What a client calls a class: `OrderLine` is an order line. */
+export function inWords(className: string): string {
+  return className.replaceAll(/(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_/g, ' ').toLowerCase();
+}
+
+/** @internal The tag that a row has in another version than the one that is in memory. */
+export function tagOf(entity: object, version: number): string {
+  return `"${describeRow(entity).prefix}${version}"`;
 }
 
 /** A tag has to come back in a header, of which servers accept some kilobytes in all. */

@@ -9,20 +9,35 @@
  * The functions only read headers. What decides is the flush, so nothing can come between the check and the write.
  */
 import { setPrecondition } from '@mikro-ool/core';
-import { describeRow, etag } from './etag.ts';
+import { type TaggedRow, describeRow, etag, inWords } from './etag.ts';
 
 /** A header as frameworks hand it over: `null` is what `Headers.get()` returns. */
 export type HeaderValue = string | readonly string[] | null | undefined;
 
+/**
+ * Why a request is refused by what it says itself. `malformed`: cannot be understood. `missing`: it does not say which state
+ * it is based on. `ambiguous`: it names none in particular, or several. `stale`: it names a state that is not the current one
+ * of this row. `changed`: one that the row has been in before. `exists`: it wants to create what is there.
+ */
+export type PreconditionReason = 'ambiguous' | 'changed' | 'exists' | 'malformed' | 'missing' | 'stale';
+
 /** A request that must not be carried out. Its message is for the client, and repeats nothing that the client sent. */
 export class PreconditionError extends Error {
-  /** 400: cannot be understood. 412: the row is in another state. 428: the request does not say which state it means. */
-  readonly status: 400 | 412 | 428;
+  /**
+   * 400: cannot be understood. 409, 412: the row is in another state than the body, the header says. 428: the request does
+   * not say which state it means.
+   */
+  readonly status: 400 | 409 | 412 | 428;
+  readonly reason: PreconditionReason;
+  /** Of a 412: the tag that the row has now. */
+  readonly etag: string | undefined;
 
-  constructor(status: 400 | 412 | 428, message: string) {
+  constructor(status: 400 | 409 | 412 | 428, reason: PreconditionReason, message: string, current?: string) {
     super(message);
     this.name = 'PreconditionError';
     this.status = status;
+    this.reason = reason;
+    this.etag = current;
   }
 }
 
@@ -54,31 +69,30 @@ interface Tag {
  */
 export function ifMatch(header: HeaderValue, entity: object): number {
   const tags = parse('If-Match', header);
-  const { className, prefix, version: known, isRead } = describeRow(entity);
-  const version = isRead ? known : undefined;
+  const row = describeRow(entity);
+  const { prefix, isRead } = row;
+  const name = inWords(row.className);
+  const version = isRead ? row.version : undefined;
   if (!tags) {
-    throw new PreconditionError(428, `Send the ETag of this ${className} as If-Match, so that no change gets lost.`);
+    const message = `Send the ETag of this ${name} as If-Match, so that no change gets lost.`;
+    throw new PreconditionError(428, 'missing', message);
   }
   if (tags === '*') {
     if (version == null) {
-      throw new PreconditionError(428, `Here, If-Match: * is not enough. Send the ETag of this ${className}.`);
+      throw new PreconditionError(428, 'ambiguous', `If-Match: * is not enough here. Send the ETag of this ${name}.`);
     }
     return version as number;
   }
-  const seen = new Set(tags.flatMap((tag) => (tag.weak ? [] : versionIn(tag.opaque, prefix))));
+  const seen = new Set(tags.flatMap((tag) => versionIn(tag, prefix)));
   if (version != null ? !seen.has(version as number) : seen.size === 0) {
-    const why = tags.some((tag) => tag.weak) ? ' Weak tags (W/) do not count here.' : '';
-    throw new PreconditionError(
-      412,
-      `This ${className} is not in the state that If-Match names.${why} Nothing was written. Read it again.`,
-    );
+    throw notCurrent(412, row, tags, version == null ? undefined : `"${prefix}${version as number}"`);
   }
   if (version != null) {
     setPrecondition(entity, version as number);
     return version as number;
   }
   if (seen.size > 1) {
-    throw new PreconditionError(428, `If-Match names several versions of this ${className}. Send one.`);
+    throw new PreconditionError(428, 'ambiguous', `If-Match names several versions of this ${name}. Send one.`);
   }
   const [claimed] = seen as Set<number>;
   setPrecondition(entity, claimed!);
@@ -104,9 +118,10 @@ export function ifNoneMatch(header: HeaderValue, entity: object | null | undefin
     return;
   }
   if (tags && matches(tags, entity)) {
-    throw new PreconditionError(412, 'It exists already, in a state that If-None-Match excludes. Nothing was written.');
+    const message = 'It exists already, in a state that If-None-Match excludes. Nothing was written.';
+    throw new PreconditionError(412, 'exists', message, etag(entity));
   }
-  throw new PreconditionError(428, 'It exists already. Send its ETag as If-Match to change it.');
+  throw new PreconditionError(428, 'exists', 'It exists already. Send its ETag as If-Match to change it.');
 }
 
 /**
@@ -124,18 +139,31 @@ export function notModified(header: HeaderValue, entity: object): boolean {
 }
 
 /**
- * The version in a JSON body or a form, as an alternative to `If-Match`. Assign it to the entity.
+ * The version in a JSON body or a form, as an alternative to `If-Match`: the number, or the tag of the row. Assign what is
+ * returned to the entity; the flush then checks it in the database.
  *
- * @param value what was sent, already a number
- * @returns the same, when it can be a version
- * @throws {PreconditionError} 428 when it is missing or null, 400 when it is no integer from 0 on
+ * @param value what was sent: a number, or what `etag()` gave, with its quotes
+ * @param entity the row that the tag must be of; without it, a tag is not accepted
+ * @returns the version that the client has seen
+ * @throws {PreconditionError} 428 when it is missing or null; 400 when it is no integer from 0 on and no tag; 409 when it is
+ *   the tag of another row, or a weak one
+ * @see AIP-154, of which a missing `etag` would be no error
  */
-export function claimedVersion(value: unknown): number {
+export function claimedVersion(value: unknown, entity?: object): number {
   if (value == null) {
-    throw new PreconditionError(428, 'Send the version that the change is based on, so that no change gets lost.');
+    const what = entity ? 'etag' : 'version';
+    const message = `Send the ${what} that the change is based on, so that no change gets lost.`;
+    throw new PreconditionError(428, 'missing', message);
+  }
+  if (entity && typeof value === 'string') {
+    return versionInTag(value, entity);
   }
   if (!Number.isSafeInteger(value) || (value as number) < 0) {
-    throw new PreconditionError(400, 'The version is not an integer from 0 on. Send the one that was read.');
+    throw new PreconditionError(
+      400,
+      'malformed',
+      'The version is not an integer from 0 on. Send the one that was read.',
+    );
   }
   return value as number;
 }
@@ -146,7 +174,35 @@ function matches(tags: '*' | readonly Tag[], entity: object): boolean {
   return tags === '*' || tags.some((tag) => `"${tag.opaque}"` === current);
 }
 
-function versionIn(opaque: string, prefix: string): number[] {
+function versionInTag(sent: string, entity: object): number {
+  const tags = parse('The etag', sent);
+  if (!Array.isArray(tags) || tags.length !== 1) {
+    throw new PreconditionError(400, 'malformed', 'The etag is not one entity tag in double quotes.');
+  }
+  const row = describeRow(entity);
+  const [version] = versionIn(tags[0]!, row.prefix);
+  if (version === undefined) {
+    throw notCurrent(409, row, tags);
+  }
+  return version;
+}
+
+/** A state that the row has been in, or one that it never was in. */
+function notCurrent(status: 409 | 412, { className, prefix }: TaggedRow, tags: readonly Tag[], current?: string) {
+  const name = inWords(className);
+  if (tags.some((tag) => versionIn(tag, prefix).length > 0)) {
+    const message = `The ${name} was changed by somebody else. Nothing was written. Read it again.`;
+    return new PreconditionError(status, 'changed', message, current);
+  }
+  const why = tags.some((tag) => tag.weak) ? ' Weak tags (W/) do not count here.' : '';
+  const message = `The tag that was sent is not of this ${name}.${why} Nothing was written. Read it again.`;
+  return new PreconditionError(status, 'stale', message, current);
+}
+
+function versionIn({ weak, opaque }: Tag, prefix: string): number[] {
+  if (weak) {
+    return [];
+  }
   const version = opaque.slice(prefix.length);
   const number = Number(version);
   return opaque.startsWith(prefix) && /^(?:0|[1-9]\d*)$/.test(version) && Number.isSafeInteger(number) ? [number] : [];
@@ -160,7 +216,7 @@ function parse(name: string, header: HeaderValue): '*' | Tag[] | undefined {
   }
   const length = lines.reduce((sum, line) => sum + line.length, 0);
   if (length > MAXIMUM_LENGTH || lines.length > MAXIMUM_TAGS) {
-    throw new PreconditionError(400, `${name} is too long.`);
+    throw new PreconditionError(400, 'malformed', `${name} is too long.`);
   }
   const value = lines.join(',');
   if (/^[ \t]*\*[ \t]*$/.test(value)) {
@@ -170,7 +226,7 @@ function parse(name: string, header: HeaderValue): '*' | Tag[] | undefined {
   for (ELEMENT.lastIndex = 0; ;) {
     const element = ELEMENT.exec(value);
     if (!element) {
-      throw new PreconditionError(400, `${name} is neither * nor a list of entity tags in double quotes.`);
+      throw new PreconditionError(400, 'malformed', `${name} is no list of entity tags in double quotes.`);
     }
     const [matched, weak, opaque] = element;
     if (opaque !== undefined) {
@@ -181,7 +237,7 @@ function parse(name: string, header: HeaderValue): '*' | Tag[] | undefined {
     }
   }
   if (tags.length > MAXIMUM_TAGS) {
-    throw new PreconditionError(400, `${name} lists more than ${MAXIMUM_TAGS} entity tags.`);
+    throw new PreconditionError(400, 'malformed', `${name} lists more than ${MAXIMUM_TAGS} entity tags.`);
   }
   return tags;
 }

@@ -1,7 +1,15 @@
 /** Rows, tags and answers on a real database; run on each of them. */
 import { defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
-import { PreconditionError, claimedVersion, etag, ifMatch, notModified, problem } from '@mikro-ool/http';
+import {
+  PreconditionError,
+  type ProblemBody,
+  claimedVersion,
+  etag,
+  ifMatch,
+  notModified,
+  problem,
+} from '@mikro-ool/http';
 import { flushEach, mergeOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../driver/test/harness.ts';
@@ -139,11 +147,16 @@ export function suite(driver: TestDriver): void {
       const late = await ask('PUT', { 'if-match': read.headers.etag }, { title: 'late' });
       expect(late).toEqual({
         status: 412,
-        headers: { 'content-type': 'application/problem+json', 'cache-control': 'no-store' },
+        headers: {
+          'content-type': 'application/problem+json',
+          'cache-control': 'no-store',
+          etag: '"Article/1/4"',
+        },
         body: {
           title: 'Precondition Failed',
           status: 412,
-          detail: 'This Article is not in the state that If-Match names. Nothing was written. Read it again.',
+          reason: 'changed',
+          detail: 'The article was changed by somebody else. Nothing was written. Read it again.',
         },
       });
       expect((await ask('GET', { 'if-none-match': read.headers.etag })).status).toBe(200);
@@ -235,6 +248,7 @@ export function suite(driver: TestDriver): void {
         body: {
           title: 'Multi-Status',
           status: 207,
+          reason: 'partial',
           detail: '1 saved, 1 changed or removed by somebody else and not saved. Read those again.',
           conflicts: [{ entityName: 'Article', primaryKey: 2, operation: 'update', expected: 3, actual: 4 }],
         },
@@ -400,6 +414,27 @@ export function suite(driver: TestDriver): void {
       ]) {
         expect(problem(other)).toBeUndefined();
       }
+    });
+
+    test('in words for clients, who know nothing of flushes, and in those of the application', async () => {
+      const { fork } = await setUp();
+      const conflict = (entityName: string, actual: number | null) => ({
+        ...{ entity: fork().getReference(Article, 1), entityName, primaryKey: 1, operation: 'update' as const },
+        ...{ expected: 1, actual },
+      });
+      const said = (...conflicts: ReturnType<typeof conflict>[]) => {
+        const { reason, detail } = problem(new ConcurrentUpdate(conflicts))!.body;
+        return `${reason}: ${detail.split('. ')[0]}`;
+      };
+      expect(said(conflict('OrderLine', 2))).toBe('changed: The order line was changed by somebody else');
+      expect(said(conflict('APIKey', null))).toBe('removed: The api key was removed by somebody else');
+      expect(said(conflict('Article', 2), conflict('Note', null))).toBe(
+        'changed: 2 rows were changed by somebody else',
+      );
+      const error = new ConcurrentUpdate([conflict('Article', 2)]);
+      expect(problem(error)!.body.detail).not.toMatch(/flush|version/i);
+      const detail = ({ reason, conflicts }: ProblemBody) => `Grund: ${reason}, ${conflicts!.length}`;
+      expect(problem(error, { detail })!.body).toMatchObject({ reason: 'changed', detail: 'Grund: changed, 1' });
     });
 
     test('a race that the database decided repeats nothing that the database said', () => {

@@ -119,14 +119,20 @@ export function warnOnce(config: Configuration, sentence: string): void {
   }
 }
 
+/** Is this a MikroORM that the tests have run on? */
+export function isTested(): boolean {
+  const version = Utils.getORMVersion();
+  const [oldest, newest] = TESTED;
+  return compareVersions(version, oldest) >= 0 && compareVersions(version, newest) <= 0;
+}
+
 /** Says when this MikroORM was not tested, or there are two of it. */
 export function warnOfVersion(config: Configuration): void {
   const version = Utils.getORMVersion();
-  const [oldest, newest] = TESTED;
-  if (compareVersions(version, oldest) < 0 || compareVersions(version, newest) > 0) {
+  if (!isTested()) {
     warnOnce(
       config,
-      `versioned() was tested with MikroORM ${oldest} to ${newest}; this is ${version}. All that it needs is there.`,
+      `versioned() was tested with MikroORM ${TESTED.join(' to ')}; this is ${version}. All that it needs is there.`,
     );
   }
   if (!(config instanceof OurConfiguration)) {

@@ -2,7 +2,7 @@
 import { LockMode, MikroORM, OptimisticLockError, defineEntity, p } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
-import { versioned } from '@mikro-ool/driver';
+import { describeLocks, versioned } from '@mikro-ool/driver';
 
 const Post = defineEntity({ name: 'Post', properties: { id: p.integer().primary(), version: p.type(VersionField) } });
 const Like = defineEntity({
@@ -90,6 +90,7 @@ const results = {
   }),
   isOptimisticLockError,
   said,
+  problems: (await describeLocks(orm)).problems.map((problem) => problem.split(/[:.] /)[0]),
 };
 console.log(JSON.stringify(results));
 await orm.close();

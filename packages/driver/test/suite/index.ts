@@ -5,6 +5,7 @@ import { adoption } from './adoption.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
+import { descriptions } from './describe.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { excludes } from './exclude.ts';
@@ -50,6 +51,7 @@ import { wrapping } from './wrapping.ts';
 export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
     discovery(driver);
+    descriptions(driver);
     adoption(driver);
     inserts(driver);
     updates(driver);
