@@ -8,7 +8,8 @@
  *
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
  * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it;
- * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes.
+ * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes;
+ * `new VersionField({ aggregate: ['items'] })` makes it the version of a root and its parts.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
@@ -54,6 +55,13 @@ export interface VersionOptions {
    * @see Jakarta Persistence, `@ExcludedFromVersioning`
    */
   readonly exclude?: readonly string[];
+  /**
+   * Relations whose rows and collections the version covers as well, as `items` or `items.options`: when a flush writes one
+   * of them, it checks and bumps the root, once. What is not listed does nothing.
+   *
+   * @see Evans and Vernon on aggregates; EclipseLink, `@OptimisticLocking(cascade = true)`
+   */
+  readonly aggregate?: readonly string[];
 }
 
 /**
@@ -68,12 +76,15 @@ export class VersionField extends Type<Opt<number>, number> {
   readonly start: 'random' | undefined;
   /** @internal */
   readonly exclude: readonly string[];
+  /** @internal */
+  readonly aggregate: readonly string[];
 
-  /** @param options what the version starts with, and what it does not cover */
+  /** @param options what the version starts with, and what it covers */
   constructor(options: VersionOptions = {}) {
     super();
     this.start = options.start;
     this.exclude = options.exclude ?? [];
+    this.aggregate = options.aggregate ?? [];
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.
     let current: Platform | undefined;

@@ -13,6 +13,7 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
+import { flawOfAggregate, settleAggregates } from './covers/aggregate.ts';
 import { flawOfExclude } from './covers/exclude.ts';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
@@ -79,6 +80,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
           { enabled: true },
         );
     }
+    settleAggregates(storage);
   };
   adopt(storage);
   hookLaterDiscovery(storage, (meta) => adopt([meta]));
@@ -160,7 +162,9 @@ function flawOf(
 
 /** What is wrong with what a version is told to cover. */
 function flawOfOptions(meta: EntityMetadata, version: EntityProperty, storage: MetadataStorage): string | undefined {
-  return version.customType instanceof VersionField ? flawOfExclude(meta, version, storage) : undefined;
+  return version.customType instanceof VersionField
+    ? (flawOfExclude(meta, version, storage) ?? flawOfAggregate(meta, version, storage))
+    : undefined;
 }
 
 /** With single-table inheritance MikroORM makes the root's column nullable when a child class repeats the property. */

@@ -2,11 +2,14 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Dictionary, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import type { Roots } from '../flush/roots.ts';
 
 /** What is known of a unit of work beyond MikroORM's own state. */
 export interface FlushState {
   /** The flush that is writing, up to its COMMIT or ROLLBACK. */
   flush?: Flush;
+  /** The roots that the flush writes, because it writes a part of them. */
+  roots?: Roots;
   /** What the flush verifies. */
   verified?: ReadonlySet<object>;
   /** A flush is running, up to and including MikroORM's tidying up. */

@@ -1,12 +1,14 @@
 /** The life of a flush, as MikroORM's unit of work goes through it: queued, begun, planned, written, over. */
 import type { EntityManager, EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import { NO_ROOTS, explained } from '../flush/roots.ts';
 import { inTableOrder } from '../flush/table-order.ts';
 import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
 import { countClears } from './generation.ts';
 import { type InFlightMethods, keepSent, keepStacks, planned } from './in-flight.ts';
+import { takeRoots } from './roots.ts';
 import { hookTouches } from './touches.ts';
 import { keepVerified, takeVerified } from './verified.ts';
 
@@ -113,6 +115,7 @@ function hookUnitOfWork(
   uow.filterCollectionUpdates = () => {
     if (!state.flush?.isPlanned) {
       keepTouches();
+      state.roots = takeRoots(em);
       state.verified = takeVerified(em);
     }
     filterCollectionUpdates.call(uow);
@@ -139,6 +142,8 @@ function hookUnitOfWork(
       throw failure;
     } finally {
       state.flush = undefined;
+      explained(state.roots ?? NO_ROOTS);
+      state.roots = undefined;
       state.verified = undefined;
       state.sent.clear();
     }
@@ -158,7 +163,7 @@ function hookWriting(em: EntityManager, uow: UnitOfWorkMethods, state: FlushStat
     withOwnMetadata(em, sets);
     planned(sets);
     const groups = getChangeSetGroups.call(uow);
-    state.flush!.plan(groups, state.verified);
+    state.flush!.plan(groups, state.verified, state.roots);
     return groups;
   };
   uow.persistToDatabase = async (groups, ctx) => {

@@ -1,6 +1,6 @@
 /** Entities declared by standard (ES) decorators are locked like any other. */
-import { type Opt, MikroORM } from '@mikro-orm/core';
-import { Entity, PrimaryKey, Property } from '@mikro-orm/decorators/es';
+import { Collection, type Opt, MikroORM } from '@mikro-orm/core';
+import { Entity, ManyToOne, OneToMany, PrimaryKey, Property } from '@mikro-orm/decorators/es';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
@@ -126,5 +126,38 @@ test('a decorated VersionField covers what it is told to', async () => {
   counted.title = 'changed';
   await em.flush();
   expect(counted.version).toBe(2);
+  await orm.close();
+});
+
+@Entity()
+class Whole {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @OneToMany({ entity: () => Piece, mappedBy: 'whole' })
+  pieces = new Collection<Piece>(this);
+
+  @Property({ type: new VersionField({ aggregate: ['pieces'] }) })
+  version!: Opt<number>;
+}
+
+@Entity()
+class Piece {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @ManyToOne({ entity: () => Whole })
+  whole!: Whole;
+}
+
+test('a decorated VersionField covers its parts', async () => {
+  const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [Whole, Piece] });
+  await orm.schema.create();
+  const em = orm.em.fork();
+  const whole = em.create(Whole, { id: 1 });
+  await em.flush();
+  em.create(Piece, { id: 1, whole });
+  await em.flush();
+  expect(whole.version).toBe(2);
   await orm.close();
 });

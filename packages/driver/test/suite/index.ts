@@ -2,6 +2,7 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
+import { aggregates } from './aggregate.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
@@ -55,6 +56,7 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     excludes(driver);
+    aggregates(driver);
     keys(driver);
     spellings(driver);
     inheritance(driver);
