@@ -35,6 +35,7 @@ const unlocked = mikroOrm('unlocked', UNLOCKED);
 /** Rows without a version on a driver that checks versions. */
 const wrapped = mikroOrm('unlocked, wrapped', `${UNLOCKED}, driver wrapped`);
 const onResilientPool = mikroOrm('mikro-ool, resilient', `${OURS}, resilient pool`);
+const guarded = mikroOrm('mikro-ool, guarded', `${OURS}, guarded`);
 /** Those that `--quick` compares. */
 export const QUICK = new Set([ours, wrapped, onResilientPool, unlocked]);
 export const CONTENDERS = [ours, builtIn, unlocked, sequelize, typeorm, drizzle, handWritten];
@@ -189,6 +190,13 @@ export const JOBS: readonly Job[] = [
     title: 'what being able to undo costs a flush that succeeds',
     sizes: [1, 100, 1000],
     contenders: [ours, withoutUndo(ours)],
+    servers: BOTH,
+    task: update(NARROW, FIRST_THREE),
+  },
+  {
+    title: 'update, 3 columns changed, through a guard',
+    sizes: [10, 100],
+    contenders: [ours, guarded],
     servers: BOTH,
     task: update(NARROW, FIRST_THREE),
   },

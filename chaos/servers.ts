@@ -3,11 +3,12 @@
  * They end with this process, however it ends.
  */
 import { execFileSync, spawn } from 'node:child_process';
-import { chmodSync, chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { createConnection } from 'mysql2/promise';
+import { installMariaDb } from '../tools/mariadb.ts';
 import { freePort } from '../tools/postgres.ts';
 import type { DatabaseKind } from './model.ts';
 
@@ -138,24 +139,12 @@ function childrenOf(pid: number): number[] {
 /** MariaDB's sessions have no names, so each worker has a user. */
 const USERS = 16;
 
-const MARIADBD = ['/usr/sbin/mariadbd', '/usr/local/bin/mariadbd', '/opt/homebrew/bin/mariadbd'];
-
 async function createMariaDb(): Promise<Server> {
-  const program = MARIADBD.find((path) => existsSync(path));
-  if (!program) {
+  const installation = await installMariaDb('mikro-ool-chaos-');
+  if (!installation) {
     throw new Error('There is no mariadbd on this machine. Install it: apt-get install mariadb-server.');
   }
-  const port = await freePort();
-  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
-  const asUser: string[] = [];
-  if (userInfo().uid === 0) {
-    const id = (flag: string) => Number(execFileSync('id', [flag, 'mysql'], { encoding: 'utf8' }));
-    chownSync(directory, id('-u'), id('-g'));
-    asUser.push('--user=mysql');
-  }
-  const data = join(directory, 'data');
-  // servers that share a directory for temporary files can meet there
-  const env = { ...process.env, TMPDIR: directory };
+  const { program, directory, port, options, env } = installation;
   const init = join(directory, 'init.sql');
   const users = ['root', ...Array.from({ length: USERS }, (_, i) => `worker${i + 1}`)];
   const grants = users.map((user) => `grant all on *.* to '${user}'@'127.0.0.1' identified by 'chaos';\n`);
@@ -167,15 +156,9 @@ async function createMariaDb(): Promise<Server> {
     const child = spawn(
       program,
       [
-        '--no-defaults',
-        ...asUser,
-        `--datadir=${data}`,
-        `--port=${port}`,
-        `--socket=${join(directory, 'socket')}`,
-        `--pid-file=${join(directory, 'pid')}`,
+        ...options,
         `--init-file=${init}`,
         `--log-error=${join(directory, 'log')}`,
-        '--bind-address=127.0.0.1',
         '--skip-name-resolve',
         '--max-connections=200',
         '--innodb-buffer-pool-size=256M',
@@ -205,10 +188,6 @@ async function createMariaDb(): Promise<Server> {
   };
   const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
   const controls = control(port, directory, launch, pids, 'SIGTERM');
-  execFileSync('mariadb-install-db', ['--no-defaults', `--datadir=${data}`, '--skip-test-db', ...asUser], {
-    stdio: 'pipe',
-    env,
-  });
   await launch();
   return { ...controls, url };
 }

@@ -18,54 +18,59 @@ export interface MariaDbServer {
   stop(): Promise<void>;
 }
 
-/** Returns undefined where there is no server program. */
-export async function startMariaDb(): Promise<MariaDbServer | undefined> {
-  if (process.env.MARIADB_URL) {
-    return { url: process.env.MARIADB_URL, stop: async () => {} };
-  }
+/** Data of a server that does not run yet, in a directory of its own. */
+export interface MariaDbInstallation {
+  readonly program: string;
+  readonly directory: string;
+  readonly port: number;
+  /** What the program is told wherever it is started. */
+  readonly options: readonly string[];
+  readonly env: NodeJS.ProcessEnv;
+}
+
+/** @returns undefined where there is no server program */
+export async function installMariaDb(prefix: string): Promise<MariaDbInstallation | undefined> {
   const program = find('mariadbd');
   const installer = find('mariadb-install-db');
   if (!program || !installer) {
     return undefined;
   }
-  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-mariadb-'));
-  const isRoot = userInfo().uid === 0;
-  // run as root, the server becomes the user of its package
-  const owner = isRoot ? ['--user=mysql'] : [];
-  if (isRoot) {
+  const directory = mkdtempSync(join(tmpdir(), prefix));
+  const data = ['--no-defaults', `--datadir=${join(directory, 'data')}`];
+  if (userInfo().uid === 0) {
+    // run as root, the server becomes the user of its package
     const id = (flag: string) => Number(execFileSync('id', [flag, 'mysql'], { encoding: 'utf8' }));
     chownSync(directory, id('-u'), id('-g'));
     chmodSync(directory, 0o755);
+    data.push('--user=mysql');
   }
-  const data = join(directory, 'data');
-  execFileSync(
-    installer,
-    ['--no-defaults', `--datadir=${data}`, '--auth-root-authentication-method=normal', ...owner],
-    {
-      stdio: 'ignore',
-      // installations that share a directory for temporary files can meet there
-      env: { ...process.env, TMPDIR: directory },
-    },
-  );
+  // installations that share a directory for temporary files can meet there
+  const env = { ...process.env, TMPDIR: directory };
+  execFileSync(installer, [...data, '--auth-root-authentication-method=normal', '--skip-test-db'], {
+    stdio: 'ignore',
+    env,
+  });
   const port = await freePort();
-  const server = spawn(
-    program,
-    [
-      '--no-defaults',
-      `--datadir=${data}`,
-      `--socket=${join(directory, 'socket')}`,
-      `--pid-file=${join(directory, 'pid')}`,
-      `--port=${port}`,
-      '--bind-address=127.0.0.1',
-      '--max-connections=300',
-      // durability is not under test; everything that orders transactions stays on
-      '--innodb-flush-log-at-trx-commit=0',
-      '--innodb-doublewrite=0',
-      '--skip-log-bin',
-      ...owner,
-    ],
-    { stdio: ['ignore', 'ignore', 'pipe'] },
-  );
+  const files = [`--socket=${join(directory, 'socket')}`, `--pid-file=${join(directory, 'pid')}`];
+  return { program, directory, port, options: [...data, ...files, `--port=${port}`, '--bind-address=127.0.0.1'], env };
+}
+
+/** Returns undefined where there is no server program. */
+export async function startMariaDb(): Promise<MariaDbServer | undefined> {
+  if (process.env.MARIADB_URL) {
+    return { url: process.env.MARIADB_URL, stop: async () => {} };
+  }
+  const installation = await installMariaDb('mikro-ool-mariadb-');
+  if (!installation) {
+    return undefined;
+  }
+  const { program, directory, port, options, env } = installation;
+  // durability is not under test; everything that orders transactions stays on
+  const fast = ['--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0', '--skip-log-bin'];
+  const server = spawn(program, [...options, '--max-connections=300', ...fast], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env,
+  });
   const atExit = () => {
     server.kill('SIGKILL');
     rmSync(directory, { recursive: true, force: true });

@@ -1,19 +1,14 @@
 /** Every link of every page leads to a file of this repository, and to a heading that it has. */
-import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { expect, test } from 'vitest';
 
 const root = join(import.meta.dirname, '../..');
 /** Pages on npm link by whole addresses. */
 const REPOSITORY = /^https:\/\/github\.com\/mikro-ool\/mikro-ool\/(?:blob|tree)\/main\//;
-const pages = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], {
-  cwd: root,
-  encoding: 'utf8',
-})
-  .trim()
-  .split('\n')
-  .filter((path) => existsSync(join(root, path)) && !path.startsWith('.changeset'));
+/** Where no page of ours is. */
+const NOT_OURS = new Set(['node_modules', 'dist', '.git', '.tmp', '.pages', '.changeset']);
+const pages = globSync('**/*.md', { cwd: root, exclude: (path) => NOT_OURS.has(basename(path)) });
 
 function read(path: string): string {
   return readFileSync(path, 'utf8').replaceAll(/^ *```.*?^ *```/gms, '');

@@ -9,7 +9,8 @@
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
  * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it;
  * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes;
- * `new VersionField({ aggregate: ['items'] })` makes it the version of a root and its parts.
+ * `new VersionField({ aggregate: ['items'] })` makes it the version of a root and its parts; `{ guard: true }` has a
+ * trigger bump where others write past the ORM.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
@@ -62,6 +63,11 @@ export interface VersionOptions {
    * @see Evans and Vernon on aggregates; EclipseLink, `@OptimisticLocking(cascade = true)`
    */
   readonly aggregate?: readonly string[];
+  /**
+   * A trigger, which the schema generator and migrations create, bumps the version of a row that somebody changes past the
+   * ORM without doing so.
+   */
+  readonly guard?: boolean;
 }
 
 /**
@@ -78,6 +84,8 @@ export class VersionField extends Type<Opt<number>, number> {
   readonly exclude: readonly string[];
   /** @internal */
   readonly aggregate: readonly string[];
+  /** @internal */
+  readonly guard: boolean;
 
   /** @param options what the version starts with, and what it covers */
   constructor(options: VersionOptions = {}) {
@@ -85,6 +93,7 @@ export class VersionField extends Type<Opt<number>, number> {
     this.start = options.start;
     this.exclude = options.exclude ?? [];
     this.aggregate = options.aggregate ?? [];
+    this.guard = options.guard ?? false;
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.
     let current: Platform | undefined;

@@ -1,6 +1,6 @@
 /** Checked by the compiler only: what inference must give, in every style of declaring entities. */
 import { type EntityManager, EntitySchema, type InferEntity, type Opt, defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { ConcurrentUpdate, VersionField, type VersionOptions } from '@mikro-ool/core';
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 const yes = <T extends true>(): T | void => {};
@@ -43,3 +43,34 @@ export function conflicts(error: ConcurrentUpdate): void {
   // @ts-expect-error conflicts are read-only
   error.conflicts.push(first!);
 }
+
+/** A version with options is a number like any other, and only options that exist are taken. */
+const Told = defineEntity({
+  name: 'Told',
+  properties: {
+    id: p.integer().primary(),
+    likes: p.integer(),
+    version: p.type(new VersionField({ start: 'random', exclude: ['likes'], guard: true })),
+  },
+});
+
+export function options(em: EntityManager, told: InferEntity<typeof Told>): void {
+  const read: number = told.version;
+  em.create(Told, { id: 1, likes: read });
+  yes<Equal<VersionOptions['start'], 'random' | undefined>>();
+  yes<Equal<VersionOptions['exclude'], readonly string[] | undefined>>();
+  yes<Equal<VersionOptions['guard'], boolean | undefined>>();
+}
+
+export const fields = [
+  new VersionField(),
+  new VersionField({}),
+  // @ts-expect-error versions start at the default, or at random
+  new VersionField({ start: 'anywhere' }),
+  // @ts-expect-error names, not one name
+  new VersionField({ exclude: 'likes' }),
+  // @ts-expect-error yes or no
+  new VersionField({ guard: 'trigger' }),
+  // @ts-expect-error misspelt
+  new VersionField({ excludes: ['likes'] }),
+];

@@ -15,6 +15,7 @@ import {
 import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
 import { flawOfAggregate, settleAggregates } from './covers/aggregate.ts';
 import { flawOfExclude } from './covers/exclude.ts';
+import { declareGuard, flawOfGuard } from './covers/guard.ts';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -103,7 +104,7 @@ function adoptVersion(meta: EntityMetadata, platform: Platform, storage: Metadat
   const suspect = versions.find((prop) => prop.embedded) ?? version;
   const flaw = inherited
     ? undefined
-    : (flawOf(meta, suspect, versions, storage) ?? flawOfOptions(meta, version, storage));
+    : (flawOf(meta, suspect, versions, storage) ?? flawOfOptions(meta, version, platform, storage));
   if (flaw) {
     refuse(meta, suspect, flaw);
   }
@@ -113,6 +114,10 @@ function adoptVersion(meta: EntityMetadata, platform: Platform, storage: Metadat
     version.type = version.customType.name;
   }
   meta.versionProperty = inherited ? (undefined as never) : (version.name as never);
+  if (!inherited && ownVersionOf(meta) && !(meta.abstract && !meta.root.inheritanceType)) {
+    // of a class that is discovered later, the root may be an older copy
+    declareGuard(storage.find(versionTable(meta).class) ?? meta, version, platform, storage);
+  }
   meta.sync(); // now the version is among the properties that are compared
   return undefined;
 }
@@ -161,9 +166,16 @@ function flawOf(
 }
 
 /** What is wrong with what a version is told to cover. */
-function flawOfOptions(meta: EntityMetadata, version: EntityProperty, storage: MetadataStorage): string | undefined {
+function flawOfOptions(
+  meta: EntityMetadata,
+  version: EntityProperty,
+  platform: Platform,
+  storage: MetadataStorage,
+): string | undefined {
   return version.customType instanceof VersionField
-    ? (flawOfExclude(meta, version, storage) ?? flawOfAggregate(meta, version, storage))
+    ? (flawOfExclude(meta, version, storage) ??
+        flawOfAggregate(meta, version, storage) ??
+        flawOfGuard(meta, version, platform))
     : undefined;
 }
 

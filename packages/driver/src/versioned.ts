@@ -28,21 +28,15 @@ import {
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { adoptVersions, hookDiscovery } from './discovery.ts';
-import { lockFailed } from './flush/conflicts.ts';
 import { Flush } from './flush/flush.ts';
 import { TransactionLog } from './memory/transaction-log.ts';
 import { hookTransactions } from './mikro-orm/connection.ts';
-import { hookReads } from './mikro-orm/entity-factory.ts';
 import { hookManager } from './mikro-orm/entity-manager-class.ts';
-import { hookCopies, hookLocks } from './mikro-orm/entity-manager.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
-import { hookResultCache } from './mikro-orm/result-cache.ts';
-import { hookFlushes } from './mikro-orm/unit-of-work.ts';
-import { hookUpserts } from './mikro-orm/upserts.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { type Writer, bumpSetBasedWrites, checkVersions, sparing, withInitialVersions } from './write/set-based.ts';
+import { bumpSetBasedWrites, checkVersions, withInitialVersions } from './write/set-based.ts';
 import { withVersions } from './write/upsert.ts';
 
 /** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
@@ -103,14 +97,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
         requireManager(manager, (meta) => super.createQueryBuilder(meta.class));
         warnOfVersion(this.config);
       }
-      return hookManager(manager, (em) => {
-        hookFlushes(em, () => new Flush(em, this, this.log));
-        hookReads(em);
-        hookLocks(em, lockFailed);
-        hookCopies(em, this.log);
-        hookResultCache(em);
-        hookUpserts(em);
-      }) as never;
+      return hookManager(manager, this.log, (em) => new Flush(em, this, this.log)) as never;
     }
 
     override createQueryBuilder<T extends object>(
@@ -118,11 +105,8 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       ...rest: Rest<AbstractSqlDriver['createQueryBuilder']>
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
-      bumpSetBasedWrites(qb as unknown as Writer, this.platform);
       const flush = syncingFlush();
-      if (flush) {
-        sparing(qb as unknown as Writer, (meta) => flush.deletes.pendingKeys(meta));
-      }
+      bumpSetBasedWrites(qb, this.platform, flush && ((meta) => flush.deletes.pendingKeys(meta)));
       return qb;
     }
 

@@ -9,6 +9,7 @@ import {
 } from '@mikro-orm/core';
 import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
+import { versioned } from '@mikro-ool/driver';
 import { describe, onTestFinished, test } from 'vitest';
 
 type Entities = NonNullable<Options['entities']>;
@@ -49,8 +50,8 @@ export interface TestDriver {
   readonly setUp?: string;
   /** SQL that shows exactly what a column holds. */
   literal(column: string): string;
-  /** The options for a new, empty database, and how to get rid of it. */
-  create(): Promise<{ options: Partial<Options>; drop?: () => Promise<void> }>;
+  /** The options for a new, empty database. The test gives it back when it ends, also when it never opened it. */
+  create(): Promise<Partial<Options>>;
 }
 
 export interface Database {
@@ -66,7 +67,7 @@ const ONCE = /writes_instead/;
 
 /** A fresh database with the tables of these entities; it is dropped when the test ends. */
 export async function open(driver: TestDriver, entities: Entities, more: Partial<Options> = {}): Promise<Database> {
-  const { options, drop } = await driver.create();
+  const options = await driver.create();
   let log: string[] = [];
   const orm = await MikroORM.init({
     ...options,
@@ -81,10 +82,7 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
       }
     },
   } as Options);
-  onTestFinished(async () => {
-    await orm.close(true);
-    await drop?.();
-  });
+  onTestFinished(() => orm.close(true));
   if (driver.setUp) {
     await (orm.em as EntityManager as SqlEntityManager).getConnection().execute(driver.setUp);
   }
@@ -98,6 +96,12 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
       return log;
     },
   };
+}
+
+/** What is said to these entities when the ORM starts: before anything is connected, so no database is needed. */
+export async function refusal(driver: TestDriver, entities: Entities): Promise<string> {
+  const wrapped = versioned(driver.plain as Parameters<typeof versioned>[0]) as unknown as Options['driver'];
+  return (await thrown(() => MikroORM.init({ driver: wrapped, dbName: 'none', entities } as Options))).message;
 }
 
 /** Options for the same entities on the driver as MikroORM has it, where the version is a number like any other. */

@@ -46,6 +46,7 @@ function lacking(owner: Owner, method: string): [driver: typeof SqliteDriver, op
         ChangeSetPersister: uow.getChangeSetPersister(),
         UnitOfWork: uow,
         EntityManager: em,
+        SchemaHelper: em.getPlatform().getSchemaHelper(),
       };
       if (all[owner]) {
         hide(all[owner]);

@@ -8,6 +8,7 @@
  *
  * The functions only read headers. What decides is the flush, so nothing can come between the check and the write.
  */
+import { setPrecondition } from '@mikro-ool/core';
 import { describeRow, etag } from './etag.ts';
 
 /** A header as frameworks hand it over: `null` is what `Headers.get()` returns. */
@@ -36,20 +37,12 @@ interface Tag {
   readonly opaque: string;
 }
 
-/** Versions that only the flush can compare, because the row was not read. */
-const unread = new WeakMap<object, number>();
-
-/** @internal Was it the `If-Match` of this entity that did not hold in the flush? */
-export function isPrecondition(entity: object, expected: number): boolean {
-  return unread.get(entity) === expected;
-}
-
 /**
  * The version that a write is based on. Assign it to the entity; the flush then checks it in the database.
  *
  * What is compared is the version that was loaded, also after `em.assign(entity, body)` with another one in the body.
- * With `If-Match: *`, this is the version that was loaded. A weak tag matches nothing. Tags of other rows and of other
- * classes do not match either.
+ * With `If-Match: *`, this is the version that was loaded. With a tag, `mergeOnConflict()` merges nothing into a later
+ * state. A weak tag matches nothing. Tags of other rows and of other classes do not match either.
  *
  * @param header the value of `If-Match`
  * @param entity a loaded one, or `em.getReference()`, which needs no query
@@ -81,13 +74,14 @@ export function ifMatch(header: HeaderValue, entity: object): number {
     );
   }
   if (version != null) {
+    setPrecondition(entity, version as number);
     return version as number;
   }
   if (seen.size > 1) {
     throw new PreconditionError(428, `If-Match names several versions of this ${className}. Send one.`);
   }
   const [claimed] = seen as Set<number>;
-  unread.set(entity, claimed!);
+  setPrecondition(entity, claimed!);
   return claimed!;
 }
 

@@ -6,8 +6,8 @@
  *     return answer ? reply.code(answer.status).headers(answer.headers).send(answer.body) : reply.send(error);
  *   });
  */
-import { ConcurrentUpdate, InvalidVersion } from '@mikro-ool/core';
-import { PreconditionError, isPrecondition } from './preconditions.ts';
+import { type Conflict, ConcurrentUpdate, InvalidVersion, hasPrecondition } from '@mikro-ool/core';
+import { PreconditionError } from './preconditions.ts';
 
 /** The members of a problem document; it holds plain JSON values only. */
 export interface ProblemBody {
@@ -26,6 +26,7 @@ export interface Problem {
 }
 
 const TITLES = {
+  207: 'Multi-Status',
   400: 'Bad Request',
   409: 'Conflict',
   412: 'Precondition Failed',
@@ -35,13 +36,17 @@ const TITLES = {
 /**
  * The answer to an error of the lock. It shows names of classes, primary keys and versions, and no other column.
  *
- * @param error whatever a request handler threw
- * @returns 400, 412 or 428 for a `PreconditionError`, as it says; 412 for a `ConcurrentUpdate` when `ifMatch()` had left
- *   the comparison to the database, else 409; 400 for an `InvalidVersion`; `undefined` for all other errors, also for
- *   `VersionNotLoaded`, which is a programming error
- * @see RFC 9457
+ * @param error whatever a request handler threw, or what `flushEach()` of @mikro-ool/resolve returned
+ * @returns 400, 412 or 428 for a `PreconditionError`, as it says; 412 for a `ConcurrentUpdate` of a version
+ *   that `ifMatch()` took from a tag, else 409; 400 for an `InvalidVersion`; `undefined` for all other errors, also for
+ *   `VersionNotLoaded`, which is a programming error. Of `flushEach()`: 207 when some rows were saved and others were not,
+ *   as for the error when none was, and `undefined` when all were
+ * @see RFC 9457; RFC 4918, section 13
  */
 export function problem(error: unknown): Problem | undefined {
+  if (isOfEach(error)) {
+    return ofEach(error);
+  }
   if (error instanceof PreconditionError) {
     return answer(error.status, error.message);
   }
@@ -55,8 +60,31 @@ export function problem(error: unknown): Problem | undefined {
     // the message repeats what the database said, which may be the statement with its values
     return answer(409, 'Somebody else was writing at the same time. Nothing was written. Send the request again.');
   }
-  const failed = error.conflicts.some(({ entity, expected }) => expected !== null && isPrecondition(entity, expected));
+  const failed = error.conflicts.some(({ entity, expected }) => hasPrecondition(entity, expected));
   return answer(failed ? 412 : 409, error.message, plain(error.conflicts));
+}
+
+/** What `flushEach()` returns; its package is not needed here. */
+interface Each {
+  readonly saved: readonly object[];
+  readonly conflicts: readonly Conflict[];
+}
+
+function isOfEach(value: unknown): value is Each {
+  const { saved, conflicts } = (value ?? {}) as Partial<Each>;
+  return Array.isArray(saved) && Array.isArray(conflicts);
+}
+
+function ofEach({ saved, conflicts }: Each): Problem | undefined {
+  if (conflicts.length === 0) {
+    return undefined;
+  }
+  // a client that looks no further than at the class of the status must not take nothing for something
+  if (saved.length === 0) {
+    return problem(new ConcurrentUpdate(conflicts));
+  }
+  const [written, stale] = [`${saved.length} saved`, `${conflicts.length} changed or removed by somebody else`];
+  return answer(207, `${written}, ${stale} and not saved. Read those again.`, plain(conflicts));
 }
 
 function answer(status: keyof typeof TITLES, detail: string, conflicts?: readonly object[]): Problem {

@@ -2,6 +2,7 @@
 import { defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
 import { PreconditionError, claimedVersion, etag, ifMatch, notModified, problem } from '@mikro-ool/http';
+import { flushEach, mergeOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../driver/test/harness.ts';
 import { Article, Note, type Request, handle } from './service.ts';
@@ -214,18 +215,67 @@ export function suite(driver: TestDriver): void {
       expect((await ask('PATCH', {}, { title: 'mine', version: 3 })).status).toBe(200);
     });
 
-    test('a race between the check and the write is a 409', async () => {
-      const { fork, row } = await setUp();
-      const [mine, hers] = [fork(), fork()];
-      for (const em of [mine, hers]) {
-        const article = await em.findOneOrFail(Article, 1);
-        article.version = ifMatch('"Article/1/3"', article);
-        article.title = em === mine ? 'mine' : 'hers';
-      }
-      await hers.flush();
-      expect(problem(await thrown(() => mine.flush()))).toMatchObject({ status: 409 });
-      expect(await row()).toMatchObject({ title: 'hers', version: 4 });
+    for (const [header, status] of [
+      ['"Article/1/3"', 412],
+      ['*', 409],
+    ] as const) {
+      test(`a race between the check of If-Match: ${header} and the write is a ${status}`, async () => {
+        const { fork, row } = await setUp();
+        const [mine, hers] = [fork(), fork()];
+        for (const em of [mine, hers]) {
+          const article = await em.findOneOrFail(Article, 1);
+          article.version = ifMatch(header, article);
+          article.title = em === mine ? 'mine' : 'hers';
+        }
+        await hers.flush();
+        expect(problem(await thrown(() => mine.flush()))).toMatchObject({ status });
+        expect(await row()).toMatchObject({ title: 'hers', version: 4 });
+      });
+    }
+
+    test('of flushEach(): 207 when some are saved, 409 when none is, nothing when all are', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const [first, second] = await em.find(Article, {}, { orderBy: { id: 'asc' } });
+      const rival = fork();
+      (await rival.findOneOrFail(Article, 2)).title = 'hers';
+      await rival.flush();
+      Object.assign(first!, { title: 'mine' });
+      Object.assign(second!, { title: 'mine' });
+      expect(problem(await flushEach(em))).toEqual({
+        status: 207,
+        headers: { 'content-type': 'application/problem+json', 'cache-control': 'no-store' },
+        body: {
+          title: 'Multi-Status',
+          status: 207,
+          detail: '1 saved, 1 changed or removed by somebody else and not saved. Read those again.',
+          conflicts: [{ entityName: 'Article', primaryKey: 2, operation: 'update', expected: 3, actual: 4 }],
+        },
+      });
+      const none = problem(await flushEach(em));
+      expect(none).toMatchObject({ status: 409, body: { conflicts: [{ primaryKey: 2, actual: 4 }] } });
+      expect(JSON.stringify(none)).not.toContain('SECRET');
+      await em.refresh(second!);
+      second!.title = 'mine';
+      expect(problem(await flushEach(em))).toBeUndefined();
     });
+
+    for (const [header, isMerged] of [
+      ['"Article/1/3"', false],
+      ['*', true],
+    ] as const) {
+      test(`mergeOnConflict() after If-Match: ${header}: a rival who came afterwards is ${isMerged ? '' : 'not '}merged`, async () => {
+        const { fork, row } = await setUp();
+        const em = fork();
+        const article = await em.findOneOrFail(Article, 1);
+        article.version = ifMatch(header, article);
+        article.title = 'mine';
+        await fork().nativeUpdate(Article, 1, { secret: 'hers' });
+        const error = await mergeOnConflict(em, { resolve: () => {} }).catch((reason: unknown) => reason);
+        expect(problem(error)?.status).toBe(isMerged ? undefined : 412);
+        expect(await row()).toMatchObject({ title: isMerged ? 'mine' : 'one', version: isMerged ? 5 : 4 });
+      });
+    }
 
     test('PUT with If-None-Match: * creates once', async () => {
       const { orm, ask } = await setUp();

@@ -35,6 +35,7 @@ import {
   touch,
   versionOf,
 } from '@mikro-ool/core';
+import { metaOf } from './stale.ts';
 
 /** A property that both have changed, to different values. Mine stays, unsaved, until somebody decides otherwise. */
 export interface PropertyClash<Entity, Property, Value> {
@@ -96,6 +97,14 @@ export interface Rebased<Entity extends object = object> {
 export function rebase(em: EntityManager, stale: ConcurrentUpdate): Promise<Rebased>;
 export function rebase<Entity extends object>(em: EntityManager, stale: Entity): Promise<Rebased<Entity>>;
 export async function rebase(em: EntityManager, stale: object): Promise<Rebased> {
+  return (await mergeRows(em, stale)).rebased;
+}
+
+/** @internal The same, and a way to make the rows as stale again as they were, with all unsaved changes. */
+export async function mergeRows(
+  em: EntityManager,
+  stale: object,
+): Promise<{ rebased: Rebased; stayStale: () => void }> {
   if (stale instanceof ConcurrentUpdate && stale.conflicts.length === 0) {
     throw new ValidationError(
       'There is nothing to rebase: the database itself aborted the transaction, and no row is known to be stale. ' +
@@ -104,12 +113,13 @@ export async function rebase(em: EntityManager, stale: object): Promise<Rebased>
   }
   const context = em.getContext();
   const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
-  const result: Rebased = { clashes: [], deleted: [], removed: [] };
+  const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
   const merges = [...entities].map((entity) => new Merge(context, entity));
   const known = partsOf(context, entities);
+  const stayStale = () => merges.forEach((merge) => merge.stayStale());
   try {
     for (const merge of merges) {
-      await merge.run(result);
+      await merge.run(rebased);
     }
     for (const part of new Set([...known, ...partsOf(context, entities)])) {
       if (entities.has(part)) {
@@ -117,14 +127,14 @@ export async function rebase(em: EntityManager, stale: object): Promise<Rebased>
       }
       const merge = new Merge(context, part, true);
       merges.push(merge);
-      await merge.run(result);
+      await merge.run(rebased);
     }
   } catch (error) {
     // a read has failed, and nobody sees the clashes: the next flush must not overwrite what they are about
-    merges.forEach((merge) => merge.stayStale());
+    stayStale();
     throw error;
   }
-  return result;
+  return { rebased, stayStale };
 }
 
 /** The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. */
@@ -145,8 +155,7 @@ function partsOf(em: EntityManager, roots: Iterable<object>): Set<object> {
     }
   };
   for (const root of roots) {
-    const meta = em.getMetadata().get(root.constructor as never) as unknown as EntityMetadata;
-    const { aggregate = [] } = (versionOf(meta)?.customType ?? {}) as Partial<VersionField>;
+    const { aggregate = [] } = (versionOf(metaOf(em, root))?.customType ?? {}) as Partial<VersionField>;
     aggregate.forEach((path) => follow(root, path.split('.')));
   }
   return parts;
@@ -176,6 +185,8 @@ class Merge {
   /** A part of an aggregate may have none. */
   readonly #version: string | undefined;
   readonly #stale: unknown;
+  /** What the changes were made to, once it is known. */
+  #base?: Dictionary;
 
   constructor(em: EntityManager, entity: object, isPart = false) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
@@ -187,8 +198,7 @@ class Merge {
         entity,
       );
     }
-    // what stands on the entity may be the metadata of another ORM in this process
-    this.#meta = em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
+    this.#meta = metaOf(em, entity);
     const version = versionOf(this.#meta);
     if (!version && !isPart) {
       throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
@@ -204,6 +214,9 @@ class Merge {
     if (this.#version) {
       this.#entity[this.#version] = this.#stale;
     }
+    if (this.#base) {
+      helper(this.#entity).__originalEntityData = this.#base as never;
+    }
   }
 
   async run(result: Rebased): Promise<void> {
@@ -218,6 +231,7 @@ class Merge {
       await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...current, schema });
     }
     const snapshot = wrapped.__originalEntityData as Dictionary;
+    this.#base = snapshot;
     // entities of their own, since what is compared are snapshots, and what users see are values
     const base = this.#baseFrom(snapshot);
     const reader = em.fork({ keepTransactionContext: true });

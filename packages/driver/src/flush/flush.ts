@@ -121,9 +121,18 @@ export class Flush {
    * @param write sends the statements in the transaction it is given
    * @param ctx the transaction that the flush has been given: its own, or the one around it
    */
-  async persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
+  persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
+    const persist = () => this.#persist(write, ctx, ownTransaction);
+    return ctx && !ownTransaction ? this.#log.flush(ctx, this.#em.getUnitOfWork(false), persist) : persist();
+  }
+
+  async #persist(
+    write: (ctx?: Transaction) => Promise<void>,
+    ctx: Transaction | undefined,
+    ownTransaction: boolean,
+  ): Promise<void> {
     if (ctx) {
       this.#log.going(ctx, this.#plan.versioned);
     }

@@ -3,6 +3,7 @@ import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, 
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
 import { changesExcluded } from '../covers/exclude.ts';
+import { isGuarded } from '../covers/guard.ts';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
@@ -38,8 +39,11 @@ export class Updates {
   alone = false;
   /** Entities of which only columns change that the version does not cover, as planned; listeners may change more. */
   uncounted: ReadonlySet<object> = new Set();
-  /** Entities whose version this flush has already moved or set: one flush, one bump. */
+  /** Entities whose version this flush has already moved or set: one flush, one bump, but for guards. */
   readonly #moved = new Map<object, number>();
+
+  /** New entities: what they had before is not a version. */
+  readonly #inserted = new Set<object>();
 
   /** The entities may be handed to an EntityManager around the transaction. */
   readonly #isInside: boolean;
@@ -62,6 +66,7 @@ export class Updates {
       const payload = changeSet.payload as Record<string, unknown>;
       // spelled out, because a multi-row INSERT has the same columns for all rows
       payload[version.name] ??= initialVersion(version);
+      this.#inserted.add(changeSet.entity);
       this.#move(changeSet.entity, version, payload[version.name] as number);
     }
   }
@@ -168,7 +173,7 @@ export class Updates {
     }
     const row = rowOf(changeSet, 'update');
     const hasMoved = this.#moved.has(changeSet.entity);
-    if (!hasMoved) {
+    if (!hasMoved || isGuarded(changeSet.meta)) {
       await refuseExhausted(this.#driver, [row], options);
     }
     await compareBefore(this.#driver, [changeSet], 'update', options.ctx);
@@ -185,7 +190,8 @@ export class Updates {
     if (rows[0]!.uncounted) {
       return;
     }
-    const moving = this.#moved.size > 0 ? rows.filter((row) => !this.#moved.has(row.changeSet.entity)) : rows;
+    const isMoving = ({ changeSet }: VersionedRow) => !this.#moved.has(changeSet.entity) || isGuarded(changeSet.meta);
+    const moving = this.#moved.size > 0 ? rows.filter(isMoving) : rows;
     for (const { changeSet, expected } of moving) {
       const { entity, meta } = changeSet;
       if (this.#isInside) {
@@ -199,7 +205,9 @@ export class Updates {
         this.#moved.set(entity, expected + 1);
       }
     }
-    this.#undo.moved(moving);
+    this.#undo.moved(
+      this.#inserted.size > 0 ? moving.filter((row) => !this.#inserted.has(row.changeSet.entity)) : moving,
+    );
   }
 
   /** Finds the change sets of returned rows, which have the columns of the key. */

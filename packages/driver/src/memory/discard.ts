@@ -21,7 +21,8 @@ import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members } from '../mikro-orm/identity-map.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import { type CollectionState, type EntityState, FLAGS, type Undo, assign, restoreCollection } from './undo.ts';
+import { type EntityState, assign, restoreFlags } from './entity-state.ts';
+import { type CollectionState, type Undo, restoreCollection } from './undo.ts';
 import { changedSince, forget, propOf, rootOf, setBack } from './values.ts';
 
 /** An entity of which at least one of the flushes wrote the row. */
@@ -96,11 +97,17 @@ function writtenBy(undos: readonly Undo[]): Written[] {
     const version = versionOf(metaOf(one.undo.em, one.entity))?.name;
     const since = new Set(snapshot && changedSince(one.undo.em, one.entity, snapshot));
     const touched = version !== undefined && isTouched(snapshot, version);
-    if (touched) {
+    if (touched && !isAssigned(undos, one.entity, version)) {
       since.delete(version);
     }
     return { ...one, since, touched };
   });
+}
+
+/** Was another version assigned than the last flush has left? The mark of a touch stands in its place in the snapshot. */
+function isAssigned(undos: readonly Undo[], entity: Dictionary, version: string): boolean {
+  const last = undos.map((undo) => undo.movedTo(entity)).findLast((moved) => moved !== undefined);
+  return last !== undefined && entity[version] !== last;
 }
 
 function leftBy(undos: readonly Undo[], entity: object): Dictionary | undefined {
@@ -144,7 +151,7 @@ function expunge(one: Written, isNew: ReadonlySet<object>, members: Members): vo
       assign(entity, key, value);
     }
   }
-  FLAGS.forEach((flag) => assign(wrapped, flag, state!.flags[flag]));
+  restoreFlags(entity, state!.flags);
   delete wrapped.__em;
   wrapped.__managed = false;
 }
@@ -179,9 +186,8 @@ function* targetsOf(entity: Dictionary): Generator<[EntityProperty, Dictionary]>
 
 /** What MikroORM knows of the entity is again what it knew before. */
 function manage({ entity, base, state }: Written): void {
-  const wrapped = helper(entity) as unknown as Dictionary;
   if (state) {
-    FLAGS.forEach((flag) => assign(wrapped, flag, state.flags[flag]));
+    restoreFlags(entity, state.flags);
   }
   restoreSnapshot(entity, base);
 }

@@ -1,10 +1,11 @@
 /** What becomes of the flushes of a transaction: which ones it carries, whether it may go on, and how its end fails. */
-import type { EntityManager } from '@mikro-orm/core';
+import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
 import { asLostRace, asUnknown, publish } from '../errors.ts';
 import { isFlushing, whenIdle } from '../mikro-orm/flush-state.ts';
 import type { Dialect, DriverError } from '../write/dialects/dialect.ts';
 import type { Send } from '../mikro-orm/transaction-watch.ts';
 import { discard } from './discard.ts';
+import { Turns } from './turns.ts';
 import { Undo } from './undo.ts';
 
 /** Which flushes a transaction carries: taken back by its ROLLBACK, handed on by the release of a savepoint. */
@@ -15,6 +16,9 @@ export class TransactionLog {
   readonly #versioned = new WeakSet<Undo>();
   readonly #aborted = new WeakMap<object, unknown>();
   readonly #suspects = new WeakMap<object, unknown>();
+  readonly #turns = new Turns();
+  /** Transactions and savepoints that were committed, released or rolled back. */
+  readonly #over = new WeakSet<object>();
   /** Transactions that the database has ended, … */
   readonly #ended = new WeakMap<object, unknown>();
   /** … and those in which rows with a version were written: the others are none of our business. */
@@ -28,6 +32,36 @@ export class TransactionLog {
     if (parent) {
       this.#parents.set(transaction, parent);
     }
+  }
+
+  /**
+   * Flushes in a transaction.
+   *
+   * @throws when it is over by then: what is sent would be outside of it
+   */
+  flush(transaction: object, uow: UnitOfWork, flush: () => Promise<void>): Promise<void> {
+    return this.#turns.take(this.#rootOf(transaction), uow, async () => {
+      if (this.#isOver(transaction)) {
+        throw new Error('The transaction of this flush was over before it could write. Nothing was written.');
+      }
+      await flush();
+    });
+  }
+
+  /** A savepoint is about to begin in a transaction. */
+  beginning(transaction: object): Promise<void> {
+    return this.#turns.idle(this.#rootOf(transaction));
+  }
+
+  /** A transaction or savepoint is about to end. */
+  async ending(transaction: object): Promise<void> {
+    await this.#turns.idle(this.#rootOf(transaction));
+    this.#over.add(transaction);
+  }
+
+  #isOver(transaction: object): boolean {
+    const parent = this.#parents.get(transaction);
+    return this.#over.has(transaction) || (parent !== undefined && this.#isOver(parent));
   }
 
   carries(transaction: object | undefined, undo: Undo, versioned: boolean): void {

@@ -11,38 +11,28 @@ import {
   type Collection,
   type Dictionary,
   type EntityManager,
-  type EntityMetadata,
-  type EntityProperty,
   type IdentityMap,
-  ReferenceKind,
   type UnitOfWork,
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { VersionField, isTouched, versionOf } from '@mikro-ool/core';
+import { isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import type { VersionedRow } from '../write/batch.ts';
-
-/** Where MikroORM keeps what it knows of an entity. */
-export const FLAGS = ['__managed', '__initialized', '__em', '__schema', '__originalEntityData'] as const;
-
-export interface EntityState {
-  readonly entity: Dictionary;
-  readonly flags: Dictionary;
-  /** A new entity, and the identity maps that know it all the same, because it was given a key. */
-  readonly created?: readonly IdentityMap[];
-  /** What a flush may write into the entity: keys, versions, defaults, computed columns. */
-  readonly before: Dictionary;
-  after?: Dictionary;
-  /** What it had when it was removed, as a snapshot: it has none afterwards. */
-  left?: Dictionary;
-  /** All values, where MikroORM is about to replace them by those of another object for the same row. */
-  readonly values?: Dictionary;
-}
+import {
+  type EntityState,
+  assign,
+  collectionsOf,
+  flagsOf,
+  isToMany,
+  pick,
+  restoreFlags,
+  shapeOf,
+} from './entity-state.ts';
 
 export interface CollectionState {
   readonly snapshot: readonly object[] | undefined;
@@ -123,6 +113,11 @@ export class Undo {
     this.#moved.push(rows);
   }
 
+  /** Where there is a guard, a row may move twice. */
+  #movedLastFirst(): readonly VersionedRow[] {
+    return this.#moved.flat().toReversed();
+  }
+
   /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
   removing(uow: UnitOfWork, entity: object): void {
     const map = uow.getIdentityMap();
@@ -161,7 +156,7 @@ export class Undo {
     // MikroORM takes a value that it writes in a second statement off the entity, and forgets it when it gives up
     this.uow.getExtraUpdates().forEach((followUp) => this.#followUps.add(followUp));
     for (const state of this.#entities.values()) {
-      state.after = Object.fromEntries(Object.keys(state.before).map((key) => [key, state.entity[key]]));
+      state.after = pick(state.entity, Object.keys(state.before));
     }
     this.#collections.forEach((state, collection) => (state.after = collection.getItems(false)));
   }
@@ -203,9 +198,15 @@ export class Undo {
     return this.#collections;
   }
 
+  /** The version that the flush has left the entity with, where it moved it. */
+  movedTo(entity: object): number | undefined {
+    const row = this.#moved.flat().find(({ changeSet }) => changeSet.entity === entity);
+    return row && row.expected + 1;
+  }
+
   /** The rows that existed before, with what was known of them. */
   *known(): Generator<readonly [entity: Dictionary, snapshot: Dictionary]> {
-    const expected = new Map(this.#moved.flat().map((row) => [row.changeSet.entity, row.expected]));
+    const expected = new Map(this.#movedLastFirst().map((row) => [row.changeSet.entity, row.expected]));
     const untouched = (entity: Dictionary, snapshot: Dictionary) => {
       const version = versionOf(metaOf(this.#em, entity))?.name;
       if (!version || !isTouched(snapshot, version)) {
@@ -234,8 +235,8 @@ export class Undo {
   copying(entities: Iterable<object>): void {
     for (const entity of entities) {
       const props = metaOf(this.#em, entity).hydrateProps.filter(({ kind }) => !isToMany(kind));
-      const values = props.map(({ name }) => [name, (entity as Dictionary)[name]] as const);
-      this.#rememberEntity(entity, undefined, undefined, Object.fromEntries(values));
+      const names = props.map(({ name }) => name as string);
+      this.#rememberEntity(entity, undefined, undefined, pick(entity, names));
     }
     this.succeeded = true;
   }
@@ -259,24 +260,18 @@ export class Undo {
     if (this.#entities.has(entity)) {
       return;
     }
-    const wrapped = helper(entity) as unknown as Dictionary;
     const isNew = changeSet?.type === ChangeSetType.CREATE;
     collectionsOf(entity).forEach((collection) => this.#rememberCollection(collection));
-    const props = metaOf(this.#em, entity).props.filter(isNew ? isFilledByInsert : isFilledByUpdate);
-    const flags = Object.fromEntries(FLAGS.map((flag) => [flag, wrapped[flag]]));
+    const filled = shapeOf(metaOf(this.#em, entity))[isNew ? 'insert' : 'update'];
+    const flags = flagsOf(entity);
     // listeners may have computed the change set once more, against the changed state
     flags.__originalEntityData = isNew ? undefined : (changeSet?.originalEntity ?? flags.__originalEntityData);
-    this.#entities.set(entity, {
-      entity,
-      flags,
-      created: isNew ? this.#mapsWith(entity, members) : undefined,
-      before: Object.fromEntries(props.map((prop) => [prop.name, entity[prop.name]])),
-      values,
-    });
+    const created = isNew ? this.#mapsWith(entity, members) : undefined;
+    this.#entities.set(entity, { entity, flags, created, before: pick(entity, filled), values });
   }
 
   #restoreUpdates(members: Members): void {
-    for (const { changeSet, expected } of this.#moved.flat()) {
+    for (const { changeSet, expected } of this.#movedLastFirst()) {
       const entity = changeSet.entity as Dictionary;
       const { name } = versionOf(changeSet.meta)!;
       if (entity[name] === expected + 1) {
@@ -292,26 +287,25 @@ export class Undo {
   }
 
   #restoreEntity({ entity, flags, created, before, after }: EntityState, members: Members): void {
-    const wrapped = helper(entity) as unknown as Dictionary;
     if (created) {
       // found by its key, so before the key goes
       const added = this.#mapsWith(entity, members).filter((map) => !created.includes(map));
       added.forEach((map) => map.delete(entity as never));
-      delete wrapped.__identifier;
+      delete (helper(entity) as unknown as Dictionary).__identifier;
     }
     for (const [key, value] of Object.entries(before)) {
       if (entity[key] !== value && (!after || after[key] === entity[key])) {
         assign(entity, key, value);
       }
     }
-    FLAGS.forEach((flag) => assign(wrapped, flag, flags[flag]));
+    restoreFlags(entity, flags);
   }
 
   /** The identity maps with this entity: a transaction hands new ones to the EntityManager around it before its COMMIT. */
   #mapsWith(entity: object, members: Members): IdentityMap[] {
     const owner = helper(entity).__em?.getUnitOfWork(false) ?? this.uow;
-    const maps = new Set([this.uow.getIdentityMap(), owner.getIdentityMap()]);
-    return [...maps].filter((map) => members.has(map, entity));
+    const maps = owner === this.uow ? [this.uow] : [this.uow, owner];
+    return maps.map((uow) => uow.getIdentityMap()).filter((map) => members.has(map, entity));
   }
 
   #rememberCollection(collection: Collection<object>): void {
@@ -341,43 +335,8 @@ export function restoreCollection(collection: Collection<object>, { snapshot, di
   collection.setDirty(dirty || collection.isDirty());
 }
 
-function isToMany(kind: ReferenceKind): boolean {
-  return kind === ReferenceKind.ONE_TO_MANY || kind === ReferenceKind.MANY_TO_MANY;
-}
-
-function collectionsOf(entity: object): Collection<object>[] {
-  const values = helper(entity).__meta.relations.map((prop): unknown => (entity as Dictionary)[prop.name]);
-  return values.filter((value) => Utils.isCollection(value)) as Collection<object>[];
-}
-
-/** Does updating this row change nothing in memory but the snapshot and the version? */
 function isSimple({ entity, meta }: ChangeSet<object>): boolean {
-  if (!simpleClasses.has(meta)) {
-    simpleClasses.set(meta, !meta.root.props.some((prop) => prop.generated || isToMany(prop.kind)));
-  }
-  return simpleClasses.get(meta)! && helper(entity).__initialized;
-}
-
-const simpleClasses = new WeakMap<EntityMetadata, boolean>();
-
-function isFilledByUpdate(prop: EntityProperty): boolean {
-  return prop.kind === ReferenceKind.SCALAR && Boolean(prop.generated);
-}
-
-function isFilledByInsert(prop: EntityProperty): boolean {
-  const { primary, autoincrement, defaultRaw, generated, kind, customType } = prop;
-  const isFilled = primary || autoincrement || defaultRaw || generated || customType instanceof VersionField;
-  // MikroORM takes what a getter of a new entity returns for a default
-  const isComputed = prop.persist === false || (prop.getter && !prop.setter);
-  return kind === ReferenceKind.SCALAR && Boolean(isFilled) && !isComputed;
-}
-
-export function assign(target: Dictionary, key: string, value: unknown): void {
-  if (value === undefined) {
-    delete target[key];
-  } else {
-    target[key] = value;
-  }
+  return shapeOf(meta).isSimple && helper(entity).__initialized;
 }
 
 function putBack(entity: Dictionary, keys: unknown, values: unknown): void {

@@ -9,8 +9,8 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { isOfType } from '@mikro-ool/core';
-import { ownFactory } from '../mikro-orm/entity-factory.ts';
 import { metaOf } from '../mikro-orm/entity.ts';
+import { factoryOf } from '../mikro-orm/flush-state.ts';
 
 /** The columns in which an entity differs from a snapshot of it. */
 export function changedSince(em: EntityManager, entity: object, snapshot: Dictionary): string[] {
@@ -47,7 +47,7 @@ export function setBack(em: EntityManager, entity: Dictionary, snapshot: Diction
   }
   if (Utils.hasObjectKeys(data)) {
     const hydrator = em.config.getHydrator(em.getMetadata());
-    hydrator.hydrate(entity, meta, data, ownFactory(em) as never, 'full', false, true);
+    hydrator.hydrate(entity, meta, data, factoryOf(em), 'full', false, true);
   }
 }
 

@@ -5,7 +5,8 @@ import { versionOf } from '@mikro-ool/core';
 import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
 import type { AnyChangeSet, PersistOptions } from './entity.ts';
-import type { FlushState } from './flush-state.ts';
+import { stateOf } from './flush-state.ts';
+import type { Layer } from './layers.ts';
 
 /** The parts of the persister that are overridden or called; private in MikroORM's types. */
 export interface PersisterMethods {
@@ -19,82 +20,99 @@ export interface PersisterMethods {
   reloadVersionValues(meta: AnyChangeSet['meta'], sets: AnyChangeSet[], options?: PersistOptions): Promise<void>;
 }
 
-/** Hooks the persister of an EntityManager. */
-export function hookPersister(
-  em: EntityManager,
-  persister: PersisterMethods,
-  state: FlushState,
-  begin: () => Flush,
-): void {
-  const { executeInserts, executeUpdates, executeDeletes, reloadVersionValues } = persister;
-  // Without RETURNING, MikroORM reads back what the database computed, and the version, which we know.
-  persister.reloadVersionValues = async (meta, sets, options) => {
-    if (!versionOf(meta)) {
-      return reloadVersionValues.call(persister, meta, sets, options);
-    }
-    const rest = await readBack(em, meta, sets, persister.prepareOptions(meta, options));
-    if (rest.length > 0) {
-      const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
-      await reloadVersionValues.call(persister, withoutVersion, rest, options);
-    }
-  };
-  // em.insert() and em.insertMany() with entities come here too, without a flush.
-  persister.executeInserts = async (sets, options, withSchema) => {
-    if (!withSchema) {
-      withOwnMetadata(em, sets);
-      (state.flush ?? begin()).updates.inserting(sets);
-    }
-    await executeInserts.call(persister, sets, options, withSchema);
-    state.flush?.sent();
-  };
-  persister.executeUpdates = async (sets, batched, options, withSchema) => {
-    const { flush } = state;
-    if (!flush || !withSchema) {
-      const before = flush?.updates.before(sets) ?? [];
-      if (before.length > 0) {
-        await persister.executeUpdates(before, false, options);
+/** Hands to the flush what the persister is about to write. */
+export const persisting: Layer<PersisterMethods> = (Base) =>
+  class extends Base {
+    /** Without RETURNING, MikroORM reads back what the database computed, and the version, which we know. */
+    override async reloadVersionValues(
+      meta: AnyChangeSet['meta'],
+      sets: AnyChangeSet[],
+      options?: PersistOptions,
+    ): Promise<void> {
+      if (!versionOf(meta)) {
+        return super.reloadVersionValues(meta, sets, options);
       }
-      return executeUpdates.call(persister, sets, batched, options, withSchema);
+      const rest = await readBack(stateOf(this).em, meta, sets, this.prepareOptions(meta, options));
+      if (rest.length > 0) {
+        const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
+        await super.reloadVersionValues(withoutVersion, rest, options);
+      }
     }
-    if (!sets.some(isVersioned)) {
-      await executeUpdates.call(persister, sets, batched, options, true);
+
+    /** em.insert() and em.insertMany() with entities come here too, without a flush. */
+    override async executeInserts(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void> {
+      const { em, flush, begin } = stateOf(this);
+      if (!withSchema) {
+        withOwnMetadata(em, sets);
+        (flush ?? begin()).updates.inserting(sets);
+      }
+      await super.executeInserts(sets, options, withSchema);
+      flush?.sent();
+    }
+
+    override async executeUpdates(
+      sets: AnyChangeSet[],
+      batched: boolean,
+      options?: PersistOptions,
+      withSchema?: boolean,
+    ): Promise<void> {
+      const { flush } = stateOf(this);
+      if (!flush || !withSchema) {
+        const before = flush?.updates.before(sets) ?? [];
+        if (before.length > 0) {
+          await this.executeUpdates(before, false, options);
+        }
+        return super.executeUpdates(sets, batched, options, withSchema);
+      }
+      const { plain, ...versioned } = sets.some(isVersioned) ? flush.updates.divide(sets) : { plain: sets };
+      if (plain.length > 0) {
+        await super.executeUpdates(plain, batched, options, true);
+      }
+      if ('batch' in versioned) {
+        await writeVersioned(this, flush, sets, versioned, batched, options);
+      }
       flush.sent();
-      return;
     }
-    const { batch, single, plain, uncountedBatch, uncountedSingle } = flush.updates.divide(sets);
-    if (plain.length > 0) {
-      await executeUpdates.call(persister, plain, batched, options, true);
+
+    /** The persister passes keys only, and the check needs to know whose they are. */
+    override async executeDeletes(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void> {
+      const { flush } = stateOf(this);
+      if (!flush || !withSchema) {
+        await flush?.deletes.before(sets, options?.ctx);
+        return super.executeDeletes(sets, options, withSchema);
+      }
+      const checked = sets.filter(isVersioned);
+      const rest = checked.length > 0 ? sets.filter((set) => !isVersioned(set)) : sets;
+      if (rest.length > 0) {
+        await super.executeDeletes(rest, options, withSchema);
+      }
+      if (checked.length > 0) {
+        await flush.deletes.write(checked, this.prepareOptions(checked[0]!.meta, options));
+      }
+      flush.sent();
     }
-    const inOneTable = [batch, single, uncountedBatch, uncountedSingle].filter((some) => some.length > 0);
-    if (inOneTable.length > 1 && uncountedBatch.length + uncountedSingle.length > 0) {
-      const { meta } = sets[0]!;
-      await flush.updates.lockAll(sets, persister.prepareOptions(meta, options));
-    }
-    for (const together of [batch, uncountedBatch].filter((some) => some.length > 0)) {
-      await writeBatch(persister, flush, together, batched, options);
-    }
-    for (const changeSet of [...single, ...uncountedSingle]) {
-      await writeOne(persister, flush, changeSet, options);
-    }
-    flush.sent();
   };
-  // The persister passes keys only, and the check needs to know whose they are.
-  persister.executeDeletes = async (sets, options, withSchema) => {
-    const { flush } = state;
-    if (!flush || !withSchema) {
-      await flush?.deletes.before(sets, options?.ctx);
-      return executeDeletes.call(persister, sets, options, withSchema);
-    }
-    const checked = sets.filter(isVersioned);
-    const rest = checked.length > 0 ? sets.filter((set) => !isVersioned(set)) : sets;
-    if (rest.length > 0) {
-      await executeDeletes.call(persister, rest, options, withSchema);
-    }
-    if (checked.length > 0) {
-      await flush.deletes.write(checked, persister.prepareOptions(checked[0]!.meta, options));
-    }
-    flush.sent();
-  };
+
+/** Rows of one table: those that go into one statement, those that do not, and each of these that the version does not cover. */
+async function writeVersioned(
+  persister: PersisterMethods,
+  flush: Flush,
+  sets: AnyChangeSet[],
+  { batch, single, uncountedBatch, uncountedSingle }: Omit<ReturnType<Flush['updates']['divide']>, 'plain'>,
+  batched: boolean,
+  options?: PersistOptions,
+): Promise<void> {
+  const inOneTable = [batch, single, uncountedBatch, uncountedSingle].filter((some) => some.length > 0);
+  if (inOneTable.length > 1 && uncountedBatch.length + uncountedSingle.length > 0) {
+    const { meta } = sets[0]!;
+    await flush.updates.lockAll(sets, persister.prepareOptions(meta, options));
+  }
+  for (const together of [batch, uncountedBatch].filter((some) => some.length > 0)) {
+    await writeBatch(persister, flush, together, batched, options);
+  }
+  for (const changeSet of [...single, ...uncountedSingle]) {
+    await writeOne(persister, flush, changeSet, options);
+  }
 }
 
 function isVersioned({ meta }: AnyChangeSet): boolean {

@@ -23,6 +23,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
   };
   connection.begin = async (options) => {
     if (options?.ctx) {
+      await log.beginning(options.ctx);
       log.going(options.ctx);
     }
     const transaction = (await begin.call(connection, options)) as Transaction<object>;
@@ -37,6 +38,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     return transaction as never;
   };
   connection.commit = async (transaction, ...rest) => {
+    await log.ending(transaction);
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
     unwatch(transaction);
     const { commit: send } = transaction;
@@ -53,6 +55,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     log.committed(transaction);
   };
   connection.rollback = async (transaction, ...rest) => {
+    await log.ending(transaction);
     unwatch(transaction);
     const { em } = (rest[0] ?? {}) as { em?: EntityManager };
     if (em && !flushingIn(em)) {

@@ -16,6 +16,8 @@ import {
 import { verifiedIn, versionOf } from '@mikro-ool/core';
 import { isDoubtful, trust } from './doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { stateOf } from './flush-state.ts';
+import type { Layer } from './layers.ts';
 
 interface EntityFactoryMethods {
   create(entityName: unknown, data: Dictionary, options?: Dictionary): object;
@@ -27,84 +29,93 @@ interface UnitOfWorkMethods {
   register(entity: object, data: Dictionary | undefined, options?: Dictionary): object;
 }
 
-type Merge = (entityName: unknown, data: object, options?: Dictionary) => object;
+interface Merging {
+  merge(entityName: unknown, data: object, options?: Dictionary): object;
+}
 
 /** What entities are compared with after rows were read, where MikroORM would take what is unsaved for what was read. */
 const settled = new WeakMap<object, unknown>();
 
-/** Hooks what happens to an entity that is read again. */
-export function hookReads(em: EntityManager): void {
-  const factory = ownFactory(em) as unknown as EntityFactoryMethods;
-  const { create, findEntity, mergeData } = factory;
-  // where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read
-  factory.create = (entityName, data, options = {}) => {
-    const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
-    const isData = options.refresh && meta && !meta.virtual && data && !Utils.isEntity(data, true);
-    const known = isData ? (findEntity.call(factory, data, meta, options) as Dictionary | undefined) : undefined;
-    const version = known && versionOf(metaOf(em, known))?.name;
-    // only an upsert says `initialized`: what it has written is the state from now on
-    if (!known || !version || options.initialized === true) {
-      return create.call(factory, entityName, data, options);
-    }
-    if (isOlder(em, known, version, data, options)) {
-      create.call(factory, entityName, data, { ...options, refresh: false });
-      settled.set(data, snapshotOf(known));
+/** What happens to an entity that is read again. */
+export const reading: Layer<EntityFactoryMethods> = (Base) =>
+  class extends Base {
+    /** Where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read. */
+    override create(entityName: unknown, data: Dictionary, options: Dictionary = {}): object {
+      const { em } = stateOf(this);
+      const meta = options.refresh
+        ? (em.getMetadata().find(entityName as never) as EntityMetadata | undefined)
+        : undefined;
+      const isData = meta && !meta.virtual && data && !Utils.isEntity(data, true);
+      const known = isData ? (this.findEntity(data, meta, options) as Dictionary | undefined) : undefined;
+      const version = known && versionOf(metaOf(em, known))?.name;
+      // only an upsert says `initialized`: what it has written is the state from now on
+      if (!known || !version || options.initialized === true) {
+        return super.create(entityName, data, options);
+      }
+      if (isOlder(em, known, version, data, options)) {
+        super.create(entityName, data, { ...options, refresh: false });
+        settled.set(data, snapshotOf(known));
+        return known;
+      }
+      const { current, based } = versionsOf(known, version);
+      const snapshot = snapshotOf(known) as Dictionary;
+      const isClaim = !helper(known).__initialized && current != null;
+      const isPart = !covers(Object.keys(data), known);
+      super.create(entityName, data, options);
+      // what is no row says itself how old it is
+      const isLower = Number(data[version]) < Number(based);
+      if (isPart && !isClaim) {
+        const read = readPart(known, snapshotOf(known) as Dictionary, data);
+        restoreSnapshot(known, { ...snapshot, ...read, ...(isLower ? {} : { [version]: based }) });
+      }
+      if (isPart || isClaim) {
+        known[version] = isLower && !isClaim ? Number(data[version]) : current;
+        settled.set(data, snapshotOf(known));
+      }
       return known;
     }
-    const { current, based } = versionsOf(known, version);
-    const snapshot = snapshotOf(known) as Dictionary;
-    const isClaim = !helper(known).__initialized && current != null;
-    const isPart = !covers(Object.keys(data), known);
-    create.call(factory, entityName, data, options);
-    // what is no row says itself how old it is
-    const isLower = Number(data[version]) < Number(based);
-    if (isPart && !isClaim) {
-      const read = readPart(known, snapshotOf(known) as Dictionary, data);
-      restoreSnapshot(known, { ...snapshot, ...read, ...(isLower ? {} : { [version]: based }) });
-    }
-    if (isPart || isClaim) {
-      known[version] = isLower && !isClaim ? Number(data[version]) : current;
-      settled.set(data, snapshotOf(known));
-    }
-    return known;
-  };
-  factory.mergeData = (meta, entity, data, options = {}) => {
-    const version = versionOf(metaOf(em, entity))?.name;
-    if (version && isOlder(em, entity, version, data, options)) {
-      const older = takenOfOlder(metaOf(em, entity), entity, version, data);
-      mergeData.call(factory, meta, entity, older.taken, options);
-      // what is next to it is a row of its own
-      older.others.forEach(([target, row]) => factory.create(target, row, options));
-      if (older.isNew) {
-        lower(entity, version, data[version]);
-      }
-      return;
-    }
-    if (version && keepsVersion(em, entity, version, data)) {
-      data = copyOf(data);
-      delete data[version];
-    }
-    mergeData.call(factory, meta, entity, data, options);
-  };
-  keepSettled(em);
-}
 
-/** After `factory.create()`, `em.merge()` and the loading of m:n collections take snapshots of their own. */
-function keepSettled(em: EntityManager): void {
-  const merge = em.merge as unknown as Merge;
-  em.merge = ((entityName: unknown, data: object, options?: Dictionary) => {
-    settled.delete(data);
-    const entity = merge.call(em, entityName, data, options);
-    if (settled.has(data)) {
-      restoreSnapshot(entity, settled.get(data));
+    override mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options: Dictionary = {}): void {
+      const { em } = stateOf(this);
+      const version = versionOf(metaOf(em, entity))?.name;
+      if (version && isOlder(em, entity, version, data, options)) {
+        const older = takenOfOlder(metaOf(em, entity), entity, version, data);
+        super.mergeData(meta, entity, older.taken, options);
+        // what is next to it is a row of its own
+        older.others.forEach(([target, row]) => this.create(target, row, options));
+        if (older.isNew) {
+          lower(entity, version, data[version]);
+        }
+        return;
+      }
+      if (version && keepsVersion(em, entity, version, data)) {
+        data = copyOf(data);
+        delete data[version];
+      }
+      super.mergeData(meta, entity, data, options);
     }
-    return entity;
-  }) as never;
-  const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
-  const { register } = uow;
-  uow.register = (entity, data, options) =>
-    register.call(uow, entity, data && settled.has(data) ? undefined : data, options);
-}
+  };
+
+/** After `factory.create()`, `em.merge()` and … */
+export const settlingMerges: Layer<Merging> = (Base) =>
+  class extends Base {
+    override merge(entityName: unknown, data: object, options?: Dictionary): object {
+      settled.delete(data);
+      const entity = super.merge(entityName, data, options);
+      if (settled.has(data)) {
+        restoreSnapshot(entity, settled.get(data));
+      }
+      return entity;
+    }
+  };
+
+/** … the loading of m:n collections take snapshots of their own. */
+export const settling: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    override register(entity: object, data: Dictionary | undefined, options?: Dictionary): object {
+      return super.register(entity, data && settled.has(data) ? undefined : data, options);
+    }
+  };
 
 /** The version that an entity has, and the one that its unsaved changes are compared with. */
 export function versionsOf(entity: Dictionary, version: string): { current: unknown; based: unknown } {
@@ -115,16 +126,6 @@ export function versionsOf(entity: Dictionary, version: string): { current: unkn
 export function heldVersion(entity: Dictionary, version: string): unknown {
   const { current, based } = versionsOf(entity, version);
   return typeof based === 'number' ? based : current;
-}
-
-/** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is our own. */
-export function ownFactory(em: EntityManager): object {
-  em.getContext = () => em as never;
-  try {
-    return em.getEntityFactory();
-  } finally {
-    delete (em as Partial<EntityManager>).getContext;
-  }
 }
 
 /** Is this a row of a database or a cache, and older than what is in memory? One without a version may be. */

@@ -1,50 +1,100 @@
 /**
- * Which EntityManagers are hooked: the one that a driver creates, and all its forks, each when it is used first. Forks
- * are made by `new em.constructor()`, for every request and transaction; most of what hooking costs is left to those that
- * do something.
+ * Which EntityManagers are hooked: the one that a driver creates, and all its forks. Forks are made by
+ * `new em.constructor()`, for every request and transaction; what belongs to one is hooked when it is used first.
  *
  * They are of a class below their own, but `em.constructor` stays what it was: a container of dependencies takes it for
  * its token.
  */
-import type { EntityManager, FlushMode, UnitOfWork } from '@mikro-orm/core';
+import type { EntityFactory, EntityManager, FlushMode, UnitOfWork } from '@mikro-orm/core';
+import type { Flush } from '../flush/flush.ts';
+import type { TransactionLog } from '../memory/transaction-log.ts';
+import { persisting } from './change-set-persister.ts';
+import { reading, settling, settlingMerges } from './entity-factory.ts';
+import { locking, refreshing, transacting } from './entity-manager.ts';
+import { giveState, hasState, newState, stateOf } from './flush-state.ts';
+import { countingClears } from './generation.ts';
+import { keepingItems, keepingStacks, keepingValues } from './in-flight.ts';
+import { type Class, type Layer, layersOver, putting } from './layers.ts';
+import { caching } from './result-cache.ts';
+import { noticingTouches } from './touches.ts';
+import { type UnitOfWorkMethods, flushing, ordering, queueing, writing } from './unit-of-work.ts';
+import { upserting } from './upserts.ts';
 
-type Hook = (em: EntityManager) => void;
-type ManagerClass = new (...args: unknown[]) => EntityManager;
-
-/**
- * Methods that are hooked on the instance. In `em.refresh(await em.findOneOrFail(…))` the first is looked up before the
- * second has hooked anything, so they call what is there by the time that they run.
- */
-const HOOKED_METHODS = ['refresh', 'transactional', 'upsert', 'upsertMany', 'merge'] as const;
-type Methods = Record<(typeof HOOKED_METHODS)[number], (...args: unknown[]) => unknown>;
-
-/** How an EntityManager is hooked, until it is. */
-const HOOK = Symbol('mikro-ool hook');
+const overPersister = putting([persisting]);
+const overFactory = putting([reading]);
+/** The persister is asked for by `em.insert()` too, without a flush. */
+const askingForPersister: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    override getChangeSetPersister(): ReturnType<UnitOfWorkMethods['getChangeSetPersister']> {
+      const persister = super.getChangeSetPersister();
+      if (!hasState(persister)) {
+        giveState(persister, stateOf(this));
+        overPersister(persister);
+      }
+      return persister;
+    }
+  };
+const overUnitOfWork = putting([
+  ...[countingClears, queueing, keepingStacks, askingForPersister, noticingTouches, flushing],
+  ...[writing, keepingValues, keepingItems, ordering, settling, locking],
+]);
 
 /** While an EntityManager is being forked, its constructor is that of the fork, … */
 let isForking = false;
 /** … which cannot be hooked, and need not be, from then on until MikroORM has told it its flush mode. */
 let isSettingUp = false;
+/** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is asked for its own. */
+let asked: EntityManager | undefined;
 
-/** Hooks an EntityManager that a driver has created. Returns it. */
-export function hookManager<Manager extends EntityManager>(em: Manager, hook: Hook): Manager {
-  return Object.setPrototypeOf(em, hookedClass(em.constructor as ManagerClass, hook).prototype);
+/** Makes the flushes of an EntityManager, until it is hooked. */
+const BEGIN = Symbol('mikro-ool begin');
+type Begin = (em: EntityManager) => Flush;
+
+/**
+ * Hooks an EntityManager that a driver has created. Returns it.
+ *
+ * @param begin makes a flush of an EntityManager
+ */
+export function hookManager<Manager extends EntityManager>(em: Manager, log: TransactionLog, begin: Begin): Manager {
+  const Manager = em.constructor as Class<EntityManager>;
+  const Hooked = layersOver(Manager, [hooking, settlingMerges, refreshing, transacting(log), caching, upserting]);
+  const constructor = (): Class<EntityManager> => {
+    isSettingUp = isForking;
+    return isForking ? Hooked : Manager;
+  };
+  Object.defineProperty(Hooked.prototype, 'constructor', { get: constructor, configurable: true });
+  Object.defineProperty(Hooked.prototype, BEGIN, { value: begin });
+  return Object.setPrototypeOf(em, Hooked.prototype);
 }
 
-/** Hooks it, if it is not yet. Returns whether it was not. */
-function hookFirst(em: object): boolean {
-  const hook = (em as { [HOOK]?: Hook })[HOOK];
-  if (!hook || isSettingUp) {
-    return false;
+/** Hooks what belongs to an EntityManager, if it is not yet. */
+function hookFirst(em: EntityManager): void {
+  const begin = (em as { [BEGIN]?: Begin })[BEGIN];
+  if (!begin || isSettingUp) {
+    return;
   }
-  Object.defineProperty(em, HOOK, { value: undefined });
-  hook(em as EntityManager);
-  return true;
+  Object.defineProperty(em, BEGIN, { value: undefined });
+  const uow = em.getUnitOfWork(false);
+  const factory = ownFactory(em);
+  const state = newState(em, factory, () => begin(em));
+  giveState(uow, state);
+  overUnitOfWork(uow);
+  giveState(factory, state);
+  overFactory(factory);
 }
 
-/** A class whose instances are hooked as soon as anything that is hooked can be reached by them. */
-function hookedClass(Manager: ManagerClass, hook: Hook): ManagerClass {
-  class Hooked extends Manager {
+function ownFactory(em: EntityManager): EntityFactory {
+  asked = em;
+  try {
+    return em.getEntityFactory();
+  } finally {
+    asked = undefined;
+  }
+}
+
+/** Hooks an EntityManager as soon as anything that is hooked can be reached by it. */
+const hooking: Layer<EntityManager> = (Base) =>
+  class extends Base {
     override fork(options?: object): never {
       const outer = isForking;
       isForking = true;
@@ -65,8 +115,8 @@ function hookedClass(Manager: ManagerClass, hook: Hook): ManagerClass {
     }
 
     override getContext(validate?: boolean): never {
-      const em = super.getContext(validate);
-      hookFirst(em);
+      const em = asked ?? super.getContext(validate);
+      hookFirst(em as EntityManager);
       return em as never;
     }
 
@@ -76,29 +126,4 @@ function hookedClass(Manager: ManagerClass, hook: Hook): ManagerClass {
       }
       return super.getUnitOfWork(useContext);
     }
-  }
-  const own = Manager.prototype as unknown as Methods;
-  const methods = HOOKED_METHODS.map((name): [string, PropertyDescriptor] => {
-    function hooked(this: Methods, ...args: unknown[]): unknown {
-      hookFirst(this);
-      const method = Object.hasOwn(this, name) ? this[name] : own[name];
-      return method.apply(this, args);
-    }
-    return [name, { value: hooked, writable: true, configurable: true }];
-  });
-  /** The hooks find the methods of the user's class, which they replace by methods of the instance. */
-  const hookOwn = (em: EntityManager): void => {
-    HOOKED_METHODS.forEach((name) => ((em as unknown as Methods)[name] = own[name]));
-    hook(em);
   };
-  const constructor = (): ManagerClass => {
-    isSettingUp = isForking;
-    return isForking ? Hooked : Manager;
-  };
-  Object.defineProperties(Hooked.prototype, {
-    constructor: { get: constructor, configurable: true },
-    ...Object.fromEntries(methods),
-    [HOOK]: { value: hookOwn },
-  });
-  return Hooked;
-}

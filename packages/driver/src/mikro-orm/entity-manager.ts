@@ -11,125 +11,150 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { readsSnapshots, verifiedIn, verify, verifyInside, versionOf } from '@mikro-ool/core';
+import { lockFailed } from '../flush/conflicts.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
+import type { Layer } from './layers.ts';
 import { opened } from './outside.ts';
 
-type LockOptimistic = (entity: object, meta: EntityMetadata, version: unknown) => Promise<void>;
-type Transactional = (work: (tx: EntityManager) => unknown, options?: Dictionary) => Promise<unknown>;
-type Refresh = (entity: object, options?: Dictionary) => Promise<object | null>;
+interface Locking {
+  lockOptimistic(entity: object, meta: EntityMetadata, version: unknown): Promise<void>;
+}
+
+interface Copying {
+  refresh(entity: object, options?: Dictionary): Promise<object | null>;
+  transactional(work: (tx: EntityManager) => unknown, options?: Dictionary): Promise<unknown>;
+}
+
 type FindOne = (...args: unknown[]) => Promise<object | null>;
 
 /**
- * Hooks `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })`. Without a version they are
- * `verify(entity)`.
- *
- * @param lockFailed what to throw when the version that was given is not the loaded one
+ * `em.lock(entity, LockMode.OPTIMISTIC, version)` and `findOne({ lockVersion })` fail with a `ConcurrentUpdate`. Without a
+ * version they are `verify(entity)`, where MikroORM does nothing.
  */
-export function hookLocks(
-  em: EntityManager,
-  lockFailed: (entity: object, meta: EntityMetadata, expected: unknown, actual: number | undefined) => Error,
-): void {
-  const uow = em.getUnitOfWork(false);
-  const locks = uow as unknown as { lockOptimistic: LockOptimistic };
-  const lockOptimistic = locks.lockOptimistic;
-  locks.lockOptimistic = async (entity, meta, version) => {
-    const isReference = !helper(entity).__initialized;
-    const name = versionOf(meta)?.name;
-    const failed = (actual: unknown) => lockFailed(entity, meta, version, actual as number | undefined);
-    try {
-      await lockOptimistic.call(uow, entity, meta, version);
-    } catch (error) {
-      const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
-      throw isMismatch ? failed((entity as Dictionary)[name]) : error;
-    }
-    if (version === undefined && name) {
-      // without a version MikroORM does nothing
-      if (isReference && (entity as Dictionary)[name] == null) {
-        await helper(entity).init();
+export const locking: Layer<Locking> = (Base) =>
+  class extends Base {
+    override async lockOptimistic(entity: object, meta: EntityMetadata, version: unknown): Promise<void> {
+      const isReference = !helper(entity).__initialized;
+      const name = versionOf(meta)?.name;
+      const failed = (actual: unknown) => lockFailed(entity, meta, version, actual as number | undefined);
+      try {
+        await super.lockOptimistic(entity, meta, version);
+      } catch (error) {
+        const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
+        throw isMismatch ? failed((entity as Dictionary)[name]) : error;
       }
-      verify(entity);
-      return;
-    }
-    // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
-    const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
-    if (loaded !== version) {
-      throw failed(loaded);
+      if (version === undefined && name) {
+        if (isReference && (entity as Dictionary)[name] == null) {
+          await helper(entity).init();
+        }
+        verify(entity);
+        return;
+      }
+      // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
+      const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
+      if (loaded !== version) {
+        throw failed(loaded);
+      }
     }
   };
-}
 
 /**
- * Hooks `em.refresh()` and `em.transactional({ clear: true })`: they copy into the managed entities what another
- * EntityManager has loaded. An entity that it loaded only in part keeps the version of the rest, and one that is newer
- * already stays as it is; but for the refreshed one itself, which is read from where it is written.
+ * `em.refresh()` copies into the managed entity, and those next to it, what another EntityManager has loaded. An entity that
+ * it loaded only in part keeps the version of the rest, and one that is newer already stays as it is; but for the refreshed
+ * one itself, which is read from where it is written.
  */
-export function hookCopies(em: EntityManager, log: TransactionLog): void {
-  const refresh = em.refresh as unknown as Refresh;
-  em.refresh = (async (entity: object, options: Dictionary = {}) => {
-    const { props } = helper(entity).__meta as EntityMetadata;
-    const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
-    const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
-    const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
-    const { fork } = em;
-    let reader: EntityManager | undefined;
-    em.fork = (forkOptions) => {
-      reader = fork.call(em, forkOptions) as EntityManager;
-      const findOne = reader.findOne as unknown as FindOne;
-      reader.findOne = (async (...args: unknown[]) => {
-        const found = await findOne.apply(reader, args);
-        forgetOlder(reader!, em.getContext() as EntityManager, entity);
-        return found;
-      }) as never;
-      return reader as never;
-    };
-    const current = versionOf(metaOf(em, entity)) ? currentRow(em) : {};
-    const all = { ...options, ...(lazy.length > 0 ? { populate } : {}) };
-    const refreshing = refresh.call(em, entity, { ...current, ...all });
-    em.fork = fork;
-    const refreshed = await refreshing;
-    for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
-      const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
-      copyExactly(em, source, (managed as object | undefined) ?? entity);
-    }
-    keepVersions(reader);
-    return refreshed;
-  }) as never;
-
-  const transactional = em.transactional as unknown as Transactional;
-  em.transactional = (async (work: (tx: EntityManager) => unknown, options: Dictionary = {}) => {
-    const outside = em.getContext(false) as EntityManager;
-    const keepVersions = options.clear ? versionsBefore(outside) : undefined;
-    let reader: EntityManager | undefined;
-    try {
-      const inside = async (tx: EntityManager) => {
-        reader = tx;
-        if (tx !== outside) {
-          opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
-          if (!options.clear && verifiedIn(outside.getUnitOfWork(false))) {
-            verifyInside(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
-          }
-        }
-        const done = await work(tx);
-        if (tx !== outside && options.clear) {
-          log.copies(tx, outside);
-          forgetOlderAfterFlush(tx, outside);
-        }
-        return done;
-      };
-      const result = await transactional.call(em, inside, options);
-      keepVersions?.(reader);
-      return result;
-    } catch (error) {
-      // transactions inside have handed entities of outside to the fork of this one, which is gone
-      for (const entity of outside.getUnitOfWork(false).getIdentityMap()) {
-        helper(entity).__em = outside;
+export const refreshing: Layer<Copying> = (Base) =>
+  class extends Base {
+    override async refresh(entity: object, options: Dictionary = {}): Promise<object | null> {
+      const em = this as unknown as EntityManager;
+      const { props } = helper(entity).__meta as EntityMetadata;
+      const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
+      const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
+      const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
+      const current = versionOf(metaOf(em, entity)) ? currentRow(em) : {};
+      const all = { ...current, ...options, ...(lazy.length > 0 ? { populate } : {}) };
+      const { result, reader } = withReader(em, entity, () => super.refresh(entity, all));
+      const refreshed = await result;
+      for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
+        const managed = em.getUnitOfWork().getIdentityMap().getByEntity(source);
+        copyExactly(em, source, (managed as object | undefined) ?? entity);
       }
-      throw error;
+      keepVersions(reader);
+      return refreshed;
     }
-  }) as never;
+  };
+
+/** MikroORM forks an EntityManager to refresh by. What it reads that is older than what is in memory is not copied. */
+function withReader<Result>(
+  em: EntityManager,
+  refreshed: object,
+  refresh: () => Result,
+): { result: Result; reader?: EntityManager } {
+  const { fork } = em;
+  let reader: EntityManager | undefined;
+  em.fork = (options) => {
+    const forked = fork.call(em, options) as EntityManager;
+    const findOne = forked.findOne as unknown as FindOne;
+    forked.findOne = (async (...args: unknown[]) => {
+      const found = await findOne.apply(forked, args);
+      forgetOlder(forked, em.getContext() as EntityManager, refreshed);
+      return found;
+    }) as never;
+    reader = forked;
+    return forked as never;
+  };
+  try {
+    const result = refresh();
+    return { result, reader };
+  } finally {
+    em.fork = fork;
+  }
+}
+
+/** `em.transactional({ clear: true })` copies, as `em.refresh()` does, what the EntityManager of the transaction has. */
+export const transacting =
+  (log: TransactionLog): Layer<Copying> =>
+  (Base) =>
+    class extends Base {
+      override async transactional(work: (tx: EntityManager) => unknown, options: Dictionary = {}): Promise<unknown> {
+        const outside = (this as unknown as EntityManager).getContext(false) as EntityManager;
+        const keepVersions = options.clear ? versionsBefore(outside) : undefined;
+        let reader: EntityManager | undefined;
+        const inside = async (tx: EntityManager) => {
+          reader = tx;
+          if (tx !== outside) {
+            enter(tx, outside, options);
+          }
+          const done = await work(tx);
+          if (tx !== outside && options.clear) {
+            log.copies(tx, outside);
+            forgetOlderAfterFlush(tx, outside);
+          }
+          return done;
+        };
+        try {
+          const result = await super.transactional(inside, options);
+          keepVersions?.(reader);
+          return result;
+        } catch (error) {
+          // transactions inside have handed entities of outside to the fork of this one, which is gone
+          for (const entity of outside.getUnitOfWork(false).getIdentityMap()) {
+            helper(entity).__em = outside;
+          }
+          throw error;
+        }
+      }
+    };
+
+/** A transaction has an EntityManager of its own. */
+function enter(tx: EntityManager, outside: EntityManager, options: Dictionary): void {
+  opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+  if (!options.clear && verifiedIn(outside.getUnitOfWork(false))) {
+    verifyInside(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+  }
 }
 
 /** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */

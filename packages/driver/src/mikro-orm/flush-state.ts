@@ -1,11 +1,18 @@
 /** Which flush a unit of work, or the code that runs now, is in. */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Dictionary, EntityManager } from '@mikro-orm/core';
+import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import type { Roots } from '../flush/roots.ts';
+import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 
-/** What is known of a unit of work beyond MikroORM's own state. */
+/** What is known of a unit of work, and of what belongs to it, beyond MikroORM's own state. */
 export interface FlushState {
+  readonly em: EntityManager;
+  readonly factory: EntityFactory;
+  /** Called once for every flush. */
+  readonly begin: () => Flush;
+  /** The last of the flushes that wait for each other. */
+  queue: Promise<unknown>;
   /** The flush that is writing, up to its COMMIT or ROLLBACK. */
   flush?: Flush;
   /** The roots that the flush writes, because it writes a part of them. */
@@ -20,29 +27,75 @@ export interface FlushState {
   readonly pending: (() => void)[];
   /** What the flush has written of entities that are in several tables. */
   readonly sent: Map<object, Dictionary>;
+  /** Removed while they were inserted: MikroORM takes them for new ones, which it only has to forget. */
+  readonly removed: Set<object>;
+  /** `em.clear()` is running. */
+  isClearing: boolean;
+  /** Touched entities whose mark went with their snapshot. */
+  readonly recomputed: Set<object>;
+  /** What is written, … */
+  groups?: ChangeSetGroups;
+  /** … and the groups that have been deleted. */
+  deleted: WeakSet<AnyChangeSet[]>;
 }
 
-const states = new WeakMap<object, FlushState>();
+const STATE = Symbol('mikro-ool');
+type WithState = { [STATE]?: FlushState };
 
-/** A new unit of work, in no flush yet. */
-export function stateFor(uow: object): FlushState {
-  const state: FlushState = { flushing: false, hasFailed: false, pending: [], sent: new Map() };
-  states.set(uow, state);
-  return state;
+/** The state of an EntityManager that is in no flush yet. */
+export function newState(em: EntityManager, factory: EntityFactory, begin: () => Flush): FlushState {
+  return {
+    em,
+    factory,
+    begin,
+    queue: Promise.resolve(),
+    flushing: false,
+    hasFailed: false,
+    pending: [],
+    sent: new Map(),
+    removed: new Set(),
+    isClearing: false,
+    recomputed: new Set(),
+    deleted: new WeakSet(),
+  };
+}
+
+/** A unit of work, its persister, or the factory of its entities has this state. */
+export function giveState(owner: object, state: FlushState): void {
+  (owner as WithState)[STATE] = state;
+}
+
+/** @see giveState */
+export function stateOf(owner: object): FlushState {
+  return (owner as WithState)[STATE]!;
+}
+
+export function hasState(owner: object): boolean {
+  return STATE in owner;
+}
+
+/** The factory of an EntityManager's own entities: MikroORM answers with that of whichever one is in context. */
+export function factoryOf(em: EntityManager): EntityFactory {
+  return stateOf(em.getUnitOfWork(false)).factory;
 }
 
 /** The flush that an EntityManager is writing, if any. */
 export function flushingIn(em: EntityManager): Flush | undefined {
-  return states.get(em.getUnitOfWork(false))?.flush;
+  return (em.getUnitOfWork(false) as WithState)[STATE]?.flush;
+}
+
+/** Settles when a unit of work has no flush on its way. */
+export function flushesOf(uow: object): Promise<unknown> {
+  return stateOf(uow).queue;
 }
 
 export function isFlushing(uow: object): boolean {
-  return states.get(uow)!.flushing;
+  return stateOf(uow).flushing;
 }
 
 /** At once, or after the flush that the unit of work is in. */
 export function whenIdle(uow: object, work: () => void): void {
-  const { flushing, pending } = states.get(uow)!;
+  const { flushing, pending } = stateOf(uow);
   if (flushing) {
     pending.push(work);
   } else {

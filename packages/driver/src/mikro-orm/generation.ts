@@ -1,3 +1,5 @@
+import type { Layer } from './layers.ts';
+
 /** How often a unit of work was cleared: what `em.clear()` has forgotten is not to be brought back. */
 const generations = new WeakMap<object, number>();
 
@@ -7,10 +9,10 @@ export function generationOf(uow: object): number {
 }
 
 /** Counts `em.clear()`. */
-export function countClears(uow: { clear(): void }): void {
-  const { clear } = uow;
-  uow.clear = () => {
-    clear.call(uow);
-    generations.set(uow, generationOf(uow) + 1);
+export const countingClears: Layer<{ clear(): void }> = (Base) =>
+  class extends Base {
+    override clear(): void {
+      super.clear();
+      generations.set(this, generationOf(this) + 1);
+    }
   };
-}

@@ -6,10 +6,8 @@
 import {
   type Collection,
   type Dictionary,
-  type EntityManager,
   ReferenceKind,
   type Transaction,
-  type UnitOfWork,
   Utils,
   helper,
   isRaw,
@@ -17,9 +15,10 @@ import {
 import { isTouched, touch, touchedIn, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from './collection.ts';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import type { FlushState } from './flush-state.ts';
+import { type FlushState, stateOf } from './flush-state.ts';
+import type { Layer } from './layers.ts';
 
-/** The parts of the unit of work that are overridden; private in MikroORM's types. */
+/** The parts of the unit of work that are overridden or called; private in MikroORM's types. */
 export interface InFlightMethods {
   clear(): void;
   remove(entity: object, visited?: Set<object>, options?: { cascade?: boolean }): void;
@@ -29,52 +28,52 @@ export interface InFlightMethods {
   commitUpdateChangeSets(sets: AnyChangeSet[], ctx?: Transaction, batched?: boolean): Promise<void>;
   commitCollectionUpdates(ctx?: Transaction): Promise<void>;
   takeCollectionSnapshots(entity: object, visited: Set<object>): void;
+  getCollectionUpdates(): Collection<object>[];
+  getPersistStack(): Set<object>;
+  getRemoveStack(): Set<object>;
+  getOrphanRemoveStack(): Set<object>;
 }
 
-/** Hooks what takes a row for sent. */
-export function keepSent(em: EntityManager, uow: InFlightMethods, state: FlushState): void {
-  keepValues(em, uow, state);
-  keepItems(em.getUnitOfWork(false), uow);
-}
+/** The stacks: new and removed entities that the flush has not seen. It takes those that it has deleted off itself. */
+export const keepingStacks: Layer<InFlightMethods> = (Base) =>
+  class extends Base {
+    override clear(): void {
+      const state = stateOf(this);
+      state.isClearing = true;
+      try {
+        super.clear();
+      } finally {
+        state.isClearing = false;
+      }
+    }
 
-/** Hooks the stacks: new and removed entities that the flush has not seen. It takes those that it has deleted off itself. */
-export function keepStacks(stacks: UnitOfWork, uow: InFlightMethods, state: FlushState): void {
-  const { clear, remove, postCommitCleanup } = uow;
-  /** Removed while they were inserted: MikroORM takes them for new ones, which it only has to forget. */
-  const removed = new Set<object>();
-  let isClearing = false;
-  uow.clear = () => {
-    isClearing = true;
-    try {
-      clear.call(uow);
-    } finally {
-      isClearing = false;
+    override remove(entity: object, ...rest: [Set<object>?, { cascade?: boolean }?]): void {
+      super.remove(entity, ...rest);
+      const { flush, removed } = stateOf(this);
+      if (flush && helper(entity).__processing && !this.getRemoveStack().has(entity)) {
+        removed.add(entity);
+      }
+    }
+
+    override postCommitCleanup(): void {
+      const { isClearing, hasFailed, removed } = stateOf(this);
+      const removes = isClearing ? [] : [...this.getRemoveStack(), ...removed];
+      const orphans = isClearing ? [] : [...this.getOrphanRemoveStack()];
+      const created = isClearing ? [] : [...this.getPersistStack()].filter(isNew);
+      removed.clear();
+      super.postCommitCleanup();
+      if (hasFailed) {
+        // a query does not try again by itself
+        created.forEach((entity) => this.getPersistStack().add(entity));
+        removes.forEach((entity) => this.getRemoveStack().add(entity));
+      } else {
+        // a query of their class flushes first
+        created.forEach((entity) => this.persist(entity, undefined, { cascade: false }));
+        removes.forEach((entity) => this.remove(entity, undefined, { cascade: false }));
+      }
+      orphans.forEach((entity) => this.getOrphanRemoveStack().add(entity));
     }
   };
-  uow.remove = (entity, ...rest) => {
-    remove.call(uow, entity, ...rest);
-    if (state.flush && helper(entity).__processing && !stacks.getRemoveStack().has(entity as never)) {
-      removed.add(entity);
-    }
-  };
-  uow.postCommitCleanup = () => {
-    const removes = isClearing ? [] : [...stacks.getRemoveStack(), ...removed];
-    const orphans = isClearing ? [] : [...(stacks.getOrphanRemoveStack() as Set<object>)];
-    const created = isClearing ? [] : [...(stacks.getPersistStack() as Set<object>)].filter(isNew);
-    removed.clear();
-    postCommitCleanup.call(uow);
-    if (state.hasFailed) {
-      // a query does not try again by itself
-      created.forEach((entity) => stacks.getPersistStack().add(entity as never));
-      removes.forEach((entity) => stacks.getRemoveStack().add(entity as never));
-    } else {
-      // a query of their class flushes first
-      created.forEach((entity) => uow.persist(entity, undefined, { cascade: false }));
-      removes.forEach((entity) => uow.remove(entity, undefined, { cascade: false }));
-    }
-    orphans.forEach((entity) => stacks.getOrphanRemoveStack().add(entity as never));
-  };
-}
 
 /** A reference by a key that is not the primary one has no snapshot either. */
 function isNew(entity: object): boolean {
@@ -83,21 +82,24 @@ function isNew(entity: object): boolean {
 }
 
 /** Values that were assigned, and entities that were touched. */
-function keepValues(em: EntityManager, uow: InFlightMethods, state: FlushState): void {
-  const { commitCreateChangeSets, commitUpdateChangeSets } = uow;
-  uow.commitCreateChangeSets = async (sets, ctx) => {
-    await commitCreateChangeSets.call(uow, sets, ctx);
-    // MikroORM's snapshot of a new row is what was sent, but for one that is in several tables
-    sets.filter(({ meta }) => meta.inheritanceType === 'tpt').forEach((set) => keepUnsent(em, set, state));
+export const keepingValues: Layer<InFlightMethods> = (Base) =>
+  class extends Base {
+    override async commitCreateChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void> {
+      await super.commitCreateChangeSets(sets, ctx);
+      // MikroORM's snapshot of a new row is what was sent, but for one that is in several tables
+      const inSeveral = sets.filter(({ meta }) => meta.inheritanceType === 'tpt');
+      inSeveral.forEach((set) => keepUnsent(stateOf(this), set));
+    }
+
+    override async commitUpdateChangeSets(sets: AnyChangeSet[], ctx?: Transaction, batched?: boolean): Promise<void> {
+      const state = stateOf(this);
+      // the version may stand in another of its tables
+      const versioned = sets.filter(({ entity }) => versionOf(metaOf(state.em, entity)));
+      const raw = new Map(versioned.map((set) => [set, rawColumns(set)]));
+      await super.commitUpdateChangeSets(sets, ctx, batched);
+      versioned.forEach((set) => keepUnsent(state, set, raw.get(set)));
+    }
   };
-  uow.commitUpdateChangeSets = async (sets, ctx, batched) => {
-    // the version may stand in another of its tables
-    const versioned = sets.filter(({ entity }) => versionOf(metaOf(em, entity)));
-    const raw = new Map(versioned.map((set) => [set, rawColumns(set)]));
-    await commitUpdateChangeSets.call(uow, sets, ctx, batched);
-    versioned.forEach((set) => keepUnsent(em, set, state, raw.get(set)));
-  };
-}
 
 /** The database computes these. */
 function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
@@ -106,7 +108,8 @@ function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
 }
 
 /** Makes what was sent the state that an entity is compared with. */
-function keepUnsent(em: EntityManager, set: AnyChangeSet, state: FlushState, raw: readonly string[] = []): void {
+function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[] = []): void {
+  const { em } = state;
   const { entity, originalEntity, payload } = set;
   const meta = metaOf(em, entity);
   const version = versionOf(meta)?.name;
@@ -149,32 +152,33 @@ function touchesOf(entity: object): Set<object> | undefined {
 }
 
 /** Items that were added to an M:N collection, or taken out. (Those of a 1:M collection are changed themselves.) */
-function keepItems(stacks: UnitOfWork, uow: InFlightMethods): void {
-  const { commitCollectionUpdates, takeCollectionSnapshots } = uow;
-  uow.commitCollectionUpdates = async (ctx) => {
-    const collections = (stacks.getCollectionUpdates() as Collection<object>[]).filter(isManyToMany);
-    const sent = collections.map((collection) => [collection, collection.getItems(false)] as const);
-    await commitCollectionUpdates.call(uow, ctx);
-    for (const [collection, items] of sent) {
-      const now = collection.getItems(false);
-      if (now.length !== items.length || now.some((item, i) => item !== items[i])) {
-        isUnsent(collection, items);
+export const keepingItems: Layer<InFlightMethods> = (Base) =>
+  class extends Base {
+    override async commitCollectionUpdates(ctx?: Transaction): Promise<void> {
+      const collections = this.getCollectionUpdates().filter(isManyToMany);
+      const sent = collections.map((collection) => [collection, collection.getItems(false)] as const);
+      await super.commitCollectionUpdates(ctx);
+      for (const [collection, items] of sent) {
+        const now = collection.getItems(false);
+        if (now.length !== items.length || now.some((item, i) => item !== items[i])) {
+          isUnsent(collection, items);
+        }
       }
     }
+
+    override takeCollectionSnapshots(entity: object, visited: Set<object>): void {
+      // it comes along relations, of which some have the key alone (`mapToPk`), and is no entity then
+      const isNext = Utils.isEntity(entity) && !visited.has(entity);
+      const values = isNext ? helper(entity).__meta.relations.map((prop) => (entity as Dictionary)[prop.name]) : [];
+      // those that were written are not dirty any more
+      const dirty = values.filter(
+        (value) => Utils.isCollection(value) && isManyToMany(value as never) && value.isDirty(),
+      );
+      const known = dirty.map((collection) => [collection, collection.getSnapshot()] as const);
+      super.takeCollectionSnapshots(entity, visited);
+      known.forEach(([collection, items]) => isUnsent(collection, items));
+    }
   };
-  uow.takeCollectionSnapshots = (entity, visited) => {
-    // it comes along relations, of which some have the key alone (`mapToPk`), and is no entity then
-    const isNext = Utils.isEntity(entity) && !visited.has(entity);
-    const values = isNext ? helper(entity).__meta.relations.map((prop) => (entity as Dictionary)[prop.name]) : [];
-    // those that were written are not dirty any more
-    const dirty = values.filter(
-      (value) => Utils.isCollection(value) && isManyToMany(value as never) && value.isDirty(),
-    );
-    const known = dirty.map((collection) => [collection, collection.getSnapshot()] as const);
-    takeCollectionSnapshots.call(uow, entity, visited);
-    known.forEach(([collection, items]) => isUnsent(collection, items));
-  };
-}
 
 function isManyToMany(collection: Collection<object>): boolean {
   return collection.property.kind === ReferenceKind.MANY_TO_MANY;

@@ -49,6 +49,7 @@ export const REQUIRED = {
       'getCommitOrder',
     ],
     ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitDeleteChangeSets', 'computeChangeSet'],
+    'recomputeSingleChangeSet',
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],
@@ -61,6 +62,7 @@ export const REQUIRED = {
   EntityComparator: ['getSnapshotGenerator', 'prepareEntity', 'diffEntities', 'matching'],
   QueryBuilder: ['insert', 'update', 'merge', 'ignore', 'returning', 'andWhere', 'execute', 'clone'],
   QueryBuilderHelper: ['updateVersionProperty'],
+  SchemaHelper: ['alterTable', 'dropTrigger'],
 } as const;
 
 type Owner = keyof typeof REQUIRED;
@@ -79,6 +81,8 @@ export function requireMetadata(storage: MetadataStorage): void {
 /** @throws when what is behind an EntityManager lacks something */
 export function requireManager(em: EntityManager, createQueryBuilder: (meta: EntityMetadata) => object): void {
   requireAll({ EntityManager: em });
+  const platform = em.getPlatform() as { getSchemaHelper?(): object };
+  requireAll({ SchemaHelper: platform.getSchemaHelper?.() });
   const own = em.getUnitOfWork(false);
   requireAll({ UnitOfWork: own, EntityFactory: em.getEntityFactory(), EntityComparator: em.getComparator() });
   requireAll({ IdentityMap: own.getIdentityMap(), ChangeSetPersister: own.getChangeSetPersister() });

@@ -6,6 +6,7 @@ import type { EntityManager, EntityMetadata } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
 import { isDirty } from './entity-factory.ts';
 import { metaOf } from './entity.ts';
+import type { Layer } from './layers.ts';
 
 /** Where a result is to be stored, and what is there now. */
 interface Entry {
@@ -18,29 +19,41 @@ interface CacheMethods {
   storeCache(config: unknown, entry: Entry | undefined, data: unknown): Promise<void>;
 }
 
-/** Hooks how an EntityManager reads from the result cache, and stores there. */
-export function hookResultCache(em: EntityManager): void {
-  const cache = em as unknown as CacheMethods;
-  const { tryCache, storeCache } = cache;
-  const notStored = new WeakSet<Entry>();
-  const tryOrNot = async (...[entityName, config, ...rest]: Parameters<CacheMethods['tryCache']>) => {
-    const entry = config === undefined ? {} : await tryCache.call(em, entityName, config, ...rest);
-    if (entry) {
-      notStored.add(entry);
+/** Of results that were not asked for from the cache, and are not put there. */
+const notStored = new WeakSet<Entry>();
+
+/**
+ * How an EntityManager reads from the result cache, and stores there. Neither waits any longer than MikroORM's: queries that
+ * are started at once are sent in the order of their waiting.
+ */
+export const caching: Layer<CacheMethods> = (Base) =>
+  class extends Base {
+    override tryCache(...args: Parameters<CacheMethods['tryCache']>): Promise<Entry | undefined> {
+      const em = this as unknown as EntityManager;
+      const [entityName, config, key] = args;
+      const context = em.getContext(false) as EntityManager;
+      const isOurs = context.isInTransaction() && mayHaveVersions(em, entityName, key);
+      if (!isOurs) {
+        return super.tryCache(...args);
+      }
+      return config === undefined ? notAsked() : super.tryCache(...args).then(notToStore);
     }
-    return entry;
+
+    override storeCache(config: unknown, entry: Entry | undefined, data: unknown): Promise<void> {
+      const isLeft = entry && (notStored.has(entry) || hasUnsaved(this as unknown as EntityManager));
+      return isLeft ? Promise.resolve() : super.storeCache(config, entry, data);
+    }
   };
-  // Neither waits any longer than MikroORM's: queries that are started at once are sent in the order of their waiting.
-  cache.tryCache = (...args) => {
-    const [entityName, , key] = args;
-    const context = em.getContext(false) as EntityManager;
-    const isOurs = context.isInTransaction() && mayHaveVersions(em, entityName, key);
-    return isOurs ? tryOrNot(...args) : tryCache.call(em, ...args);
-  };
-  cache.storeCache = (config, entry, data) => {
-    const isLeft = entry && (notStored.has(entry) || hasUnsaved(em));
-    return isLeft ? Promise.resolve() : storeCache.call(em, config, entry, data);
-  };
+
+async function notAsked(): Promise<Entry | undefined> {
+  return notToStore({});
+}
+
+function notToStore(entry: Entry | undefined): Entry | undefined {
+  if (entry) {
+    notStored.add(entry);
+  }
+  return entry;
 }
 
 /** Does the class have a version, or do the relations that are loaded along? */

@@ -5,49 +5,55 @@
 import { ChangeSetType, type EntityManager } from '@mikro-orm/core';
 import { asTouched, isTouched, touchedIn, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { type FlushState, stateOf } from './flush-state.ts';
+import type { Layer } from './layers.ts';
 
 interface Recomputing {
   computeChangeSet(entity: object, type?: AnyChangeSet['type']): void;
   recomputeSingleChangeSet(entity: object): void;
 }
 
-/** Hooks what recomputes change sets. Returns what must run when all listeners have. */
-export function hookTouches(em: EntityManager): () => void {
+/** Notices touched entities whose change sets are computed once more. */
+export const noticingTouches: Layer<Recomputing> = (Base) =>
+  class extends Base {
+    override computeChangeSet(entity: object, type?: AnyChangeSet['type']): void {
+      note(this, entity);
+      super.computeChangeSet(entity, type);
+    }
+
+    override recomputeSingleChangeSet(entity: object): void {
+      note(this, entity);
+      super.recomputeSingleChangeSet(entity);
+    }
+  };
+
+function note(uow: object, entity: object): void {
+  const { em, recomputed } = stateOf(uow);
+  if (hasMark(em, entity)) {
+    recomputed.add(entity);
+  }
+}
+
+/** Called when all listeners have run. */
+export function keepTouches({ em, recomputed }: FlushState): void {
   const uow = em.getUnitOfWork(false);
-  const methods = uow as unknown as Recomputing;
-  const { computeChangeSet, recomputeSingleChangeSet } = methods;
   const touched = touchedIn(uow);
-  /** Those whose mark went with their snapshot. */
-  const recomputed = new Set<object>();
-  const note = (entity: object) => {
-    if (hasMark(em, entity)) {
-      recomputed.add(entity);
+  const entities = new Set([...recomputed, ...[...touched].filter((entity) => hasMark(em, entity))]);
+  recomputed.clear();
+  touched.clear();
+  const sets = entities.size > 0 ? uow.getChangeSets() : [];
+  const written = new Map(sets.map((changeSet) => [changeSet.entity, changeSet as AnyChangeSet]));
+  for (const entity of entities) {
+    const changeSet = written.get(entity);
+    if (changeSet) {
+      mark(em, changeSet);
+    } else if (uow.getIdentityMap().getByEntity(entity) === entity && !uow.getRemoveStack().has(entity)) {
+      restoreSnapshot(entity, asTouched(snapshotOf(entity) as object, versionOf(metaOf(em, entity))!.name));
+      (uow as unknown as Recomputing).computeChangeSet(entity);
     }
-  };
-  methods.computeChangeSet = (entity, type) => {
-    note(entity);
-    computeChangeSet.call(uow, entity, type);
-  };
-  methods.recomputeSingleChangeSet = (entity) => {
-    note(entity);
-    recomputeSingleChangeSet.call(uow, entity);
-  };
-  return () => {
-    const entities = new Set([...recomputed, ...[...touched].filter((entity) => hasMark(em, entity))]);
-    recomputed.clear();
-    touched.clear();
-    const sets = entities.size > 0 ? uow.getChangeSets() : [];
-    const written = new Map(sets.map((changeSet) => [changeSet.entity, changeSet as AnyChangeSet]));
-    for (const entity of entities) {
-      const changeSet = written.get(entity);
-      if (changeSet) {
-        mark(em, changeSet);
-      } else if (uow.getIdentityMap().getByEntity(entity) === entity && !uow.getRemoveStack().has(entity)) {
-        restoreSnapshot(entity, asTouched(snapshotOf(entity) as object, versionOf(metaOf(em, entity))!.name));
-        computeChangeSet.call(uow, entity);
-      }
-    }
-  };
+  }
+  // it notices these, too
+  recomputed.clear();
 }
 
 function hasMark(em: EntityManager, entity: object): boolean {

@@ -1,19 +1,24 @@
-/** The life of a flush, as MikroORM's unit of work goes through it: queued, begun, planned, written, over. */
-import type { EntityManager, EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
+/**
+ * The life of a flush, as MikroORM's unit of work goes through it: queued, begun, planned, written, over.
+ *
+ * Why not `onFlush` and a catch around `em.flush()`: later `onFlush` listeners may still recompute change sets, and follow-up
+ * updates appear only while the flush runs.
+ */
+import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { NO_ROOTS, explained } from '../flush/roots.ts';
 import { inTableOrder } from '../flush/table-order.ts';
-import { hookPersister, withOwnMetadata, type PersisterMethods } from './change-set-persister.ts';
+import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
-import { type FlushState, isInFlushOf, runFlush, stateFor, syncCollections, whenIdle } from './flush-state.ts';
-import { countClears } from './generation.ts';
-import { type InFlightMethods, keepSent, keepStacks, planned } from './in-flight.ts';
+import { isInFlushOf, runFlush, stateOf, syncCollections, whenIdle } from './flush-state.ts';
+import { type InFlightMethods, planned } from './in-flight.ts';
+import type { Layer } from './layers.ts';
 import { takeRoots } from './roots.ts';
-import { hookTouches } from './touches.ts';
+import { keepTouches } from './touches.ts';
 import { keepVerified, takeVerified } from './verified.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
-interface UnitOfWorkMethods extends InFlightMethods {
+export interface UnitOfWorkMethods extends InFlightMethods {
   commit(): Promise<void>;
   unsetIdentity(entity: object): void;
   doCommit(): Promise<void>;
@@ -23,190 +28,152 @@ interface UnitOfWorkMethods extends InFlightMethods {
   commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void>;
   persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void>;
   getChangeSetPersister(): PersisterMethods;
+  getChangeSets(): AnyChangeSet[];
 }
 
 /** The flush that deleted an entity: EntityManagers around its transaction forget the entity later. */
 const removers = new WeakMap<object, Flush>();
 
 /**
- * Hooks the unit of work of an EntityManager. Why not `onFlush` and a catch around `em.flush()`: later `onFlush`
- * listeners may still recompute change sets, and follow-up updates appear only while the flush runs.
- *
- * @param begin called once for every flush
- */
-export function hookFlushes(em: EntityManager, begin: () => Flush): void {
-  const uow = em.getUnitOfWork(false) as unknown as UnitOfWorkMethods;
-  const state = stateFor(uow);
-  countClears(uow);
-  queueFlushes(uow, state);
-  keepStacks(em.getUnitOfWork(false), uow, state);
-  const persister = hookWhenAsked(em, uow, state, begin);
-  hookUnitOfWork(em, uow, state, begin, () => {
-    hookWriting(em, uow, state);
-    keepSent(em, uow, state);
-    hookOrder(em, uow, state);
-    persister();
-  });
-}
-
-/** The persister is asked for by `em.insert()` too, without a flush. Returns how to ask for it. */
-function hookWhenAsked(
-  em: EntityManager,
-  uow: UnitOfWorkMethods,
-  state: FlushState,
-  begin: () => Flush,
-): () => PersisterMethods {
-  const { getChangeSetPersister } = uow;
-  let persister: PersisterMethods | undefined;
-  uow.getChangeSetPersister = () => {
-    if (!persister) {
-      persister = getChangeSetPersister.call(uow);
-      hookPersister(em, persister, state, begin);
-    }
-    return persister;
-  };
-  return uow.getChangeSetPersister;
-}
-
-/**
  * Flushes of one EntityManager run one after the other. MikroORM's own queue is emptied only when the first one succeeds,
  * so a second one would never settle; and a flush inside a flush is for MikroORM to refuse.
  */
-function queueFlushes(uow: UnitOfWorkMethods, state: FlushState): void {
-  const { commit } = uow;
-  let queue: Promise<unknown> = Promise.resolve();
-  uow.commit = async () => {
-    if (state.flushing && isInFlushOf(uow)) {
-      return commit.call(uow);
+export const queueing: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    override async commit(): Promise<void> {
+      const state = stateOf(this);
+      if (state.flushing && isInFlushOf(this)) {
+        return super.commit();
+      }
+      const turn = state.queue.then(async () => {
+        state.flushing = true;
+        try {
+          await runFlush(this, () => super.commit());
+        } finally {
+          state.flushing = false;
+          state.pending.splice(0).forEach((work) => work());
+        }
+      });
+      state.queue = turn.catch(() => {});
+      return turn;
     }
-    const turn = queue.then(async () => {
-      state.flushing = true;
+  };
+
+/** Begins a flush, and takes back in memory what it did when it fails. */
+export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    /** Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK. */
+    override async doCommit(): Promise<void> {
+      const state = stateOf(this);
+      const flush = state.begin();
+      state.flush = flush;
+      state.hasFailed = false;
       try {
-        await runFlush(uow, () => commit.call(uow));
+        await super.doCommit();
+        flush.succeeded();
+      } catch (error) {
+        state.hasFailed = true;
+        keepVerified(state.em, state.verified);
+        const { undo, error: failure } = await flush.failed(error);
+        if (undo) {
+          whenIdle(this, () => undo.restore());
+        }
+        throw failure;
       } finally {
-        state.flushing = false;
-        state.pending.splice(0).forEach((work) => work());
+        state.flush = undefined;
+        explained(state.roots ?? NO_ROOTS);
+        state.roots = undefined;
+        state.verified = undefined;
+        state.groups = undefined;
+        state.sent.clear();
       }
-    });
-    queue = turn.catch(() => {});
-    return turn;
-  };
-}
+    }
 
-/** @param writes called once, when there is something to write: most EntityManagers only read */
-function hookUnitOfWork(
-  em: EntityManager,
-  uow: UnitOfWorkMethods,
-  state: FlushState,
-  begin: () => Flush,
-  writes: () => void,
-): void {
-  const keepTouches = hookTouches(em);
-  const { doCommit, filterCollectionUpdates, unsetIdentity } = uow;
-  let hasWritten = false;
-  uow.unsetIdentity = (entity) => {
-    (state.flush ?? removers.get(entity))?.removing(uow as unknown as UnitOfWork, entity);
-    if (state.flush) {
-      removers.set(entity, state.flush);
-    }
-    unsetIdentity.call(uow, entity);
-  };
-  // The first step after all listeners, also when there is nothing to write so far.
-  uow.filterCollectionUpdates = () => {
-    if (!state.flush?.isPlanned) {
-      keepTouches();
-      state.roots = takeRoots(em);
-      state.verified = takeVerified(em);
-    }
-    filterCollectionUpdates.call(uow);
-    if (!hasWritten && hasWork(em.getUnitOfWork(false))) {
-      hasWritten = true;
-      writes();
-    }
-  };
-  // Runs once per flush, queued ones included, and its promise ends after COMMIT or ROLLBACK.
-  uow.doCommit = async () => {
-    const flush = begin();
-    state.flush = flush;
-    state.hasFailed = false;
-    try {
-      await doCommit.call(uow);
-      flush.succeeded();
-    } catch (error) {
-      state.hasFailed = true;
-      keepVerified(em, state.verified);
-      const { undo, error: failure } = await flush.failed(error);
-      if (undo) {
-        whenIdle(uow, () => undo.restore());
+    /** The first step after all listeners, also when there is nothing to write so far. */
+    override filterCollectionUpdates(): void {
+      const state = stateOf(this);
+      if (!state.flush?.isPlanned) {
+        keepTouches(state);
+        state.roots = takeRoots(state.em);
+        state.verified = takeVerified(state.em);
       }
-      throw failure;
-    } finally {
-      state.flush = undefined;
-      explained(state.roots ?? NO_ROOTS);
-      state.roots = undefined;
-      state.verified = undefined;
-      state.sent.clear();
+      super.filterCollectionUpdates();
     }
-  };
-}
 
-/** Will MikroORM write anything? */
-function hasWork(uow: UnitOfWork): boolean {
-  return uow.getChangeSets().length + uow.getCollectionUpdates().length + uow.getExtraUpdates().size > 0;
-}
+    override unsetIdentity(entity: object): void {
+      const { flush } = stateOf(this);
+      (flush ?? removers.get(entity))?.removing(this as unknown as UnitOfWork, entity);
+      if (flush) {
+        removers.set(entity, flush);
+      }
+      super.unsetIdentity(entity);
+    }
+  };
 
-function hookWriting(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
-  const { getChangeSetGroups, persistToDatabase, commitCollectionUpdates } = uow;
-  // The last step before the transaction starts.
-  uow.getChangeSetGroups = () => {
-    const sets = em.getUnitOfWork(false).getChangeSets();
-    withOwnMetadata(em, sets);
-    planned(sets);
-    const groups = getChangeSetGroups.call(uow);
-    state.flush!.plan(groups, state.verified, state.roots);
-    return groups;
-  };
-  uow.persistToDatabase = async (groups, ctx) => {
-    await state.flush!.persist((tx) => persistToDatabase.call(uow, groups, tx), ctx);
-  };
-  uow.commitCollectionUpdates = (ctx) => {
-    const write = () => commitCollectionUpdates.call(uow, ctx);
-    const isNeeded = em.getUnitOfWork(false).getCollectionUpdates().length > 0;
-    return isNeeded ? syncCollections(state.flush!, write) : write();
-  };
-}
+/** Hands to the flush what it is to write, and how. */
+export const writing: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    /** The last step before the transaction starts. */
+    override getChangeSetGroups(): ChangeSetGroups {
+      const { em, flush, verified, roots } = stateOf(this);
+      // MikroORM itself does not ask for it, and it is hooked when it is asked for
+      this.getChangeSetPersister();
+      const sets = this.getChangeSets();
+      withOwnMetadata(em, sets);
+      planned(sets);
+      const groups = super.getChangeSetGroups();
+      flush!.plan(groups, verified, roots);
+      return groups;
+    }
 
-/** Without versions, as MikroORM does: it writes tables in the order in which their entities were loaded, and deletes from them in the opposite one. */
-function hookOrder(em: EntityManager, uow: UnitOfWorkMethods, state: FlushState): void {
-  const { getCommitOrder, commitDeleteChangeSets, persistToDatabase } = uow;
-  let groups: ChangeSetGroups;
-  let done = new WeakSet<AnyChangeSet[]>();
-  uow.getCommitOrder = () => {
-    const metas = getCommitOrder.call(uow);
-    return state.flush?.isVersioned ? inTableOrder(metas, em.getMetadata(), 'written') : metas;
-  };
-  uow.persistToDatabase = (all, ctx) => {
-    groups = all;
-    // it is called again where a statement alone could not write
-    done = new WeakSet();
-    return persistToDatabase.call(uow, all, ctx);
-  };
-  // called for one table after the other: the first time, all of them are deleted from
-  uow.commitDeleteChangeSets = async (sets, ctx) => {
-    if (sets.length === 0 || done.has(sets)) {
-      return;
+    override async persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void> {
+      await stateOf(this).flush!.persist((tx) => super.persistToDatabase(groups, tx), ctx);
     }
-    if (!state.flush?.isVersioned) {
-      return commitDeleteChangeSets.call(uow, sets, ctx);
-    }
-    const byTable = groups[sets[0]!.type];
-    const metas = [...byTable.values()].map(([set]) =>
-      set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,
-    );
-    for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
-      const some = byTable.get(_id)!;
-      done.add(some);
-      await commitDeleteChangeSets.call(uow, some, ctx);
+
+    override commitCollectionUpdates(ctx?: Transaction): Promise<void> {
+      const write = () => super.commitCollectionUpdates(ctx);
+      const isNeeded = this.getCollectionUpdates().length > 0;
+      return isNeeded ? syncCollections(stateOf(this).flush!, write) : write();
     }
   };
-}
+
+/**
+ * With versions, tables are written in one order by everybody. Without, as MikroORM does: in the order in which their
+ * entities were loaded, and deleted from in the opposite one.
+ */
+export const ordering: Layer<UnitOfWorkMethods> = (Base) =>
+  class extends Base {
+    override getCommitOrder(): EntityMetadata[] {
+      const { em, flush } = stateOf(this);
+      const metas = super.getCommitOrder();
+      return flush?.isVersioned ? inTableOrder(metas, em.getMetadata(), 'written') : metas;
+    }
+
+    override persistToDatabase(groups: ChangeSetGroups, ctx?: Transaction): Promise<void> {
+      const state = stateOf(this);
+      state.groups = groups;
+      // it is called again where a statement alone could not write
+      state.deleted = new WeakSet();
+      return super.persistToDatabase(groups, ctx);
+    }
+
+    /** Called for one table after the other: the first time, all of them are deleted from. */
+    override async commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void> {
+      const { em, flush, groups, deleted } = stateOf(this);
+      if (sets.length === 0 || deleted.has(sets)) {
+        return;
+      }
+      if (!flush?.isVersioned) {
+        return super.commitDeleteChangeSets(sets, ctx);
+      }
+      const byTable = groups![sets[0]!.type];
+      const metas = [...byTable.values()].map(([set]) =>
+        set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,
+      );
+      for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
+        const some = byTable.get(_id)!;
+        deleted.add(some);
+        await super.commitDeleteChangeSets(some, ctx);
+      }
+    }
+  };

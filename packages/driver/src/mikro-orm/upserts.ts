@@ -6,6 +6,7 @@ import { type Dictionary, type EntityManager, type EntityMetadata, FlushMode, Ut
 import { versionOf } from '@mikro-ool/core';
 import { isDirty, isKnown } from './entity-factory.ts';
 import { type PersistOptions, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import type { Layer } from './layers.ts';
 
 /** What the driver finds out about an upsert. */
 interface Outcome {
@@ -16,7 +17,10 @@ interface Outcome {
 /** Rides on the options of an upsert down to the driver. */
 const OUTCOME = Symbol('mikro-ool upsert');
 
-type Upsert = (entityName: unknown, data?: unknown, options?: Dictionary) => Promise<object | object[]>;
+interface Upserting {
+  upsert(entityName: unknown, data?: unknown, options?: Dictionary): Promise<object | object[]>;
+  upsertMany(entityName: unknown, data?: unknown, options?: Dictionary): Promise<object | object[]>;
+}
 
 /** An upsert that may leave a row that exists as it is. */
 export function mayWriteNothing(options: Dictionary): boolean {
@@ -31,23 +35,34 @@ export function leftRows(options: PersistOptions): void {
   }
 }
 
-/** Hooks `em.upsert()` and `em.upsertMany()`: what was not written is read. */
-export function hookUpserts(em: EntityManager): void {
-  const methods = em as unknown as Record<'upsert' | 'upsertMany', Upsert>;
-  for (const name of ['upsert', 'upsertMany'] as const) {
-    const upsert = methods[name];
-    methods[name] = async (entityName, data, options = {}) => {
-      if (!mayWriteNothing(options)) {
-        return upsert.call(em, entityName, data, options);
-      }
-      const outcome: Outcome = { isUnwritten: false };
-      const upserted = await upsert.call(em, entityName, data, { ...options, [OUTCOME]: outcome });
-      if (outcome.isUnwritten) {
-        await readBack(em.getContext(false) as EntityManager, Utils.asArray(upserted), options);
-      }
-      return upserted;
-    };
+/** `em.upsert()` and `em.upsertMany()`: what was not written is read. */
+export const upserting: Layer<Upserting> = (Base) =>
+  class extends Base {
+    override upsert(entityName: unknown, data?: unknown, options: Dictionary = {}): Promise<object | object[]> {
+      const upsert = (more: Dictionary) => super.upsert(entityName, data, more);
+      return reading(this as unknown as EntityManager, options, upsert);
+    }
+
+    override upsertMany(entityName: unknown, data?: unknown, options: Dictionary = {}): Promise<object | object[]> {
+      const upsert = (more: Dictionary) => super.upsertMany(entityName, data, more);
+      return reading(this as unknown as EntityManager, options, upsert);
+    }
+  };
+
+async function reading(
+  em: EntityManager,
+  options: Dictionary,
+  upsert: (options: Dictionary) => Promise<object | object[]>,
+): Promise<object | object[]> {
+  if (!mayWriteNothing(options)) {
+    return upsert(options);
   }
+  const outcome: Outcome = { isUnwritten: false };
+  const upserted = await upsert({ ...options, [OUTCOME]: outcome });
+  if (outcome.isUnwritten) {
+    await readBack(em.getContext(false) as EntityManager, Utils.asArray(upserted), options);
+  }
+  return upserted;
 }
 
 /** Reads the rows of these entities. One that is not found has no version any more, so that nothing is written over it. */

@@ -10,6 +10,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import { isGuarded } from '../covers/guard.ts';
 import type { BatchRows, BatchUpdate, Column, Dialect } from './dialects/dialect.ts';
 import { dialectOf } from './dialects/index.ts';
 
@@ -77,6 +78,7 @@ export function locate(
   return {
     table,
     keepsVersion: rows[0]!.uncounted,
+    guarded: isGuarded(meta),
     keys: columns.map(({ prop, field, i }, k) => ({
       name: platform.quoteIdentifier(field),
       type: prop.columnTypes[i]!,

@@ -7,12 +7,13 @@ import { type Dictionary, type EntityMetadata, type EntityProperty, type Platfor
 import { VersionField, initialVersion } from '@mikro-ool/core';
 import { areExcluded } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
+import { type Layer, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
 import { checkGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
-export interface Writer {
+interface Writer {
   mainAlias: { meta: EntityMetadata };
   em?: object;
   state: { data?: object; returning?: string[] };
@@ -25,19 +26,6 @@ export interface Writer {
   returning(fields: string[]): unknown;
   andWhere(condition: object): unknown;
   execute(...args: unknown[]): Promise<unknown>;
-}
-
-/** Makes this query builder leave out some rows: a flush that also deletes them would no longer find their version. */
-export function sparing(qb: Writer, keysOf: (meta: EntityMetadata) => unknown[]): void {
-  const { execute } = qb;
-  qb.execute = (...args) => {
-    const { meta } = qb.mainAlias;
-    const keys = keysOf(meta);
-    if (keys.length > 0) {
-      qb.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
-    }
-    return execute.apply(qb, args);
-  };
 }
 
 /** The version that data names by property or by column. */
@@ -69,83 +57,130 @@ export function withInitialVersions<Rows extends readonly object[]>(meta: Entity
   return rows.map((row) => (isMissing(row) ? { ...row, [version!.name]: initialVersion(version!) } : row)) as never;
 }
 
-/** Makes this query builder bump the version, and give new rows one. */
-export function bumpSetBasedWrites(qb: Writer, platform: Platform): void {
-  const { insert, update, merge, clone } = qb;
-  const quote = (name: string) => platform.quoteIdentifier(name);
-  const proposed = dialectOf(platform)?.proposed ?? ((column: string) => `excluded.${column}`);
+/** What is known of a query builder. */
+interface WriterState {
+  readonly platform: Platform;
+  /** Rows that are left out: a flush that also deletes them would no longer find their version. */
+  readonly spared?: (meta: EntityMetadata) => unknown[];
   /** A version was given by whoever inserts. */
-  let isGiven = false;
+  isGiven: boolean;
+}
 
-  qb.insert = (data) => {
-    const { meta } = qb.mainAlias;
-    const version = ownVersionOf(meta);
-    if (!version || !data || Utils.isEntity(data)) {
-      isGiven = true;
-      return insert.call(qb, data);
-    }
-    const rows = Utils.asArray(data);
-    isGiven = rows.some((row) => givenVersion(row, version) != null);
-    const complete = withInitialVersions(meta, rows);
-    return insert.call(qb, Array.isArray(data) ? complete : complete[0]!);
-  };
+const STATE = Symbol('mikro-ool');
 
-  qb.update = (data) => {
-    // without an EntityManager it is the driver's own, whose data is checked already
-    if (qb.em) {
-      checkVersions(qb.mainAlias.meta, [data]);
-    }
-    const result = update.call(qb, data);
-    takeGivenVersion(qb);
-    return result;
-  };
+/**
+ * Makes a query builder bump the version, and give new rows one.
+ *
+ * @param spared the keys of rows that it leaves out
+ */
+export function bumpSetBasedWrites(qb: object, platform: Platform, spared?: (meta: EntityMetadata) => unknown[]): void {
+  (qb as { [STATE]?: WriterState })[STATE] = { platform, spared, isGiven: false };
+  overWriter(qb);
+}
 
-  qb.clone = (...args) => {
-    const copy = clone.apply(qb, args);
-    bumpSetBasedWrites(copy, platform);
-    takeGivenVersion(copy);
-    return copy;
-  };
+function stateOf(qb: object): WriterState {
+  return (qb as { [STATE]?: WriterState })[STATE]!;
+}
 
-  qb.merge = (data) => {
-    const { meta } = qb.mainAlias;
-    const version = ownVersionOf(meta);
-    // joined-table inheritance: what is merged may all be in the other tables
-    const joined = meta.inheritanceType === 'tpt';
-    if (!version || (Array.isArray(data) && data.length === 0 && !joined)) {
-      return merge.call(qb, data);
-    }
-    const column = version.fieldNames[0]!;
-    const values: Record<string, unknown> = {};
-    if (Array.isArray(data) || !data) {
-      for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
-        for (const field of columnsOf(meta, key)) {
-          values[field] = raw(proposed(quote(field)));
-        }
+const bumping: Layer<Writer> = (Base) =>
+  class extends Base {
+    override insert(data: object): unknown {
+      const state = stateOf(this);
+      const { meta } = this.mainAlias;
+      const version = ownVersionOf(meta);
+      if (!version || !data || Utils.isEntity(data)) {
+        state.isGiven = true;
+        return super.insert(data);
       }
-    } else {
-      checkVersions(meta, [data]);
-      Object.assign(values, data);
+      const rows = Utils.asArray(data);
+      state.isGiven = rows.some((row) => givenVersion(row, version) != null);
+      const complete = withInitialVersions(meta, rows);
+      return super.insert(Array.isArray(data) ? complete : complete[0]!);
     }
-    const given = isGiven || !Array.isArray(data ?? []) ? givenVersion(values, version) : undefined;
-    delete values[version.name];
-    delete values[column];
-    if (Object.keys(values).length === 0 && !joined) {
-      return qb.ignore();
+
+    override update(data: object): unknown {
+      // without an EntityManager it is the driver's own, whose data is checked already
+      if (this.em) {
+        checkVersions(this.mainAlias.meta, [data]);
+      }
+      const result = super.update(data);
+      takeGivenVersion(this);
+      return result;
     }
-    const current = `${quote(meta.tableName)}.${quote(column)}`;
-    if (given != null) {
-      values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
-    } else if (!areExcluded(meta, Object.keys(values))) {
-      values[column] = raw(`${current} + 1`);
+
+    override clone(...args: unknown[]): Writer {
+      const copy = super.clone(...args);
+      const { platform, spared } = stateOf(this);
+      bumpSetBasedWrites(copy, platform, spared);
+      takeGivenVersion(copy);
+      return copy;
     }
-    // MikroORM does not read back what was given, but the database may have another version now
-    const { returning } = qb.state;
-    if (returning && !returning.includes(version.name)) {
-      qb.returning([...returning, version.name]);
+
+    override merge(data?: string[] | Record<string, unknown>): unknown {
+      const merged = mergedColumns(this, stateOf(this), data);
+      if (!merged) {
+        return super.merge(data);
+      }
+      return Object.keys(merged).length > 0 ? super.merge(merged) : this.ignore();
     }
-    return merge.call(qb, values);
+
+    override execute(...args: unknown[]): Promise<unknown> {
+      const { meta } = this.mainAlias;
+      const keys = stateOf(this).spared?.(meta) ?? [];
+      if (keys.length > 0) {
+        this.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
+      }
+      return super.execute(...args);
+    }
   };
+
+const overWriter = putting([bumping]);
+
+/** What an upsert changes in a row that exists; none when it is nothing, `undefined` where it is as MikroORM has it. */
+function mergedColumns(
+  qb: Writer,
+  { platform, isGiven }: WriterState,
+  data?: string[] | Record<string, unknown>,
+): Record<string, unknown> | undefined {
+  const { meta } = qb.mainAlias;
+  const version = ownVersionOf(meta);
+  // joined-table inheritance: what is merged may all be in the other tables
+  const joined = meta.inheritanceType === 'tpt';
+  if (!version || (Array.isArray(data) && data.length === 0 && !joined)) {
+    return undefined;
+  }
+  const quote = (name: string) => platform.quoteIdentifier(name);
+  const proposed = dialectOf(platform)?.proposed ?? ((name: string) => `excluded.${name}`);
+  const column = version.fieldNames[0]!;
+  const values: Record<string, unknown> = {};
+  if (Array.isArray(data) || !data) {
+    for (const key of data ?? Object.keys(Utils.asArray(qb.state.data)[0]!)) {
+      for (const field of columnsOf(meta, key)) {
+        values[field] = raw(proposed(quote(field)));
+      }
+    }
+  } else {
+    checkVersions(meta, [data]);
+    Object.assign(values, data);
+  }
+  const given = isGiven || !Array.isArray(data ?? []) ? givenVersion(values, version) : undefined;
+  delete values[version.name];
+  delete values[column];
+  if (Object.keys(values).length === 0 && !joined) {
+    return values;
+  }
+  const current = `${quote(meta.tableName)}.${quote(column)}`;
+  if (given != null) {
+    values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
+  } else if (!areExcluded(meta, Object.keys(values))) {
+    values[column] = raw(`${current} + 1`);
+  }
+  // MikroORM does not read back what was given, but the database may have another version now
+  const { returning } = qb.state;
+  if (returning && !returning.includes(version.name)) {
+    qb.returning([...returning, version.name]);
+  }
+  return values;
 }
 
 /** The columns of a property, or of a path into an embeddable. */

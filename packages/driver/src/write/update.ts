@@ -2,6 +2,7 @@
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { changesExcluded } from '../covers/exclude.ts';
+import { isGuarded } from '../covers/guard.ts';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchUpdate } from './batch.ts';
@@ -34,7 +35,7 @@ export function updateRows(
 /**
  * Updates one row with the statement that MikroORM makes, where the row still has its version.
  *
- * @param hasMoved the flush has bumped it already
+ * @param hasMoved the flush has bumped it already; a guard would bump it again by itself, so there we do
  * @param addConditions adds what MikroORM compares, too
  */
 export function updateRow(
@@ -51,9 +52,9 @@ export function updateRow(
   }
   const { name } = ownVersionOf(changeSet.meta)!;
   const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
-  if (hasMoved) {
+  if (hasMoved && !isGuarded(changeSet.meta)) {
     payload[name] = expected;
-  } else if (Object.keys(payload).length === 0 || changesExcluded({ meta: changeSet.meta, payload })) {
+  } else if (hasMoved || Object.keys(payload).length === 0 || changesExcluded({ meta: changeSet.meta, payload })) {
     payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
   }
   const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };

@@ -7,5 +7,5 @@ export const libSql: TestDriver = {
   ...sqliteMemory,
   name: 'libSQL',
   plain: LibSqlDriver,
-  create: async () => ({ options: { driver: versioned(LibSqlDriver), dbName: ':memory:' } }),
+  create: async () => ({ driver: versioned(LibSqlDriver), dbName: ':memory:' }),
 };

@@ -35,10 +35,8 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
   async create() {
     const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;
     const clientUrl = inject('mariaDbUrl')!;
-    return {
-      options: { driver: versioned(Driver), clientUrl, dbName },
-      drop: () => forDatabases('drop database if exists', [dbName]),
-    };
+    onTestFinished(() => forDatabases('drop database if exists', [dbName]));
+    return { driver: versioned(Driver), clientUrl, dbName };
   },
 });
 

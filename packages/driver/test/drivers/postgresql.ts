@@ -1,6 +1,6 @@
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
 import { versioned } from '@mikro-ool/driver';
-import { inject } from 'vitest';
+import { inject, onTestFinished } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { type Session, session } from './server.ts';
 
@@ -23,7 +23,7 @@ async function make(): Promise<Home> {
 }
 
 /** As new: no sessions, no tables, types, functions, extensions. */
-const EMPTY = `do $$
+export const EMPTY = `do $$
 declare name text;
 begin
   perform pg_terminate_backend(pid, 10000) from pg_stat_activity
@@ -62,12 +62,10 @@ export const postgresql: TestDriver = {
   schemas: () => ({}),
   async create() {
     const home = idle.pop() ?? (await make());
-    return {
-      options: { ...server, driver: versioned(PostgreSqlDriver), dbName: home.dbName },
-      async drop() {
-        await home.admin(EMPTY);
-        idle.push(home);
-      },
-    };
+    onTestFinished(async () => {
+      await home.admin(EMPTY);
+      idle.push(home);
+    });
+    return { ...server, driver: versioned(PostgreSqlDriver), dbName: home.dbName };
   },
 };

@@ -35,7 +35,7 @@ const common = {
 export const sqliteMemory: TestDriver = {
   name: 'SQLite, in memory',
   ...common,
-  create: async () => ({ options: { driver: versioned(SqliteDriver), dbName: ':memory:' } }),
+  create: async () => ({ driver: versioned(SqliteDriver), dbName: ':memory:' }),
 };
 
 export const sqliteFile: TestDriver = {
@@ -43,9 +43,7 @@ export const sqliteFile: TestDriver = {
   ...common,
   async create() {
     const dir = temporary();
-    return {
-      options: { driver: versioned(SqliteDriver), dbName: join(dir, 'test.db') },
-      drop: async () => rmSync(dir, { recursive: true }),
-    };
+    onTestFinished(() => rmSync(dir, { recursive: true }));
+    return { driver: versioned(SqliteDriver), dbName: join(dir, 'test.db') };
   },
 };

@@ -2,7 +2,7 @@
 import { Collection, type Opt, MikroORM } from '@mikro-orm/core';
 import { Entity, ManyToOne, OneToMany, PrimaryKey, Property } from '@mikro-orm/decorators/es';
 import { SqliteDriver } from '@mikro-orm/sqlite';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { ConcurrentUpdate, VersionField, verify } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
 import { expect, test } from 'vitest';
 
@@ -110,7 +110,7 @@ class Counted {
   @Property({ type: 'integer', default: 0 })
   likes!: Opt<number>;
 
-  @Property({ type: new VersionField({ exclude: ['likes'] }) })
+  @Property({ type: new VersionField({ exclude: ['likes'], guard: true }) })
   version!: Opt<number>;
 }
 
@@ -126,6 +126,14 @@ test('a decorated VersionField covers what it is told to', async () => {
   counted.title = 'changed';
   await em.flush();
   expect(counted.version).toBe(2);
+  // past the ORM
+  await orm.em.execute(`update counted set likes = 2`);
+  verify(counted);
+  await em.flush();
+  expect(await orm.schema.getUpdateSchemaSQL()).toBe('');
+  await orm.em.execute(`update counted set title = 'raw'`);
+  verify(counted);
+  await expect(em.flush()).rejects.toThrow(ConcurrentUpdate);
   await orm.close();
 });
 

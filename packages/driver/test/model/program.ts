@@ -688,8 +688,7 @@ export const COMMANDS = {
 
   claim: async (world, unit, { n, m }) => {
     const copy = someCopy(unit, n, isVersioned);
-    // open: a version that is assigned after touch(), in a transaction that had written the row, is not kept by its rollback
-    if (!copy || (copy.touched && world.rows.owner === unit)) {
+    if (!copy) {
       return undefined;
     }
     const actual = world.rows.visibleTo(unit).get(rowId(copy.table, copy.key))?.['version'];

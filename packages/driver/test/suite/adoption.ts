@@ -2,7 +2,7 @@
 import { EntitySchema, LockMode, MikroORM, type Opt, defineEntity, p, wrap } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, open, testUnless, thrown } from '../harness.ts';
+import { type TestDriver, open, refusal, testUnless, thrown } from '../harness.ts';
 
 type Entities = Parameters<typeof open>[1];
 
@@ -102,11 +102,10 @@ export function adoption(driver: TestDriver): void {
       const testSchema =
         name === 'single-table inheritance' ? testUnless(driver, 'comparison of single-table schemas') : test;
       testSchema(`${name}: the same schema, and locked`, async () => {
-        const { options, drop } = await driver.create();
+        const options = await driver.create();
         const plain = new MikroORM({ ...options, driver: unwrapped(options.driver), entities } as never);
         const ddl = await plain.schema.getCreateSchemaSQL();
         await plain.close(true);
-        await drop?.();
         const { orm, fork } = await open(driver, entities);
         expect(await orm.schema.getCreateSchemaSQL()).toBe(ddl);
         expect(await orm.schema.getUpdateSchemaSQL()).toBe('');
@@ -296,7 +295,7 @@ export function adoption(driver: TestDriver): void {
     }
     for (const [name, { entities, message }] of Object.entries(refusals)) {
       test(name, async () => {
-        expect((await thrown(() => open(driver, entities()))).message).toMatch(message);
+        expect(await refusal(driver, entities())).toMatch(message);
         const { orm } = await open(driver, [declared(p.integer().version())]);
         expect(() => orm.discoverEntity(entities() as never, 'Article' as never)).toThrow(message);
       });
@@ -363,7 +362,7 @@ export function adoption(driver: TestDriver): void {
 
   describe('Date versions', () => {
     const warnings = async (entities: Entities, later?: EntitySchema) => {
-      const { options, drop } = await driver.create();
+      const options = await driver.create();
       const lines: string[] = [];
       const orm = new MikroORM({
         ...options,
@@ -375,7 +374,6 @@ export function adoption(driver: TestDriver): void {
         orm.discoverEntity(later);
       }
       await orm.close(true);
-      await drop?.();
       return lines;
     };
     const dated = (name: string) => defineEntity({ name, properties: { ...content, at: p.datetime().version() } });

@@ -2,7 +2,7 @@
 import { type Dictionary, type EntitySchema, LockMode, type Opt, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, inTransaction, open, testUnless, thrown } from '../harness.ts';
+import { type TestDriver, inTransaction, open, refusal, testUnless, thrown } from '../harness.ts';
 
 type Species = 'Animal' | 'Dog' | 'Puppy' | 'Cat';
 type Row = Dictionary & { id: number; name: string; version?: number };
@@ -639,8 +639,8 @@ export function inheritance(driver: TestDriver): void {
       });
       const child = (name: string, property: string) =>
         defineEntity({ name, extends: Animal, properties: { [property]: p.type(VersionField) } } as never);
-      const error = await thrown(() => open(driver, [Animal, child('Dog', 'version'), child('Cat', 'revision')]));
-      expect(error.message).toMatch(/^Animal\.\w+ is not the only version: there are \w+ and \w+\./);
+      const said = await refusal(driver, [Animal, child('Dog', 'version'), child('Cat', 'revision')]);
+      expect(said).toMatch(/^Animal\.\w+ is not the only version: there are \w+ and \w+\./);
     });
 
     for (const tables of ['one', 'per type'] as const) {

@@ -188,7 +188,7 @@ export function readings(driver: TestDriver): void {
     for (let i = 0; i < 2; i++) {
       names.push((await open(driver, entities)).orm.config.getAll().dbName!);
     }
-    const { options } = await driver.create();
+    const options = await driver.create();
     const orm = await MikroORM.init({
       ...{ ...options, entities, dbName: names[0] },
       // the SQLite driver looks for the file of a replica among the driver's own options

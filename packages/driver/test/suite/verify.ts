@@ -1,7 +1,15 @@
 /** Rows that are only read: a flush that rests on them is saved only where they are still the same, until its COMMIT. */
+import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { type EntityManager, LockMode, type Opt, ValidationError, defineEntity, p } from '@mikro-orm/core';
-import type { EntitySchema } from '@mikro-orm/core';
+import {
+  type EntityManager,
+  EntitySchema,
+  LockMode,
+  type Opt,
+  ValidationError,
+  defineEntity,
+  p,
+} from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch, verify } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { dialectOf } from '../../src/write/dialects/index.ts';
@@ -239,6 +247,66 @@ export function verifies(driver: TestDriver): void {
         expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ primaryKey: 1, operation: 'check' }] });
       });
     }
+
+    test('composite keys, of which a part is a relation', async () => {
+      const Product = defineEntity({ name: 'Product', properties: { id: p.integer().primary() } });
+      const Rating = defineEntity({
+        name: 'Rating',
+        primaryKeys: ['product', 'by'] as const,
+        properties: {
+          product: () => p.manyToOne(Product).primary(),
+          by: p.string().primary(),
+          stars: p.integer(),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork } = await open(driver, [Product, Rating] as EntitySchema[]);
+      const seed = fork();
+      const product = seed.create(Product, { id: 1 });
+      ['ann', 'bob', 'cid'].forEach((by) => seed.create(Rating, { product, by, stars: 3 }));
+      await seed.flush();
+      const em = fork();
+      const ratings = await em.find(Rating, {}, { orderBy: { by: 1 } });
+      const [ann, bob, cid] = ratings as [(typeof ratings)[0], (typeof ratings)[0], (typeof ratings)[0]];
+      [ann, bob].forEach((rating) => verify(rating));
+      cid.stars = 4;
+      await em.flush();
+      expect(ratings.map(({ version }) => version)).toEqual([1, 1, 2]);
+      await fork().nativeUpdate(Rating, { product: 1, by: 'bob' }, { stars: 5 });
+      [ann, bob].forEach((rating) => verify(rating));
+      cid.stars = 5;
+      expect(await thrown(() => em.flush())).toMatchObject({
+        conflicts: [{ primaryKey: { by: 'bob' }, operation: 'check', expected: 1, actual: 2 }],
+      });
+      expect((await fork().findOneOrFail(Rating, { by: 'cid' })).stars).toBe(4);
+    });
+
+    test('an EntitySchema, in a schema of its own', async () => {
+      const schema = `north_${randomUUID().slice(0, 8)}`;
+      const Fixed = new EntitySchema<{ id: number; title: string; version: Opt<number> }>({
+        name: 'Fixed',
+        schema,
+        properties: {
+          id: { type: 'integer', primary: true, autoincrement: false },
+          title: { type: 'string' },
+          version: { type: VersionField },
+        },
+      });
+      const { fork } = await open(driver, [Fixed], await driver.schemas([schema]));
+      const em = fork();
+      const [read, written] = [1, 2].map((id) => em.create(Fixed, { id, title: 'old' }));
+      await em.flush();
+      verify(read!);
+      written!.title = 'new';
+      await em.flush();
+      expect([read!.version, written!.version]).toEqual([1, 2]);
+      await fork().nativeUpdate(Fixed, 1, { title: 'theirs' });
+      verify(read!);
+      written!.title = 'newer';
+      expect(await thrown(() => em.flush())).toMatchObject({
+        conflicts: [{ primaryKey: 1, operation: 'check', expected: 1, actual: 2 }],
+      });
+    });
 
     /** At least one of two doctors is on call. Returns how often none was, and what the databases said to races. */
     const onCall = async (ask: (other: object) => void) => {

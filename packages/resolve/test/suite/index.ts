@@ -2,6 +2,9 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../../../driver/test/harness.ts';
 import { merges } from './merge.ts';
+import { flushesEach } from './each.ts';
+import { mergesOnConflict } from './merge-on-conflict.ts';
+import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
 import { rebases } from './rebase.ts';
 import { retries } from './retry.ts';
@@ -12,5 +15,8 @@ export function suite(driver: TestDriver): void {
     rebases(driver);
     oddities(driver);
     merges(driver);
+    mergesOnConflict(driver);
+    flushesEach(driver);
+    flushesEachShape(driver);
   });
 }

@@ -3,6 +3,9 @@
  * A driver without a dialect works too, row by row.
  */
 
+/** In the name of each trigger of ours, by which statements that have no transaction tell it from others. */
+export const GUARD = 'mikro_ool_guard';
+
 /** One column of a batch: a value per row. */
 export interface Column {
   /** Quoted name in the table. */
@@ -26,6 +29,8 @@ export interface BatchRows {
   readonly version: Column;
   /** The version is neither compared nor bumped. */
   readonly keepsVersion?: boolean;
+  /** The table has a trigger of ours, which keeps back nothing. */
+  readonly guarded?: boolean;
 }
 
 /** The rows that one UPDATE writes. */

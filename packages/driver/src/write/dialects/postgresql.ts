@@ -22,7 +22,15 @@
  * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
  */
-import type { BatchRows, BatchUpdate, Column, Dialect, DriverError, Statement } from './dialect.ts';
+import {
+  type BatchRows,
+  type BatchUpdate,
+  type Column,
+  type Dialect,
+  type DriverError,
+  GUARD,
+  type Statement,
+} from './dialect.ts';
 import { arrayOf, assign, isArray, isConverted, isText } from './postgresql-arrays.ts';
 import { allFound, assignments, bump, placesOf, sameKey, sameVersion, valueColumns } from './values.ts';
 
@@ -62,7 +70,7 @@ export const postgresql: Dialect = {
       union all
       select coalesce(i.inhparent, t.tgrelid), 0, case when t.tgtype & 64 > 0 then 1 else 0 end
       from pg_catalog.pg_trigger as t left join pg_catalog.pg_inherits as i on i.inhrelid = t.tgrelid
-      where not t.tgisinternal and t.tgtype & 66 > 0
+      where not t.tgisinternal and t.tgtype & 66 > 0 and t.tgname <> '${GUARD}'
     ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
 
   // rules do not go with WITH, nor with RETURNING (feature_not_supported)

@@ -7,8 +7,11 @@
  *
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
  */
-import type { BatchRows, Column, Dialect } from './dialect.ts';
+import { type BatchRows, type Column, type Dialect, GUARD } from './dialect.ts';
 import { allFound, assignments, placesOf, sameVersion, valueColumns } from './values.ts';
+
+/** Triggers that are none of ours. */
+const OTHERS = ` and name not glob '*_${GUARD}_*'`;
 
 export const sqlite: Dialect = {
   update(batch, alone) {
@@ -50,8 +53,7 @@ export const sqlite: Dialect = {
     };
   },
 
-  specialRelations:
-    "select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'",
+  specialRelations: `select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'${OTHERS}`,
 
   // a connection that writes holds the only lock
   locksRows: false,
@@ -71,11 +73,12 @@ export const sqlite: Dialect = {
 type Cell = (name: string) => string;
 
 /** A trigger may keep back a row (RAISE(IGNORE)), and a statement that has ended by itself cannot be taken back. */
-function hasNoTriggers({ table }: BatchRows): string {
+function hasNoTriggers({ table, guarded }: BatchRows): string {
   const [, schema = '', name] = /^(?:([^.]+\.))?(.+)$/.exec(table)!;
   const text = `'${name!.slice(1, -1).replaceAll("'", "''")}'`;
+  const others = guarded ? OTHERS : '';
   const none = (master: string) =>
-    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase)`;
+    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase${others})`;
   return `${none(`${schema}sqlite_master`)} and ${none('sqlite_temp_master')}`;
 }
 
