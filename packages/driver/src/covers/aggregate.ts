@@ -9,8 +9,10 @@ import { type VersionField, versionOf } from '@mikro-ool/core';
 interface Hop {
   readonly from: EntityMetadata;
   readonly prop: EntityProperty;
-  /** The relation of the part that leads back; an m:n collection has none, as its items belong to nobody. */
-  readonly back?: EntityProperty;
+  /** The class of the parts; of an m:n collection, whose items belong to nobody, it is that of the links. */
+  readonly part: EntityMetadata;
+  /** The relation of a part that leads back. */
+  readonly back: EntityProperty;
 }
 
 /** A listed path. */
@@ -20,12 +22,19 @@ export interface Way {
   readonly hops: readonly Hop[];
 }
 
-/** What to look at when a class is written, by its id. */
+/** A collection at the end of a way, from the side of the root or from the other one. */
+interface End {
+  readonly name: string;
+  readonly way: Way;
+  readonly isOther: boolean;
+}
+
+/** What to look at when something is written, by its class. */
 export interface Aggregates {
   /** Ways that end at its rows. */
-  readonly rows: ReadonlyMap<number, readonly Way[]>;
-  /** Ways that end at a collection: by the class that has it and its name, from the side of the root or from the other one. */
-  readonly collections: ReadonlyMap<string, readonly { way: Way; isOther: boolean }[]>;
+  readonly rows: ReadonlyMap<unknown, readonly Way[]>;
+  /** Ways that end at its collections. */
+  readonly collections: ReadonlyMap<unknown, readonly End[]>;
 }
 
 const known = new WeakMap<MetadataStorage, Aggregates>();
@@ -35,102 +44,99 @@ export function aggregatesOf(storage: MetadataStorage): Aggregates | undefined {
   return known.get(storage);
 }
 
-/** How a collection is called in `Aggregates.collections`. */
-export function collectionKey({ _id }: EntityMetadata, name: string): string {
-  return `${_id} ${name}`;
-}
-
 /** Called when all classes are known, and when there are more of them. */
 export function settleAggregates(storage: MetadataStorage): void {
-  const rows = new Map<number, Way[]>();
-  const collections = new Map<string, { way: Way; isOther: boolean }[]>();
-  for (const way of [...storage].flatMap((meta) => waysOf(meta))) {
-    const { from, prop, back } = way.hops.at(-1)!;
-    for (const meta of back ? withBelow(prop.targetMeta!, storage) : []) {
-      add(rows, meta._id, way);
+  const rows = new Map<unknown, Way[]>();
+  const collections = new Map<unknown, End[]>();
+  for (const way of [...storage].flatMap((meta) => waysOf(meta, storage))) {
+    const { from, prop, part } = way.hops.at(-1)!;
+    const isToMany = prop.kind === ReferenceKind.MANY_TO_MANY;
+    const other = isToMany ? (prop.mappedBy ?? prop.inversedBy) : undefined;
+    add(rows, part, way, storage);
+    if (isToMany || prop.kind === ReferenceKind.ONE_TO_MANY) {
+      add(collections, from, { name: prop.name, way, isOther: false }, storage);
     }
-    for (const meta of isCollection(prop) ? withBelow(from, storage) : []) {
-      add(collections, collectionKey(meta, prop.name), { way, isOther: false });
-    }
-    const other = prop.kind === ReferenceKind.MANY_TO_MANY ? (prop.mappedBy ?? prop.inversedBy) : undefined;
-    for (const meta of other ? withBelow(prop.targetMeta!, storage) : []) {
-      add(collections, collectionKey(meta, other!), { way, isOther: true });
+    if (other) {
+      add(collections, prop.targetMeta!, { name: other, way, isOther: true }, storage);
     }
   }
-  if (rows.size + collections.size > 0) {
+  if (rows.size > 0) {
     known.set(storage, { rows, collections });
   }
 }
 
-function add<Key, Value>(map: Map<Key, Value[]>, key: Key, value: Value): void {
-  map.set(key, [...(map.get(key) ?? []), value]);
-}
-
-/** A class, and those that extend it. */
-function withBelow(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata[] {
+/** For a class, and those that extend it. */
+function add<Value>(map: Map<unknown, Value[]>, meta: EntityMetadata, value: Value, storage: MetadataStorage): void {
+  map.set(meta.class, [...(map.get(meta.class) ?? []), value]);
   const children = [...storage].filter((child) => child.extends && storage.find(child.extends)?.class === meta.class);
-  return [meta, ...children.flatMap((child) => withBelow(child, storage))];
+  children.forEach((child) => add(map, child, value, storage));
 }
 
-function isCollection({ kind }: EntityProperty): boolean {
-  return kind === ReferenceKind.ONE_TO_MANY || kind === ReferenceKind.MANY_TO_MANY;
+function pathsOf(version: EntityProperty | undefined): readonly string[] {
+  return (version?.customType as Partial<VersionField> | undefined)?.aggregate ?? [];
 }
 
-/** The ways of a root; with single-table inheritance some may be those of another class. */
-function waysOf(root: EntityMetadata): Way[] {
-  const { aggregate = [] } = (versionOf(root)?.customType ?? {}) as Partial<VersionField>;
-  return aggregate.flatMap((path) => {
-    const hops = hopsOf(root, path);
+/** The ways of a root; with single-table inheritance some paths may be those of another class. */
+function waysOf(root: EntityMetadata, storage: MetadataStorage): Way[] {
+  return pathsOf(versionOf(root)).flatMap((path) => {
+    const hops = hopsOf(root, path, storage);
     return typeof hops === 'string' ? [] : [{ root, path, hops }];
   });
 }
 
 /** The relations of a path, or what is wrong with it. */
-function hopsOf(root: EntityMetadata, path: string): Hop[] | string {
+function hopsOf(root: EntityMetadata, path: string, storage: MetadataStorage): Hop[] | string {
   const hops: Hop[] = [];
   let from = root;
   for (const name of path.split('.')) {
     const prop = from.properties[name as never] as EntityProperty | undefined;
+    const last = hops.at(-1);
     if (!prop) {
       return `${from.className} has no "${name}". Is it misspelt?`;
     }
-    const last = hops.at(-1);
-    if (last && !last.back) {
+    if (last?.prop.kind === ReferenceKind.MANY_TO_MANY) {
       return `${last.from.className}.${last.prop.name} is m:n, so its items belong to nobody. Let the path end there.`;
     }
-    const flaw = flawOfHop(from, prop);
-    if (flaw) {
-      return `${from.className}.${name} ${flaw}`;
+    const end = endOf(from, prop, storage);
+    if (typeof end === 'string') {
+      return `${from.className}.${name} ${end}`;
     }
-    hops.push({ from, prop, back: backOf(prop) });
+    hops.push({ from, prop, ...end });
     from = prop.targetMeta!;
   }
   return hops;
 }
 
-function backOf({ mappedBy, inversedBy, kind, targetMeta }: EntityProperty): EntityProperty | undefined {
-  const name = kind === ReferenceKind.MANY_TO_MANY ? undefined : (mappedBy ?? inversedBy);
-  return name ? targetMeta!.properties[name as never] : undefined;
-}
-
-function flawOfHop(from: EntityMetadata, prop: EntityProperty): string | undefined {
-  const target = prop.targetMeta?.className;
-  if (prop.kind === ReferenceKind.EMBEDDED) {
+/** Where a relation leads, and how it leads back, or what is wrong with it. */
+function endOf(
+  from: EntityMetadata,
+  prop: EntityProperty,
+  storage: MetadataStorage,
+): Pick<Hop, 'part' | 'back'> | string {
+  const { kind, mappedBy, inversedBy, joinColumns, targetMeta } = prop;
+  if (kind === ReferenceKind.EMBEDDED) {
     return 'is an embeddable, which is part of the row anyway. Leave it out.';
   }
-  if (prop.kind === ReferenceKind.SCALAR) {
+  if (kind === ReferenceKind.SCALAR) {
     return 'is no relation but a column, which the version covers anyway. Leave it out.';
   }
-  if (prop.kind === ReferenceKind.MANY_TO_ONE) {
-    return `refers to a ${target} that others may refer to, too, so it is no part. Leave it out.`;
+  if (kind === ReferenceKind.MANY_TO_ONE) {
+    return `refers to a ${targetMeta!.className} that others may refer to, too, so it is no part. Leave it out.`;
   }
-  const back = backOf(prop);
-  if (prop.kind !== ReferenceKind.MANY_TO_MANY && !back) {
-    return `has no way back from ${target} to ${from.className}. Give it an "inversedBy".`;
+  const part = kind === ReferenceKind.MANY_TO_MANY ? storage.get(prop.pivotEntity) : targetMeta!;
+  const back = Object.values<EntityProperty>(part.properties).find((one) =>
+    part === targetMeta ? one.name === (mappedBy ?? inversedBy) : one.fieldNames?.join() === joinColumns.join(),
+  );
+  if (!back) {
+    return `has no way back from ${part.className} to ${from.className}. Give it an "inversedBy".`;
   }
-  return back?.polymorphic
-    ? `is polymorphic from the side of ${target}, so what it belonged to before is not known. Leave it out.`
-    : undefined;
+  if (prop.polymorphic || back.polymorphic) {
+    return `is polymorphic from the side of ${part.className}, so what it belonged to before is not known. Leave it out.`;
+  }
+  if (back.persist === false) {
+    return `leads back by ${part.className}.${back.name}, which is not persisted, so what it belonged to before is not known. Persist it.`;
+  }
+  return { part, back };
 }
 
 /** What is wrong with what a version covers beside its row, if anything. */
@@ -139,13 +145,12 @@ export function flawOfAggregate(
   version: EntityProperty,
   storage: MetadataStorage,
 ): string | undefined {
-  const { aggregate = [] } = version.customType as VersionField;
-  for (const path of aggregate) {
+  for (const path of pathsOf(version)) {
     const [first] = path.split('.') as [string];
     const isBelow =
       !(first in meta.properties) &&
-      [...storage].some((other) => other.root === meta.root && first in other.properties);
-    const flaw = isBelow ? undefined : hopsOf(meta, path);
+      [...storage].some(({ root, properties }) => root === meta.root && first in properties);
+    const flaw = isBelow ? undefined : hopsOf(meta, path, storage);
     if (typeof flaw === 'string') {
       return `covers "${path}", but ${flaw}`;
     }

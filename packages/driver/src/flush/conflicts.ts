@@ -138,7 +138,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
       operation,
       expected: row.uncounted ? null : row.expected,
       actual: actual(row),
-      parts: partsOf(row.changeSet.entity),
+      parts: partsOf(row.changeSet),
     })),
   );
 }

@@ -17,7 +17,7 @@ import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
 import { needsDatabaseOrder, sortInDatabase } from './key-order.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
-import type { Roots } from './roots.ts';
+import type { Roots } from './climb.ts';
 import { Updates } from './updates.ts';
 
 export class Flush {

@@ -15,7 +15,8 @@ import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
-import { type Roots, NO_ROOTS } from './roots.ts';
+import type { Roots } from './climb.ts';
+import { NO_ROOTS } from './roots.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
 export interface UnsureRow {

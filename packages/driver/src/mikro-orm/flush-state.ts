@@ -2,7 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
-import type { Roots } from '../flush/roots.ts';
+import type { Roots } from '../flush/climb.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 
 /** What is known of a unit of work, and of what belongs to it, beyond MikroORM's own state. */

@@ -6,14 +6,13 @@
  */
 import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
-import { NO_ROOTS, explained } from '../flush/roots.ts';
+import { takeRoots } from '../flush/roots.ts';
 import { inTableOrder } from '../flush/table-order.ts';
 import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { isInFlushOf, runFlush, stateOf, syncCollections, whenIdle } from './flush-state.ts';
 import { type InFlightMethods, planned } from './in-flight.ts';
 import type { Layer } from './layers.ts';
-import { takeRoots } from './roots.ts';
 import { keepTouches } from './touches.ts';
 import { keepVerified, takeVerified } from './verified.ts';
 
@@ -81,7 +80,6 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
         throw failure;
       } finally {
         state.flush = undefined;
-        explained(state.roots ?? NO_ROOTS);
         state.roots = undefined;
         state.verified = undefined;
         state.groups = undefined;

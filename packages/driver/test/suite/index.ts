@@ -3,6 +3,7 @@ import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
 import { aggregates } from './aggregate.ts';
+import { aggregateShapes } from './aggregate-shapes.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
@@ -60,6 +61,7 @@ export function suite(driver: TestDriver): void {
     claims(driver);
     excludes(driver);
     aggregates(driver);
+    aggregateShapes(driver);
     guards(driver);
     guardsInSchemas(driver);
     keys(driver);

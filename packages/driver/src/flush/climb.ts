@@ -1,0 +1,189 @@
+/** From everything that a flush writes up to the roots of aggregates that it belongs to. */
+import {
+  ChangeSetType,
+  type Collection,
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  Reference,
+  ReferenceKind,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
+import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
+import type { Aggregates, Way } from '../covers/aggregate.ts';
+import { changesExcluded } from '../covers/exclude.ts';
+import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
+import { isClaim } from './claims.ts';
+
+/** Roots, and the listed paths at whose ends something is written. */
+export type Roots = ReadonlyMap<object, ReadonlySet<string>>;
+
+const NOBODY = new Set<object>();
+
+/** Parts that this process has inserted: their snapshot lacks what they did not belong to. */
+const inserted = new WeakSet<object>();
+
+export class Climb {
+  readonly #em: EntityManager;
+  readonly #aggregates: Aggregates;
+  readonly #roots = new Map<object, Set<string>>();
+  /** New and removed rows: they have their version, and their DELETE checks it. */
+  readonly #exempt = new Set<object>();
+  /** What MikroORM has taken off entities, to write it in a further statement. */
+  readonly #later = new Map<object, Dictionary>();
+  /** Items that were taken out of a loaded 1:m collection, and its owner, by the relation that leads back. */
+  readonly #left = new Map<object, Dictionary<object>>();
+
+  constructor(em: EntityManager, aggregates: Aggregates) {
+    this.#em = em;
+    this.#aggregates = aggregates;
+  }
+
+  run(): Roots {
+    const uow = this.#em.getUnitOfWork(false);
+    const sets = uow.getChangeSets() as AnyChangeSet[];
+    for (const [entity, names, values] of uow.getExtraUpdates()) {
+      const later = Array.isArray(names) ? names.map((name, i) => [name, (values as unknown[])[i]]) : [[names, values]];
+      this.#later.set(entity, { ...this.#later.get(entity), ...Object.fromEntries(later) });
+    }
+    sets.filter((set) => !isUpdate(set)).forEach(({ entity }) => this.#exempt.add(entity));
+    sets.filter(({ type }) => type === ChangeSetType.CREATE).forEach(({ entity }) => inserted.add(entity));
+    (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#fromCollection(collection));
+    const written = new Set([...sets.filter(counts).map(({ entity }) => entity), ...this.#later.keys()]);
+    written.forEach((entity) => this.#fromRow(entity));
+    // a root may be a part itself; what is found meanwhile is visited too
+    this.#roots.forEach((_, root) => written.has(root) || this.#fromRow(root));
+    return this.#roots;
+  }
+
+  #fromRow(entity: object): void {
+    const ways = this.#aggregates.rows.get(entity.constructor) ?? [];
+    ways.forEach((way) => this.#climb(entity, way, way.hops.length));
+  }
+
+  #fromCollection(collection: Collection<object>): void {
+    const { owner, property } = collection;
+    const before = collection.getSnapshot() as object[] | undefined;
+    const [old, items] = [new Set(before), new Set(collection.getItems(false))];
+    const left = [...old].filter((item) => !items.has(item));
+    const moved = [...left, ...[...items].filter((item) => !old.has(item))];
+    // one that was replaced without being loaded may have had anything
+    const isBlind = !before && !this.#exempt.has(owner);
+    const isToMany = property.kind === ReferenceKind.MANY_TO_MANY;
+    for (const { name, way, isOther } of this.#aggregates.collections.get(owner.constructor) ?? []) {
+      const depth = way.hops.length - 1;
+      if (name !== property.name) {
+        continue;
+      }
+      if (isOther && isBlind) {
+        throw this.#notKnown(owner, way, `${metaOf(this.#em, owner).className}.${name}`);
+      } else if (isOther) {
+        moved.forEach((item) => this.#climb(item, way, depth));
+      } else if (isBlind || (isToMany && moved.length > 0)) {
+        this.#climb(owner, way, depth);
+      } else if (!isToMany) {
+        // the rows of its items change, and say so themselves
+        left.forEach((item) => this.#left.set(item, { ...this.#left.get(item), [property.mappedBy!]: owner }));
+      }
+    }
+  }
+
+  /** @param depth how many hops the entity is away from the root */
+  #climb(entity: object, way: Way, depth: number, start = entity): void {
+    if (depth > 0) {
+      const parents = this.#parents(entity, way.hops[depth - 1]!.back);
+      if (parents.includes(undefined)) {
+        throw this.#notKnown(start, way);
+      }
+      parents.forEach((parent) => parent && this.#climb(parent, way, depth - 1, start));
+      return;
+    }
+    if (this.#exempt.has(entity)) {
+      return;
+    }
+    const isManaged = this.#em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
+    if (!isManaged || (entity as Dictionary)[versionOf(way.root)!.name] == null) {
+      throw this.#notKnown(start, way);
+    }
+    this.#roots.set(entity, (this.#roots.get(entity) ?? new Set()).add(way.path));
+  }
+
+  /** What a part belongs to, and what it has belonged to, which its snapshot says; `undefined`: that is not known. */
+  #parents(part: object, back: EntityProperty): (object | null | undefined)[] {
+    const snapshot = (snapshotOf(part) ?? {}) as Dictionary;
+    const now: unknown = this.#later.get(part)?.[back.name] ?? (part as Dictionary)[back.name];
+    const left = this.#left.get(part)?.[back.name];
+    const isKnown = this.#isLoaded(part, back, now);
+    if (!isKnown && !left && !inserted.has(part)) {
+      return [undefined];
+    }
+    const before = this.#find(part, back, snapshot[back.name], true);
+    // MikroORM deletes from the parts what they belong to when it has deleted that row, and no assignment does
+    const isGone = before === undefined && !(back.name in helper(part).__data);
+    return [this.#find(part, back, now, false), isGone ? null : before, left ?? null];
+  }
+
+  /** Does the database say the same as what is in memory, or in the snapshot? */
+  #isLoaded(part: object, back: EntityProperty, now: unknown): boolean {
+    if (!back.mappedBy) {
+      return back.primary || back.name in ((snapshotOf(part) ?? {}) as object);
+    }
+    // the other side of a 1:1 has no column: it was read along, or a root in memory names this part
+    const forth = back.targetMeta!.properties[back.mappedBy as never] as EntityProperty;
+    const written = this.#em.getUnitOfWork(false).getChangeSets();
+    const changed = written.filter(({ rootMeta }) => rootMeta.class === back.targetMeta!.root.class);
+    const roots = [...changed.map(({ entity }) => entity), ...(Utils.isEntity(now, true) ? [now] : [])];
+    const names = (root: object) =>
+      this.#find(root, forth, (snapshotOf(root) as Dictionary | undefined)?.[forth.name], true) === part;
+    return (
+      helper(part).__loadedProperties.has(back.name) || roots.map((root) => Reference.unwrapReference(root)).some(names)
+    );
+  }
+
+  /** The entity that a relation names; `undefined` for one that is not in memory. */
+  #find(
+    part: object,
+    { targetMeta, targetKey }: EntityProperty,
+    value: unknown,
+    isStored: boolean,
+  ): object | null | undefined {
+    if (value == null) {
+      return null;
+    }
+    if (Utils.isEntity<object>(value, true)) {
+      return Reference.unwrapReference(value);
+    }
+    const uow = this.#em.getUnitOfWork(false);
+    const { class: target, schema: fixed } = targetMeta!;
+    const schema = fixed && fixed !== '*' ? fixed : helper(part).__schema;
+    return targetKey
+      ? uow.getByKey(target, targetKey, value as never, schema, isStored)
+      : uow.getById(target, value as never, schema, isStored);
+  }
+
+  /** @param along as `Option.item.order`; a key cannot be populated */
+  #notKnown(part: object, { root, hops }: Way, along?: string): VersionNotLoaded {
+    const backs = hops.map(({ back }) => back).toReversed();
+    const isPopulated = backs.every(({ mapToPk }) => !mapToPk);
+    const relation = [metaOf(this.#em, part).className, ...backs.map(({ name }) => name)].join('.');
+    const version = versionOf(root)!.name;
+    return new VersionNotLoaded(part, root.className, version, 'update', along ?? (isPopulated ? relation : undefined));
+  }
+}
+
+/** With joined-table inheritance there is a change set per table. */
+export function tablesOf(changeSet: AnyChangeSet): AnyChangeSet[] {
+  return [changeSet, ...((changeSet.tptChangeSets ?? []) as AnyChangeSet[])];
+}
+
+function isUpdate({ type }: AnyChangeSet): boolean {
+  return type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
+}
+
+/** Does this change set write something that matters? A claim is only compared. */
+function counts(changeSet: AnyChangeSet): boolean {
+  const isChange = (set: AnyChangeSet) =>
+    Object.keys(set.payload).length > 0 && !changesExcluded(set) && !isClaim(set, NOBODY);
+  return !isUpdate(changeSet) || tablesOf(changeSet).some(isChange);
+}
