@@ -136,6 +136,9 @@ function endOf(
   if (back.persist === false) {
     return `leads back by ${part.className}.${back.name}, which is not persisted, so what it belonged to before is not known. Persist it.`;
   }
+  if (back.targetKey) {
+    return `leads back by ${part.className}.${back.name}, which names a ${from.className} by "${back.targetKey}", and so MikroORM may have two entities of one. Let it name the primary key.`;
+  }
   return { part, back };
 }
 

@@ -21,8 +21,12 @@ export type Roots = ReadonlyMap<object, ReadonlySet<string>>;
 
 const NOBODY = new Set<object>();
 
-/** Parts that this process has inserted: their snapshot lacks what they did not belong to. */
-const inserted = new WeakSet<object>();
+/** Relations that this process has written as none, by part: snapshots lack them. */
+const none = new WeakMap<object, Set<string>>();
+
+function noteNone(part: object, ...names: readonly string[]): void {
+  none.set(part, new Set([...(none.get(part) ?? []), ...names]));
+}
 
 export class Climb {
   readonly #em: EntityManager;
@@ -48,7 +52,9 @@ export class Climb {
       this.#later.set(entity, { ...this.#later.get(entity), ...Object.fromEntries(later) });
     }
     sets.filter((set) => !isUpdate(set)).forEach(({ entity }) => this.#exempt.add(entity));
-    sets.filter(({ type }) => type === ChangeSetType.CREATE).forEach(({ entity }) => inserted.add(entity));
+    for (const { entity, meta } of sets.filter(({ type }) => type === ChangeSetType.CREATE)) {
+      noteNone(entity, ...meta.relations.map(({ name }) => name as string));
+    }
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#fromCollection(collection));
     const written = new Set([...sets.filter(counts).map(({ entity }) => entity), ...this.#later.keys()]);
     written.forEach((entity) => this.#fromRow(entity));
@@ -111,55 +117,57 @@ export class Climb {
 
   /** What a part belongs to, and what it has belonged to, which its snapshot says; `undefined`: that is not known. */
   #parents(part: object, back: EntityProperty): (object | null | undefined)[] {
-    const snapshot = (snapshotOf(part) ?? {}) as Dictionary;
     const now: unknown = this.#later.get(part)?.[back.name] ?? (part as Dictionary)[back.name];
     const left = this.#left.get(part)?.[back.name];
-    const isKnown = this.#isLoaded(part, back, now);
-    if (!isKnown && !left && !inserted.has(part)) {
+    if (!left && !this.#isRead(part, back, now)) {
       return [undefined];
     }
-    const before = this.#find(part, back, snapshot[back.name], true);
-    // MikroORM deletes from the parts what they belong to when it has deleted that row, and no assignment does
-    const isGone = before === undefined && !(back.name in helper(part).__data);
+    const old = this.#find(part, back, inSnapshot(part, back), true);
+    // the other side of a 1:1 keeps its snapshot when the part moves, as its row does not change
+    const before = back.mappedBy && old && !this.#names(old, part, back) ? null : old;
+    // MikroORM takes from the parts what they belong to when it has deleted that row, and no assignment does
+    const isForgotten = now === undefined && !(back.name in helper(part).__data);
+    const isGone = isForgotten && !(before && helper(before).__initialized);
+    if (now == null) {
+      noteNone(part, back.name);
+    }
     return [this.#find(part, back, now, false), isGone ? null : before, left ?? null];
   }
 
-  /** Does the database say the same as what is in memory, or in the snapshot? */
-  #isLoaded(part: object, back: EntityProperty, now: unknown): boolean {
-    if (!back.mappedBy) {
-      return back.primary || back.name in ((snapshotOf(part) ?? {}) as object);
+  /** Was it read what a part belonged to? */
+  #isRead(part: object, back: EntityProperty, now: unknown): boolean {
+    if (back.primary || inSnapshot(part, back) !== undefined || none.get(part)?.has(back.name)) {
+      return true;
     }
-    // the other side of a 1:1 has no column: it was read along, or a root in memory names this part
-    const forth = back.targetMeta!.properties[back.mappedBy as never] as EntityProperty;
-    const written = this.#em.getUnitOfWork(false).getChangeSets();
-    const changed = written.filter(({ rootMeta }) => rootMeta.class === back.targetMeta!.root.class);
-    const roots = [...changed.map(({ entity }) => entity), ...(Utils.isEntity(now, true) ? [now] : [])];
-    const names = (root: object) =>
-      this.#find(root, forth, (snapshotOf(root) as Dictionary | undefined)?.[forth.name], true) === part;
+    if (!back.mappedBy) {
+      return false;
+    }
+    // the other side of a 1:1 has no column: a root in memory has named this part
+    const changed = this.#em.getUnitOfWork(false).getChangeSets();
+    const roots = changed.filter(({ rootMeta }) => rootMeta.class === back.targetMeta!.root.class);
     return (
-      helper(part).__loadedProperties.has(back.name) || roots.map((root) => Reference.unwrapReference(root)).some(names)
+      roots.some(({ entity }) => this.#names(entity, part, back)) ||
+      (Utils.isEntity<object>(now, true) && this.#names(Reference.unwrapReference(now), part, back))
     );
   }
 
+  /** Is it the part of this root, which has the key of a 1:1? */
+  #names(root: object, part: object, { targetMeta, mappedBy }: EntityProperty): boolean {
+    const forth = targetMeta!.properties[mappedBy as never] as EntityProperty;
+    return this.#find(root, forth, inSnapshot(root, forth), true) === part;
+  }
+
   /** The entity that a relation names; `undefined` for one that is not in memory. */
-  #find(
-    part: object,
-    { targetMeta, targetKey }: EntityProperty,
-    value: unknown,
-    isStored: boolean,
-  ): object | null | undefined {
+  #find(part: object, { targetMeta }: EntityProperty, value: unknown, isStored: boolean): object | null | undefined {
     if (value == null) {
       return null;
     }
     if (Utils.isEntity<object>(value, true)) {
       return Reference.unwrapReference(value);
     }
-    const uow = this.#em.getUnitOfWork(false);
     const { class: target, schema: fixed } = targetMeta!;
     const schema = fixed && fixed !== '*' ? fixed : helper(part).__schema;
-    return targetKey
-      ? uow.getByKey(target, targetKey, value as never, schema, isStored)
-      : uow.getById(target, value as never, schema, isStored);
+    return this.#em.getUnitOfWork(false).getById(target, value as never, schema, isStored);
   }
 
   /** @param along as `Option.item.order`; a key cannot be populated */
@@ -170,6 +178,10 @@ export class Climb {
     const version = versionOf(root)!.name;
     return new VersionNotLoaded(part, root.className, version, 'update', along ?? (isPopulated ? relation : undefined));
   }
+}
+
+function inSnapshot(entity: object, { name }: EntityProperty): unknown {
+  return (snapshotOf(entity) as Dictionary | undefined)?.[name];
 }
 
 /** With joined-table inheritance there is a change set per table. */

@@ -89,6 +89,8 @@ const loads: Record<string, Load> = {
   'as a reference': async (em, part) => em.getReference<Part>(part, 1),
   'as a reference, after the roots': async (em, part, roots) => (await roots()) && em.getReference<Part>(part, 1),
   'from plain data': async (em, part) => em.merge<Part>(part, { id: 1, text: 'old' } as never),
+  'from plain data that leaves it open': async (em, part) =>
+    em.merge<Part>(part, { id: 1, text: 'old', root: undefined } as never),
   'without an identity map': async (em, part) => {
     const found = await em.findOneOrFail(part, 1, { disableIdentityMap: true });
     em.persist(found);

@@ -3,6 +3,7 @@ import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
 import { aggregates } from './aggregate.ts';
+import { aggregatesDeclared } from './aggregate-declared.ts';
 import { aggregateShapes } from './aggregate-shapes.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
@@ -62,6 +63,7 @@ export function suite(driver: TestDriver): void {
     excludes(driver);
     aggregates(driver);
     aggregateShapes(driver);
+    aggregatesDeclared(driver);
     guards(driver);
     guardsInSchemas(driver);
     keys(driver);
