@@ -103,6 +103,43 @@ export function aggregatesDeclared(driver: TestDriver): void {
       });
     }
 
+    test('a part that was new, has moved and was read again in part', async () => {
+      const Nest = defineEntity({
+        name: 'Nest',
+        properties: {
+          id: p.integer().primary(),
+          eggs: () => p.oneToMany(Egg).mappedBy('nest'),
+          version: version('eggs'),
+        },
+      });
+      const Egg = defineEntity({
+        name: 'Egg',
+        properties: { id: p.integer().primary(), text: p.string(), nest: () => p.manyToOne(Nest).nullable() },
+      });
+      const { fork } = await open(driver, [Nest, Egg] as EntitySchema[]);
+      const em = fork();
+      const nests = [1, 2].map((id) => em.create(Nest, { id }));
+      const egg = em.create(Egg, { id: 1, text: 'old' });
+      await em.flush();
+      const versions = async () => {
+        await em.flush();
+        const found = await fork().find(Nest, {}, { orderBy: { id: 'asc' } });
+        expect(nests.map((nest) => nest.version)).toEqual(found.map((nest) => nest.version));
+        return found.map((nest) => nest.version);
+      };
+      egg.text = 'free';
+      expect(await versions()).toEqual([1, 1]);
+      egg.nest = nests[0]!;
+      expect(await versions()).toEqual([2, 1]);
+      await em.refresh(egg, { fields: ['text'] as never });
+      egg.nest = nests[1]!;
+      expect(await versions()).toEqual([3, 2]);
+      egg.nest = undefined;
+      expect(await versions()).toEqual([3, 3]);
+      egg.text = 'free again';
+      expect(await versions()).toEqual([3, 3]);
+    });
+
     test('parts that are removed along with their root, which is checked', async () => {
       const Tree = defineEntity({
         name: 'Tree',
