@@ -880,12 +880,12 @@ export function rebases(driver: TestDriver): void {
       await em.flush();
       const found = await load(fork());
       expect([mine.version, found.version]).toEqual([3, 3]);
-      expect(found.lines.getItems().map((line) => `${line.amount} ${line.text}`)).toEqual([
-        '7 theirs',
-        '0 ',
-        '0 mine',
-        '0 ',
-      ]);
+      expect(
+        found.lines
+          .getItems()
+          .toSorted((a, b) => a.id - b.id)
+          .map((line) => `${line.amount} ${line.text}`),
+      ).toEqual(['7 theirs', '0 ', '0 mine', '0 ']);
     });
   });
 }
