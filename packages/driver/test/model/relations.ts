@@ -59,6 +59,16 @@ const program = fc.record({
   at: fc.array(fc.nat(999), { minLength: 1, maxLength: 3 }),
 });
 
+/** Links of an m:n that are deleted have no order. */
+const inAnyOrder = (sent: readonly string[]) =>
+  sent.map((sql) =>
+    sql
+      .replaceAll(/[()]/g, '')
+      .split(/ where | or /)
+      .toSorted()
+      .join(' or '),
+  );
+
 /** The share of programs that must have these at least: those that never write in several tables find nothing. */
 const SHARES = { flushed: 0.7, failed: 0.6, 'lost a race': 0.3, 'several tables': 0.4 };
 
@@ -130,7 +140,7 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
         const isTouched = steps.some(({ op }) => op === 'touch');
         expect(wrongRoots(before, after, isTouched)).toEqual([]);
         // MikroORM takes a removed row off those that refer to it, which the next flush writes
-        const rest = (await db.sent(() => once.em.flush())).slice();
+        const rest = inAnyOrder(await db.sent(() => once.em.flush()));
 
         for (const k of new Set(at.map((n) => n % Math.max(statements.length, 1)))) {
           // what a COMMIT that is not the flush's own takes along is discarded, not pending
@@ -151,7 +161,7 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
           await again.em.flush();
           expect(await state(), label).toEqual(after);
           expect(memory(again), label).toEqual(knows);
-          expect((await db.sent(() => again.em.flush())).slice(), label).toEqual(rest);
+          expect(inAnyOrder(await db.sent(() => again.em.flush())), label).toEqual(rest);
         }
 
         await raced(await reset(), steps, flush);
