@@ -28,6 +28,8 @@ export interface Conflict {
   readonly expected: number | null;
   /** The version in the database now; `null`: the row is gone. */
   readonly actual: number | null;
+  /** The listed paths of an aggregate at whose ends this flush has written something, so that it wrote the root as well. */
+  readonly parts?: readonly string[];
 }
 
 /** A conflict whose entity is reachable, but neither printed nor serialised. */
@@ -38,6 +40,7 @@ class StaleRow implements Conflict {
   readonly operation: Operation;
   readonly expected: number | null;
   readonly actual: number | null;
+  declare readonly parts?: readonly string[];
 
   constructor(conflict: Conflict) {
     this.#entity = conflict.entity;
@@ -46,6 +49,9 @@ class StaleRow implements Conflict {
     this.operation = conflict.operation;
     this.expected = conflict.expected;
     this.actual = conflict.actual;
+    if (conflict.parts) {
+      this.parts = conflict.parts;
+    }
   }
 
   get entity(): object {
@@ -236,9 +242,10 @@ function describe(conflicts: readonly Conflict[]): string {
 
 const ATTEMPT = { update: 'could not be updated', delete: 'could not be deleted', check: 'is not what was claimed' };
 
-function describeRow({ entityName, primaryKey, operation, expected, actual }: Conflict): string {
+function describeRow({ entityName, primaryKey, operation, expected, actual, parts }: Conflict): string {
   const wanted = expected === null ? 'any version would do' : `version ${expected} was expected`;
-  const attempt = `${entityName} ${show(primaryKey)} ${ATTEMPT[operation]}: ${wanted}, but`;
+  const along = parts ? ` along with its ${parts.join(', ')}` : '';
+  const attempt = `${entityName} ${show(primaryKey)} ${ATTEMPT[operation]}${along}: ${wanted}, but`;
   if (actual === null) {
     return `${attempt} the row is gone.`;
   }

@@ -8,8 +8,9 @@
  *
  * The column is `integer not null default 1`; `fieldName`, `columnType` and `default` given by the user win.
  * Where keys are used again, `p.type(new VersionField({ start: 'random' }))` tells a row from the deleted one before it;
- * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes; `{ guard: true }` has
- * a trigger bump where others write past the ORM.
+ * `new VersionField({ exclude: ['likes'] })` leaves columns out that matter to nobody's changes;
+ * `new VersionField({ aggregate: ['items'] })` makes it the version of a root and its parts; `{ guard: true }` has a
+ * trigger bump where others write past the ORM.
  * The type only describes the column: the checking is done by a driver that went through `versioned()`, and any other
  * driver is refused at discovery, because there the lock would be silently absent.
  */
@@ -56,6 +57,13 @@ export interface VersionOptions {
    */
   readonly exclude?: readonly string[];
   /**
+   * Relations whose rows and collections the version covers as well, as `items` or `items.options`: when a flush writes one
+   * of them, it checks and bumps the root, once. What is not listed does nothing.
+   *
+   * @see Evans and Vernon on aggregates; EclipseLink, `@OptimisticLocking(cascade = true)`
+   */
+  readonly aggregate?: readonly string[];
+  /**
    * A trigger, which the schema generator and migrations create, bumps the version of a row that somebody changes past the
    * ORM without doing so.
    */
@@ -75,13 +83,16 @@ export class VersionField extends Type<Opt<number>, number> {
   /** @internal */
   readonly exclude: readonly string[];
   /** @internal */
+  readonly aggregate: readonly string[];
+  /** @internal */
   readonly guard: boolean;
 
-  /** @param options what the version starts with, and what it does not cover */
+  /** @param options what the version starts with, and what it covers */
   constructor(options: VersionOptions = {}) {
     super();
     this.start = options.start;
     this.exclude = options.exclude ?? [];
+    this.aggregate = options.aggregate ?? [];
     this.guard = options.guard ?? false;
     // Discovery assigns the platform to every custom type, with or without an explicit column type: the one moment
     // at which an unwrapped driver can be told apart before any SQL.

@@ -13,6 +13,7 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
+import { flawOfAggregate, settleAggregates } from './covers/aggregate.ts';
 import { flawOfExclude } from './covers/exclude.ts';
 import { declareGuard, flawOfGuard } from './covers/guard.ts';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
@@ -80,6 +81,7 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
           { enabled: true },
         );
     }
+    settleAggregates(storage);
   };
   adopt(storage);
   hookLaterDiscovery(storage, (meta) => adopt([meta]));
@@ -171,7 +173,9 @@ function flawOfOptions(
   storage: MetadataStorage,
 ): string | undefined {
   return version.customType instanceof VersionField
-    ? (flawOfExclude(meta, version, storage) ?? flawOfGuard(meta, version, platform))
+    ? (flawOfExclude(meta, version, storage) ??
+        flawOfAggregate(meta, version, storage) ??
+        flawOfGuard(meta, version, platform))
     : undefined;
 }
 

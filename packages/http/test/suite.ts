@@ -57,6 +57,19 @@ const Folded = defineEntity({
 });
 const Plain = defineEntity({ name: 'Plain', properties: { id: p.integer().primary() } });
 
+const Basket = defineEntity({
+  name: 'Basket',
+  properties: {
+    id: p.integer().primary(),
+    rows: () => p.oneToMany(BasketRow).mappedBy('basket'),
+    version: p.type(new VersionField({ aggregate: ['rows'] })),
+  },
+});
+const BasketRow = defineEntity({
+  name: 'BasketRow',
+  properties: { id: p.integer().primary(), text: p.string(), basket: () => p.manyToOne(Basket) },
+});
+
 export function suite(driver: TestDriver): void {
   /** Articles 1 and 2 and note 1, all at version 3. */
   const setUp = async () => {
@@ -310,6 +323,21 @@ export function suite(driver: TestDriver): void {
   });
 
   describe(`${driver.name}: tags`, () => {
+    test('an aggregate: the tag of the root stands for its parts', async () => {
+      const { fork } = await open(driver, [Basket, BasketRow] as never);
+      const em = fork();
+      const basket = em.create(Basket, { id: 1, rows: [{ id: 1, text: 'one' }] });
+      await em.flush();
+      const tags = new Set([etag(basket)]);
+      basket.rows[0]!.text = 'two';
+      await em.flush();
+      tags.add(etag(basket));
+      em.create(BasketRow, { id: 2, text: 'new', basket });
+      await em.flush();
+      expect(tags.add(etag(basket)).size).toBe(3);
+      expect(etag(await fork().findOneOrFail(Basket, 1))).toBe(etag(basket));
+    });
+
     test('a reference has the tag of what is loaded: composite, bigint, uuid and inherited keys', async () => {
       const { fork } = await setUp();
       const em = fork();

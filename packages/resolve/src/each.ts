@@ -38,8 +38,8 @@ export interface FlushedEach {
  * @throws {ValidationError} before any SQL: in an open transaction, for new and removed entities, changed collections, rows
  *   that have to be written after others, and changed entities without a version, also when a listener of the flush has
  *   added them: of these, some would be written without the others
- * @throws {ConcurrentUpdate} when the database itself aborted the transaction, and when a verified row is not what it was;
- *   nothing is saved then
+ * @throws {ConcurrentUpdate} when the database itself aborted the transaction, and when a verified row, or the root of a
+ *   changed part, is not what it was; nothing is saved then
  * @see RFC 4918, 207 Multi-Status
  */
 export async function flushEach(em: EntityManager): Promise<FlushedEach> {
@@ -122,7 +122,9 @@ class Each {
   #sitOut(error: unknown): void {
     const stale = error instanceof ConcurrentUpdate ? error.conflicts : [];
     const verified = verifiedIn(this.uow);
-    if (stale.length === 0 || stale.some(({ entity }) => verified?.has(entity) || this.#losers.has(entity))) {
+    // who writes a part of an aggregate depends on its root
+    const isNeeded = ({ entity, parts }: Conflict) => parts || verified?.has(entity) || this.#losers.has(entity);
+    if (stale.length === 0 || stale.some(isNeeded)) {
       throw error;
     }
     this.conflicts.push(...stale);

@@ -115,9 +115,18 @@ export async function mergeRows(
   const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
   const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
   const merges = [...entities].map((entity) => new Merge(context, entity));
+  const known = partsOf(context, entities);
   const stayStale = () => merges.forEach((merge) => merge.stayStale());
   try {
     for (const merge of merges) {
+      await merge.run(rebased);
+    }
+    for (const part of new Set([...known, ...partsOf(context, entities)])) {
+      if (entities.has(part)) {
+        continue;
+      }
+      const merge = new Merge(context, part, true);
+      merges.push(merge);
       await merge.run(rebased);
     }
   } catch (error) {
@@ -126,6 +135,30 @@ export async function mergeRows(
     throw error;
   }
   return { rebased, stayStale };
+}
+
+/** The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. */
+function partsOf(em: EntityManager, roots: Iterable<object>): Set<object> {
+  const parts = new Set<object>();
+  const follow = (entity: object, [name, ...rest]: readonly string[]): void => {
+    const value: unknown = (entity as Dictionary)[name!];
+    const prop = helper(entity).__meta.properties[name as never] as EntityProperty | undefined;
+    // an m:n item belongs to nobody
+    const isPart = value && prop && prop.kind !== ReferenceKind.MANY_TO_MANY;
+    const items = isPart ? (Utils.isCollection<object>(value) ? value.getItems(false) : [value as object]) : [];
+    for (const item of items.map((one) => Reference.unwrapReference(one))) {
+      if (rest.length > 0) {
+        follow(item, rest);
+      } else if (helper(item).__managed && helper(item).__initialized && helper(item).__originalEntityData) {
+        parts.add(item);
+      }
+    }
+  };
+  for (const root of roots) {
+    const { aggregate = [] } = (versionOf(metaOf(em, root))?.customType ?? {}) as Partial<VersionField>;
+    aggregate.forEach((path) => follow(root, path.split('.')));
+  }
+  return parts;
 }
 
 /** What is merged as one: a property, or one inside an embeddable. */
@@ -149,12 +182,13 @@ class Merge {
   readonly #em: EntityManager;
   readonly #entity: Dictionary;
   readonly #meta: EntityMetadata;
-  readonly #version: string;
+  /** A part of an aggregate may have none. */
+  readonly #version: string | undefined;
   readonly #stale: unknown;
   /** What the changes were made to, once it is known. */
   #base?: Dictionary;
 
-  constructor(em: EntityManager, entity: object) {
+  constructor(em: EntityManager, entity: object, isPart = false) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
     const name = wrapped?.__meta.className ?? entity.constructor.name;
     if (!wrapped?.__managed || wrapped.__em !== em) {
@@ -166,18 +200,20 @@ class Merge {
     }
     this.#meta = metaOf(em, entity);
     const version = versionOf(this.#meta);
-    if (!version) {
+    if (!version && !isPart) {
       throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
     }
-    this.#version = version.name;
+    this.#version = version?.name;
     this.#em = em;
     this.#entity = entity;
-    this.#stale = this.#entity[this.#version];
+    this.#stale = this.#version && this.#entity[this.#version];
   }
 
   /** Whatever was merged already: it conflicts again. */
   stayStale(): void {
-    this.#entity[this.#version] = this.#stale;
+    if (this.#version) {
+      this.#entity[this.#version] = this.#stale;
+    }
     if (this.#base) {
       helper(this.#entity).__originalEntityData = this.#base as never;
     }
@@ -217,9 +253,9 @@ class Merge {
     const isLoaded = (name: string) => name in snapshot || wrapped.__loadedProperties.has(name);
     // An assigned version says that the changes were made to an older state than the loaded one, and after touch() it can
     // no longer be told: then whatever differs is for somebody to decide.
-    const touched = isTouched(snapshot, version);
-    const isClaim = snapshot[version] !== entity[version];
-    const { exclude = [] } = versionOf(meta)!.customType as VersionField;
+    const touched = version !== undefined && isTouched(snapshot, version);
+    const isClaim = version !== undefined && snapshot[version] !== entity[version];
+    const { exclude = [] } = (versionOf(meta)?.customType ?? {}) as Partial<VersionField>;
 
     for (const unit of this.#units(theirs)) {
       const { prop, path, keys } = unit;
@@ -252,7 +288,9 @@ class Merge {
         entity[name] = theirs[name];
       }
     }
-    entity[version] = theirs[version];
+    if (version) {
+      entity[version] = theirs[version];
+    }
     const merged = Object.entries(theirData!).filter(([name]) => isLoaded(name) || name in mineData!);
     wrapped.__originalEntityData = Object.fromEntries(merged) as never;
     if (touched) {
@@ -273,7 +311,7 @@ class Merge {
 
   /** The entity that a snapshot was taken of; its version may be the mark of touch(). */
   #baseFrom(snapshot: Dictionary): Dictionary {
-    const data: Dictionary = { ...snapshot, [this.#version]: undefined };
+    const data: Dictionary = { ...snapshot, ...(this.#version && { [this.#version]: undefined }) };
     const platform = this.#em.getPlatform();
     for (const { name, customType } of platform.convertsJsonAutomatically() ? this.#meta.comparableProps : []) {
       // it is text in a snapshot all the same
@@ -305,7 +343,9 @@ class Merge {
       }
       // without a snapshot, it is new, and so are its links
       delete helper(entity).__originalEntityData;
-      entity[this.#version] += 1;
+      if (this.#version) {
+        entity[this.#version] += 1;
+      }
       for (const [prop, collection] of this.#collections()) {
         const items = prop.owner ? collection.getItems(false) : [];
         items.forEach((item) => collection.removeWithoutPropagation(item));

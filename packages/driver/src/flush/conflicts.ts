@@ -9,6 +9,7 @@ import { runStatement } from '../mikro-orm/driver.ts';
 import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { relationsOf } from '../write/relations.ts';
+import { partsOf } from './roots.ts';
 import { exhausted, invalidVersion } from '../versions.ts';
 
 /**
@@ -137,6 +138,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
       operation,
       expected: row.uncounted ? null : row.expected,
       actual: actual(row),
+      parts: partsOf(row.changeSet),
     })),
   );
 }

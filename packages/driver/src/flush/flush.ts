@@ -17,6 +17,7 @@ import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
 import { needsDatabaseOrder, sortInDatabase } from './key-order.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
+import type { Roots } from './climb.ts';
 import { Updates } from './updates.ts';
 
 export class Flush {
@@ -106,10 +107,10 @@ export class Flush {
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
-  plan(groups: ChangeSetGroups, verified?: ReadonlySet<object>): void {
+  plan(groups: ChangeSetGroups, verified?: ReadonlySet<object>, roots?: Roots): void {
     this.#undo.remember(groups);
     this.#remembered = true;
-    this.#plan = planFlush(this.#em, this.#driver, groups, verified);
+    this.#plan = planFlush(this.#em, this.#driver, groups, verified, roots);
     this.updates.uncounted = this.#plan.uncounted;
     this.deletes.expect(this.#plan.deletes);
   }

@@ -15,6 +15,8 @@ import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
+import type { Roots } from './climb.ts';
+import { NO_ROOTS } from './roots.ts';
 
 /** A row that may be of another class than its entity, one with a version. */
 export interface UnsureRow {
@@ -72,6 +74,7 @@ const WRITES = [
  * Looks at the change sets of a flush, and puts them into the order in which they are written.
  *
  * @param verified entities whose version is to be compared, whatever changes
+ * @param roots entities whose version is to be bumped, whatever changes
  * @throws {VersionNotLoaded} when the version of a row is not known
  * @throws {InvalidVersion} when it is no version
  */
@@ -80,9 +83,10 @@ export function planFlush(
   driver: AbstractSqlDriver,
   groups: ChangeSetGroups,
   verified: ReadonlySet<object> = new Set(),
+  roots: Roots = NO_ROOTS,
 ): Plan {
   const plan = {
-    uncounted: uncountedAmong(updatesOf(groups), verified),
+    uncounted: uncountedAmong(updatesOf(groups), roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified),
     claims: [] as VersionedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
@@ -99,6 +103,7 @@ export function planFlush(
     sets.forEach((changeSet) => (versioned = checkInitial(changeSet) || versioned));
   }
   const elsewhere = changedElsewhere(groups);
+  roots.forEach((_, root) => elsewhere.add(root));
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
       changes ||= sets.some((set) => versionOf(set.meta));

@@ -2,6 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import type { Roots } from '../flush/climb.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 
 /** What is known of a unit of work, and of what belongs to it, beyond MikroORM's own state. */
@@ -14,6 +15,8 @@ export interface FlushState {
   queue: Promise<unknown>;
   /** The flush that is writing, up to its COMMIT or ROLLBACK. */
   flush?: Flush;
+  /** The roots that the flush writes, because it writes a part of them. */
+  roots?: Roots;
   /** What the flush verifies. */
   verified?: ReadonlySet<object>;
   /** A flush is running, up to and including MikroORM's tidying up. */

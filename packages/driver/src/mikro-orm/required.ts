@@ -51,6 +51,7 @@ export const REQUIRED = {
     ...['commitCreateChangeSets', 'commitUpdateChangeSets', 'commitDeleteChangeSets', 'computeChangeSet'],
     'recomputeSingleChangeSet',
     ...['unsetIdentity', 'lockOptimistic', 'getChangeSetPersister', 'getIdentityMap', 'getChangeSets'],
+    'getById',
     ...['getExtraUpdates', 'getCollectionUpdates', 'getPersistStack', 'getRemoveStack', 'getOrphanRemoveStack'],
   ],
   IdentityMap: ['getByEntity', 'getStore', 'store', 'delete'],

@@ -6,6 +6,7 @@
  */
 import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
+import { takeRoots } from '../flush/roots.ts';
 import { inTableOrder } from '../flush/table-order.ts';
 import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
@@ -72,6 +73,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
         throw failure;
       } finally {
         state.flush = undefined;
+        state.roots = undefined;
         state.verified = undefined;
         state.groups = undefined;
         state.sent.clear();
@@ -84,6 +86,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
       if (!state.flush?.isPlanned) {
         refuseLeftOut(state);
         keepTouches(state);
+        state.roots = takeRoots(state.em);
         state.verified = takeVerified(state.em);
       }
       super.filterCollectionUpdates();
@@ -104,14 +107,14 @@ export const writing: Layer<UnitOfWorkMethods> = (Base) =>
   class extends Base {
     /** The last step before the transaction starts. */
     override getChangeSetGroups(): ChangeSetGroups {
-      const { em, flush, verified } = stateOf(this);
+      const { em, flush, verified, roots } = stateOf(this);
       // MikroORM itself does not ask for it, and it is hooked when it is asked for
       this.getChangeSetPersister();
       const sets = this.getChangeSets();
       withOwnMetadata(em, sets);
       planned(sets);
       const groups = super.getChangeSetGroups();
-      flush!.plan(groups, verified);
+      flush!.plan(groups, verified, roots);
       return groups;
     }
 

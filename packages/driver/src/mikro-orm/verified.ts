@@ -38,7 +38,7 @@ function isManaged(em: EntityManager, entity: object): boolean {
 }
 
 /** Makes change sets of nothing but the version, which is the one that the entity has. */
-function computeUnchanged(em: EntityManager, entities: readonly object[]): void {
+export function computeUnchanged(em: EntityManager, entities: readonly object[]): void {
   const uow = em.getUnitOfWork(false);
   const snapshots = new Map(entities.map((entity) => [entity, snapshotOf(entity)]));
   for (const [entity, snapshot] of snapshots) {

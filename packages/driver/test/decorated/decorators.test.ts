@@ -1,6 +1,6 @@
 /** Entities declared by decorators are locked like any other: run with the standard (ES) ones, and with legacy ones. */
-import { type Opt, MikroORM } from '@mikro-orm/core';
-import { Entity, PrimaryKey, Property } from '#decorators';
+import { Collection, type Opt, MikroORM } from '@mikro-orm/core';
+import { Entity, ManyToOne, OneToMany, PrimaryKey, Property } from '#decorators';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { ConcurrentUpdate, VersionField, verify } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
@@ -134,5 +134,38 @@ test('a decorated VersionField covers what it is told to', async () => {
   await orm.em.execute(`update counted set title = 'raw'`);
   verify(counted);
   await expect(em.flush()).rejects.toThrow(ConcurrentUpdate);
+  await orm.close();
+});
+
+@Entity()
+class Whole {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @OneToMany({ entity: () => Piece, mappedBy: 'whole' })
+  pieces = new Collection<Piece>(this);
+
+  @Property({ type: new VersionField({ aggregate: ['pieces'] }) })
+  version!: Opt<number>;
+}
+
+@Entity()
+class Piece {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @ManyToOne({ entity: () => Whole })
+  whole!: Whole;
+}
+
+test('a decorated VersionField covers its parts', async () => {
+  const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [Whole, Piece] });
+  await orm.schema.create();
+  const em = orm.em.fork();
+  const whole = em.create(Whole, { id: 1 });
+  await em.flush();
+  em.create(Piece, { id: 1, whole });
+  await em.flush();
+  expect(whole.version).toBe(2);
   await orm.close();
 });

@@ -1,1 +1,1 @@
-export { Entity, PrimaryKey, Property } from '@mikro-orm/decorators/legacy';
+export { Entity, ManyToOne, OneToMany, PrimaryKey, Property } from '@mikro-orm/decorators/legacy';

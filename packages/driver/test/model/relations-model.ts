@@ -62,9 +62,13 @@ class Car extends Asset {
 }
 
 const version = p.type(VersionField);
+const rootOf = (...aggregate: string[]) => p.type(new VersionField({ aggregate }));
 const id = p.integer().primary();
 
-/** 1:m with orphan removal, 1:1, m:1 to itself, m:n, cascades, an embeddable, both kinds of inheritance, a composite key. */
+/**
+ * 1:m with orphan removal, 1:1, m:1 to itself, m:n, cascades, an embeddable, both kinds of inheritance, a composite key, and
+ * aggregates: an organisation with its teams, which are those of their seats and members.
+ */
 export const entities = [
   defineEntity({
     class: Address,
@@ -77,9 +81,9 @@ export const entities = [
       id,
       name: p.string(),
       address: () => p.embedded(Address),
-      teams: () => p.oneToMany(Team).mappedBy('org').orphanRemoval().cascade(Cascade.ALL),
+      teams: () => p.oneToMany(Team).mappedBy('org').orderBy({ id: 'asc' }).orphanRemoval().cascade(Cascade.ALL),
       profile: () => p.oneToOne(Profile).mappedBy('org').orphanRemoval().cascade(Cascade.ALL).nullable(),
-      version,
+      version: rootOf('teams', 'profile'),
     },
   } as never),
   defineEntity({
@@ -92,9 +96,9 @@ export const entities = [
       id,
       name: p.string(),
       org: () => p.manyToOne(Org),
-      members: () => p.manyToMany(Person).owner(),
-      seats: () => p.oneToMany(Seat).mappedBy('team').cascade(Cascade.PERSIST),
-      version,
+      members: () => p.manyToMany(Person).owner().orderBy({ id: 'asc' }),
+      seats: () => p.oneToMany(Seat).mappedBy('team').orderBy({ no: 'asc' }).cascade(Cascade.PERSIST),
+      version: rootOf('seats', 'members'),
     },
   } as never),
   defineEntity({
@@ -151,7 +155,7 @@ export async function seed(em: EntityManager): Promise<void> {
   await em.flush();
 }
 
-/** Everything, loaded into one EntityManager. */
+/** Everything, loaded into one EntityManager, in the same order each time. */
 export interface Loaded {
   readonly em: EntityManager;
   readonly orgs: Org[];
@@ -294,4 +298,53 @@ export function memory({ em }: Loaded): Record<string, unknown> {
       .map((entity): [string, unknown] => [keyOf(entity), [entity.version, ...collections(entity)]])
       .toSorted(([a], [b]) => (a < b ? -1 : 1)),
   );
+}
+
+type Row = Readonly<Record<string, unknown>>;
+/** The rows of each table, as text. */
+export type State = Readonly<Record<string, readonly string[]>>;
+
+/** A part, and what says whose it is: rows are told apart by their key. */
+const PARTS: readonly { root: string; table: string; key: (row: Row) => unknown; owner: string }[] = [
+  { root: 'org', table: 'team', key: ({ id: key }) => key, owner: 'org_id' },
+  { root: 'org', table: 'profile', key: ({ id: key }) => key, owner: 'org_id' },
+  { root: 'team', table: 'seat', key: (row) => `${String(row['team_id'])} ${String(row['no'])}`, owner: 'team_id' },
+  { root: 'team', table: 'team_members', key: (row) => JSON.stringify(row), owner: 'team_id' },
+];
+
+/**
+ * The roots that one flush has bumped, or not, against what the rows of their parts say. Whatever the database changes by
+ * itself, when a person is removed, has no new version, and what was touched looks as it did before.
+ */
+export function wrongRoots(before: State, after: State, isTouched: boolean): string[] {
+  const rowsOf = (state: State, table: string, key: (row: Row) => unknown = ({ id: one }) => one) =>
+    new Map(state[table]!.map((text) => JSON.parse(text) as Row).map((row) => [key(row), row]));
+  const people = rowsOf(after, 'person');
+  // links of theirs may even come and go in this flush
+  const areGone = [...rowsOf(before, 'person').keys()].some((one) => !people.has(one));
+  const must = new Set<string>();
+  for (const { root, table, key, owner } of PARTS) {
+    const [old, now] = [rowsOf(before, table, key), rowsOf(after, table, key)];
+    for (const one of new Set([...old.keys(), ...now.keys()])) {
+      const rows = [old.get(one), now.get(one)];
+      if (rows[0]?.['version'] !== rows[1]?.['version'] || !rows[0] || !rows[1]) {
+        const isByDatabase = table === 'team_members' && !people.has((rows[0] ?? rows[1])!['person_id']);
+        rows.forEach((row) => row && !isByDatabase && must.add(`${root} ${String(row[owner])}`));
+      }
+    }
+  }
+  return ['org', 'team'].flatMap((table) => {
+    const old = rowsOf(before, table);
+    return [...rowsOf(after, table)].flatMap(([one, row]) => {
+      const was = old.get(one);
+      const name = `${table} ${String(one)}`;
+      const isChanged = JSON.stringify({ ...was, version: 0 }) !== JSON.stringify({ ...row, version: 0 });
+      const bumps = was && Number(row['version']) - Number(was['version']);
+      const isRight =
+        bumps === undefined || bumps === 1
+          ? bumps === undefined || must.has(name) || isChanged || isTouched || (table === 'team' && areGone)
+          : bumps === 0 && !must.has(name) && !isChanged;
+      return isRight ? [] : [`${name} was bumped ${bumps} times`];
+    });
+  });
 }

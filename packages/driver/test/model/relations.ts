@@ -1,6 +1,7 @@
 /**
  * Random changes to a graph of entities, flushed in one go: where the flush fails at any statement, or loses a race, nothing
- * of it is in the database, and flushing again leaves database and memory as one flush without a failure does.
+ * of it is in the database, and flushing again leaves database and memory as one flush without a failure does. The roots of
+ * aggregates are bumped once when a part of theirs was written, and not otherwise.
  */
 import type { Options } from '@mikro-orm/core';
 import * as fc from 'fast-check';
@@ -11,7 +12,18 @@ import { expect, test } from 'vitest';
 import { seedOfRun } from './seed.ts';
 import { type Fault, FaultyConnection } from '../faults/connection.ts';
 import { type TestDriver, open } from '../harness.ts';
-import { type Loaded, OPERATIONS, type Step, TABLES, apply, entities, load, memory, seed } from './relations-model.ts';
+import {
+  type Loaded,
+  OPERATIONS,
+  type Step,
+  TABLES,
+  apply,
+  entities,
+  load,
+  memory,
+  seed,
+  wrongRoots,
+} from './relations-model.ts';
 
 const fault: Fault = {
   name: 'an error of any statement',
@@ -46,6 +58,16 @@ const program = fc.record({
   /** Where it fails; each is tried when there are few. */
   at: fc.array(fc.nat(999), { minLength: 1, maxLength: 3 }),
 });
+
+/** Links of an m:n that are deleted have no order. */
+const inAnyOrder = (sent: readonly string[]) =>
+  sent.map((sql) =>
+    sql
+      .replaceAll(/[()]/g, '')
+      .split(/ where | or /)
+      .toSorted()
+      .join(' or '),
+  );
 
 /** The share of programs that must have these at least: those that never write in several tables find nothing. */
 const SHARES = { flushed: 0.7, failed: 0.6, 'lost a race': 0.3, 'several tables': 0.4 };
@@ -115,8 +137,10 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
           see('several tables');
         }
         const [after, knows] = [await state(), memory(once)];
+        const isTouched = steps.some(({ op }) => op === 'touch');
+        expect(wrongRoots(before, after, isTouched)).toEqual([]);
         // MikroORM takes a removed row off those that refer to it, which the next flush writes
-        const rest = (await db.sent(() => once.em.flush())).slice();
+        const rest = inAnyOrder(await db.sent(() => once.em.flush()));
 
         for (const k of new Set(at.map((n) => n % Math.max(statements.length, 1)))) {
           // what a COMMIT that is not the flush's own takes along is discarded, not pending
@@ -137,7 +161,7 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
           await again.em.flush();
           expect(await state(), label).toEqual(after);
           expect(memory(again), label).toEqual(knows);
-          expect((await db.sent(() => again.em.flush())).slice(), label).toEqual(rest);
+          expect(inAnyOrder(await db.sent(() => again.em.flush())), label).toEqual(rest);
         }
 
         await raced(await reset(), steps, flush);

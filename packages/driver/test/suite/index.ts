@@ -2,6 +2,9 @@
 import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
+import { aggregates } from './aggregate.ts';
+import { aggregatesDeclared } from './aggregate-declared.ts';
+import { aggregateShapes } from './aggregate-shapes.ts';
 import { alone } from './alone.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
@@ -60,6 +63,9 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     excludes(driver);
+    aggregates(driver);
+    aggregateShapes(driver);
+    aggregatesDeclared(driver);
     guards(driver);
     guardsInSchemas(driver);
     keys(driver);

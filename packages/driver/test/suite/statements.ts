@@ -142,6 +142,70 @@ export function statements(driver: TestDriver): void {
       expect(kindsOf(await db.sent(() => em.flush()))).toEqual(['begin', ...locking, ...both, 'commit']);
     });
 
+    test('an aggregate: one UPDATE more for all of its roots, the first one, and nothing for a class without', async () => {
+      const Chapter = defineEntity({
+        name: 'Chapter',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          pages: () => p.oneToMany(Page).mappedBy('chapter'),
+          cover: () => p.oneToOne(Cover).inversedBy('chapter').nullable(),
+          version: p.type(new VersionField({ aggregate: ['pages', 'cover'] })),
+        },
+      });
+      const Page = defineEntity({
+        name: 'Page',
+        properties: { id: p.integer().primary(), text: p.string(), chapter: () => p.manyToOne(Chapter) },
+      });
+      const Cover = defineEntity({
+        name: 'Cover',
+        properties: {
+          id: p.integer().primary(),
+          text: p.string(),
+          chapter: () => p.oneToOne(Chapter).mappedBy('cover').nullable(),
+        },
+      });
+      const { fork, sent } = await open(driver, [ArticleSchema, Chapter, Page, Cover]);
+      const seed = fork();
+      [1, 2].forEach((id) => {
+        seed.create(Article, { id, title: 'old' });
+        seed.create(Chapter, { id, title: 'old', pages: [{ id, text: 'old' }], cover: { id, text: 'old' } });
+      });
+      await seed.flush();
+      const em = fork();
+      const chapters = await em.find(Chapter, {}, { populate: ['pages', 'cover'], orderBy: { id: 'desc' } });
+      const articles = await em.find(Article, {});
+      const tables = async () => {
+        const log = await sent(() => em.flush());
+        const table = (sql: string) => sql.match(/(?:update|insert into|delete from) [`"](\w+)[`"]/)?.[1];
+        return log.map((sql, i) => [kindsOf(log)[i], table(sql)].filter(Boolean).join(' '));
+      };
+      const rows = (kind: string, count: number) => Array.from({ length: driver.batches ? 1 : count }, () => kind);
+      chapters.forEach((chapter) => (chapter.pages[0]!.text = 'new'));
+      // MikroORM writes rows without a version in one statement
+      expect((await tables()).filter((kind) => kind !== 'update page')).toEqual([
+        'begin',
+        ...rows('update chapter', 2),
+        'commit',
+      ]);
+      chapters[0]!.cover!.text = 'new';
+      expect(await tables()).toEqual(['begin', 'update chapter', 'update cover', 'commit']);
+      em.create(Page, { id: 3, text: 'new', chapter: chapters[0]! });
+      em.remove(chapters[1]!.pages[0]!);
+      expect(await tables()).toEqual(['begin', ...rows('update chapter', 2), 'insert page', 'delete page', 'commit']);
+      // a root that takes a row which is new comes later, but before its parts
+      chapters[0]!.cover = em.create(Cover, { id: 3, text: 'new' });
+      chapters[0]!.pages[0]!.text = 'newer';
+      expect(await tables()).toEqual(['begin', 'insert cover', 'update chapter', 'update page', 'commit']);
+      articles.forEach((article) => (article.title = 'new'));
+      expect(await tables()).toEqual(inTransaction(driver, rows('update article', 2)));
+      const versions = (await fork().find(Chapter, {}, { orderBy: { id: 'asc' } })).map(({ version }) => version);
+      expect([versions, chapters.map(({ version }) => version).toReversed()]).toEqual([
+        [3, 5],
+        [3, 5],
+      ]);
+    });
+
     test('a claim beside a change: in a transaction, as ever', async () => {
       const { em, kinds } = await setUp(2);
       em.clear();

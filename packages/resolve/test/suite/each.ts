@@ -245,6 +245,48 @@ export function flushesEach(driver: TestDriver): void {
       expect(await fork().findOne(Row, 1)).toMatchObject({ text: 'old', version: 2 });
     });
 
+    test('a part of an aggregate whose root is stale: nothing is saved', async () => {
+      const Shelf = defineEntity({
+        name: 'Shelf',
+        properties: {
+          id: p.integer().primary(),
+          books: () => p.oneToMany(Book).mappedBy('shelf'),
+          version: p.type(new VersionField({ aggregate: ['books'] })),
+        },
+      });
+      const Book = defineEntity({
+        name: 'Book',
+        properties: {
+          id: p.integer().primary(),
+          text: p.string(),
+          shelf: () => p.manyToOne(Shelf),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork } = await open(driver, [Shelf, Book] as EntitySchema[]);
+      const seed = fork();
+      [1, 2].forEach((id) => seed.create(Shelf, { id, books: [{ id, text: 'old' }] }));
+      await seed.flush();
+      const em = fork();
+      const books = await em.find(Book, {}, { populate: ['shelf'], orderBy: { id: 'asc' } });
+      touch(seed.getReference(Shelf, 2));
+      await seed.flush();
+      books.forEach((book) => (book.text = 'ours'));
+      expect(await thrown(() => flushEach(em))).toMatchObject({
+        conflicts: [{ entityName: 'Shelf', primaryKey: 2, expected: 1, actual: 2, parts: ['books'] }],
+      });
+      expect((await fork().find(Book, {})).map(({ text, version }) => [text, version])).toEqual([
+        ['old', 1],
+        ['old', 1],
+      ]);
+      await em.refresh(books[1]!.shelf);
+      expect((await flushEach(em)).saved).toEqual(books);
+      expect(books.map(({ shelf, version }) => [shelf.version, version])).toEqual([
+        [2, 2],
+        [3, 2],
+      ]);
+    });
+
     test('a verified row that is stale: nothing is saved', async () => {
       const { em, rows, theirs, texts } = await setUp(2);
       verify(rows[1]!);

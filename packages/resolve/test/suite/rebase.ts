@@ -824,5 +824,68 @@ export function rebases(driver: TestDriver): void {
         expect(await fork().findOneOrFail(Dog, 1)).toMatchObject({ name: 'mine', breed: 'theirs', version: 3 });
       });
     }
+
+    test('the parts of an aggregate are read again, and merged', async () => {
+      const Order = defineEntity({
+        name: 'Order',
+        tableName: 'orders',
+        properties: {
+          id: p.integer().primary(),
+          lines: () => p.oneToMany(Line).mappedBy('order').orphanRemoval(),
+          version: p.type(new VersionField({ aggregate: ['lines', 'lines.extras'] })),
+        },
+      });
+      const Line = defineEntity({
+        name: 'Line',
+        properties: {
+          id: p.integer().primary(),
+          amount: p.integer().default(0),
+          text: p.string().default(''),
+          order: () => p.manyToOne(Order),
+          extras: () => p.oneToMany(Extra).mappedBy('line'),
+        },
+      });
+      const Extra = defineEntity({
+        name: 'Extra',
+        properties: { id: p.integer().primary(), text: p.string().default(''), line: () => p.manyToOne(Line) },
+      });
+      const { fork } = await open(driver, [Order, Line, Extra] as never);
+      const seed = fork();
+      seed.create(Order, { id: 1, lines: [1, 2, 3].map((id) => ({ id, extras: [{ id }] })) });
+      await seed.flush();
+      const [em, rival] = [fork(), fork()];
+      const load = (from: typeof em) => from.findOneOrFail(Order, 1, { populate: ['lines.extras'] });
+      const [mine, theirs] = [await load(em), await load(rival)];
+      Object.assign(theirs.lines[0]!, { amount: 5, text: 'theirs' });
+      theirs.lines[1]!.extras[0]!.text = 'theirs';
+      rival.create(Line, { id: 4, order: theirs });
+      await rival.flush();
+      mine.lines[0]!.amount = 7;
+      mine.lines[2]!.text = 'mine';
+      const error = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;
+      const { clashes, deleted, removed } = await rebase(em, error);
+      expect([clashes, deleted, removed]).toMatchObject([
+        [{ property: 'amount', base: 0, mine: 7, theirs: 5 }],
+        [],
+        [],
+      ]);
+      expect(clashes[0]!.entity).toBe(mine.lines[0]);
+      expect(mine.lines.getItems().map(({ id, amount, text }) => [id, amount, text])).toEqual([
+        [1, 7, 'theirs'],
+        [2, 0, ''],
+        [3, 0, 'mine'],
+        [4, 0, ''],
+      ]);
+      expect(mine.lines[1]!.extras[0]!.text).toBe('theirs');
+      await em.flush();
+      const found = await load(fork());
+      expect([mine.version, found.version]).toEqual([3, 3]);
+      expect(
+        found.lines
+          .getItems()
+          .toSorted((a, b) => a.id - b.id)
+          .map((line) => `${line.amount} ${line.text}`),
+      ).toEqual(['7 theirs', '0 ', '0 mine', '0 ']);
+    });
   });
 }

@@ -1,0 +1,101 @@
+/** What a part of an aggregate belongs to, and what it has belonged to, as far as it was read. */
+import { type Dictionary, type EntityManager, type EntityProperty, Reference, Utils, helper } from '@mikro-orm/core';
+import { type AnyChangeSet, snapshotOf } from '../mikro-orm/entity.ts';
+
+/** Relations that this process has written as none, by part: snapshots lack them. */
+const none = new WeakMap<object, Set<string>>();
+
+export class Parents {
+  readonly #em: EntityManager;
+  /** What MikroORM has taken off entities, to write it in a further statement. */
+  readonly later = new Map<object, Dictionary>();
+  /** The former owners of items, by the relation that leads back. */
+  readonly #left = new Map<object, Dictionary<object>>();
+
+  constructor(em: EntityManager) {
+    this.#em = em;
+    for (const [entity, names, values] of em.getUnitOfWork(false).getExtraUpdates()) {
+      const later = Array.isArray(names) ? names.map((name, i) => [name, (values as unknown[])[i]]) : [[names, values]];
+      this.later.set(entity, { ...this.later.get(entity), ...Object.fromEntries(later) });
+    }
+  }
+
+  /** A new row belongs to what it names. */
+  creates({ entity, meta }: AnyChangeSet): void {
+    const names = meta.relations.map(({ name }) => name as string).filter((name) => this.#now(entity, name) == null);
+    none.set(entity, new Set(names));
+  }
+
+  /** An item was taken out of a loaded 1:m collection. */
+  leaves(item: object, relation: string, owner: object): void {
+    this.#left.set(item, { ...this.#left.get(item), [relation]: owner });
+  }
+
+  /** What a part belongs to and has belonged to, as its snapshot says; `undefined` when that is not known. */
+  of(part: object, back: EntityProperty): (object | null | undefined)[] {
+    const now = this.#now(part, back.name);
+    const left = this.#left.get(part)?.[back.name];
+    if (!left && !this.#isRead(part, back, now)) {
+      return [undefined];
+    }
+    const stored = inSnapshot(part, back);
+    const old = this.#find(part, back, stored, true);
+    // the other side of a 1:1 keeps its snapshot when the part moves, as its row does not change
+    const before = back.mappedBy && old && !this.#names(old, part, back) ? null : old;
+    // MikroORM takes from the parts what they belong to when it has deleted that row, and no assignment does
+    const isForgotten = now === undefined && !(back.name in helper(part).__data);
+    const isGone = isForgotten && !(before && helper(before).__initialized);
+    if (now != null) {
+      none.get(part)?.delete(back.name);
+    } else if (stored !== undefined) {
+      none.set(part, new Set([...(none.get(part) ?? []), back.name]));
+    }
+    return [this.#find(part, back, now, false), isGone ? null : before, left ?? null];
+  }
+
+  #now(part: object, relation: string): unknown {
+    return this.later.get(part)?.[relation] ?? (part as Dictionary)[relation];
+  }
+
+  /** Was it read what a part belonged to? */
+  #isRead(part: object, back: EntityProperty, now: unknown): boolean {
+    // a new row has belonged to nobody
+    const isNew = none.has(part) && snapshotOf(part) === undefined;
+    if (isNew || back.primary || inSnapshot(part, back) !== undefined || none.get(part)?.has(back.name)) {
+      return true;
+    }
+    if (!back.mappedBy) {
+      return false;
+    }
+    // the other side of a 1:1 has no column: a root in memory has named this part
+    const changed = this.#em.getUnitOfWork(false).getChangeSets();
+    const roots = changed.filter(({ rootMeta }) => rootMeta.class === back.targetMeta!.root.class);
+    return (
+      roots.some(({ entity }) => this.#names(entity, part, back)) ||
+      (Utils.isEntity<object>(now, true) && this.#names(Reference.unwrapReference(now), part, back))
+    );
+  }
+
+  /** Is it the part of this root, which has the key of a 1:1? */
+  #names(root: object, part: object, { targetMeta, mappedBy }: EntityProperty): boolean {
+    const forth = targetMeta!.properties[mappedBy as never] as EntityProperty;
+    return this.#find(root, forth, inSnapshot(root, forth), true) === part;
+  }
+
+  /** The entity that a relation names; `undefined` for one that is not in memory. */
+  #find(part: object, { targetMeta }: EntityProperty, value: unknown, isStored: boolean): object | null | undefined {
+    if (value == null) {
+      return null;
+    }
+    if (Utils.isEntity<object>(value, true)) {
+      return Reference.unwrapReference(value);
+    }
+    const { class: target, schema: fixed } = targetMeta!;
+    const schema = fixed && fixed !== '*' ? fixed : helper(part).__schema;
+    return this.#em.getUnitOfWork(false).getById(target, value as never, schema, isStored);
+  }
+}
+
+function inSnapshot(entity: object, { name }: EntityProperty): unknown {
+  return (snapshotOf(entity) as Dictionary | undefined)?.[name];
+}

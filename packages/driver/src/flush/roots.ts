@@ -1,0 +1,65 @@
+/**
+ * The roots of aggregates of which a flush writes a part. They are written along, though MikroORM would write nothing of
+ * rows that do not change: checked, bumped, and before all others, as everybody who writes a part begins with its root.
+ */
+import {
+  ChangeSetType,
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  type MetadataStorage,
+  Reference,
+  Utils,
+} from '@mikro-orm/core';
+import { aggregatesOf } from '../covers/aggregate.ts';
+import { type AnyChangeSet, snapshotOf } from '../mikro-orm/entity.ts';
+import { computeUnchanged } from '../mikro-orm/verified.ts';
+import { type Roots, Climb, tablesOf } from './climb.ts';
+
+export const NO_ROOTS: Roots = new Map();
+
+const paths = new WeakMap<AnyChangeSet, readonly string[]>();
+
+/** The listed paths of parts that a flush writes along with this root; a conflict names them. */
+export function partsOf(root: AnyChangeSet): readonly string[] | undefined {
+  return paths.get(root);
+}
+
+/**
+ * Called when all listeners have run.
+ *
+ * @returns the roots that this flush writes, because it writes a part of them
+ * @throws {VersionNotLoaded} when a root, or its version, is not known
+ */
+export function takeRoots(em: EntityManager): Roots {
+  const aggregates = aggregatesOf(em.getMetadata() as MetadataStorage);
+  const roots = aggregates ? new Climb(em, aggregates).run() : NO_ROOTS;
+  if (roots.size === 0) {
+    return NO_ROOTS;
+  }
+  const uow = em.getUnitOfWork(false);
+  const changed = new Set(uow.getChangeSets().map(({ entity }) => entity as object));
+  computeUnchanged(
+    em,
+    [...roots.keys()].filter((root) => !changed.has(root)),
+  );
+  for (const changeSet of (uow.getChangeSets() as AnyChangeSet[]).filter(({ entity }) => roots.has(entity))) {
+    const sets = tablesOf(changeSet);
+    sets.forEach((set) => paths.set(set, [...roots.get(set.entity)!]));
+    if (sets.every(canBeEarly)) {
+      sets.forEach((set) => (set.type = ChangeSetType.UPDATE_EARLY));
+    }
+  }
+  return roots;
+}
+
+/** A key of a row that is still to be inserted, and a value that another row has to give up, come first. */
+function canBeEarly({ entity, meta, payload }: AnyChangeSet): boolean {
+  const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray(properties) as string[]));
+  return Object.keys(payload).every((name) => {
+    const prop = meta.properties[name as never] as EntityProperty | undefined;
+    const target = Reference.unwrapReference((entity as Dictionary)[name] as object);
+    const isNew = Utils.isEntity(target) && snapshotOf(target) === undefined;
+    return prop && !prop.unique && !uniques.has(name) && !isNew;
+  });
+}
