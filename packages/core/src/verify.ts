@@ -26,8 +26,3 @@ export function verify(entity: object): void {
 export function verifiedIn(uow: object): Set<object> | undefined {
   return (uow as Verifying)[VERIFIED];
 }
-
-/** @internal A transaction works on the same entities, in a unit of work of its own: its flush verifies them. */
-export function verifyInside(inside: object, around: object): void {
-  (inside as Verifying)[VERIFIED] = (around as Verifying)[VERIFIED];
-}

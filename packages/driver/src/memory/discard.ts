@@ -16,11 +16,12 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { isTouched, touch, versionOf } from '@mikro-ool/core';
+import { isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members } from '../mikro-orm/identity-map.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
+import { touchAgain } from '../mikro-orm/touches.ts';
 import { type EntityState, assign, restoreFlags } from './entity-state.ts';
 import { type CollectionState, type Undo, restoreCollection } from './undo.ts';
 import { changedSince, forget, propOf, rootOf, setBack } from './values.ts';
@@ -73,7 +74,7 @@ export function discard(undos: readonly Undo[]): void {
     const stack: Set<object> = uow.getOrphanRemoveStack();
     [...stack].filter((entity) => !before.has(entity)).forEach((entity) => stack.delete(entity));
   });
-  changed.filter(({ touched }) => touched).forEach(({ entity }) => touch(entity));
+  changed.filter(({ touched }) => touched).forEach(({ entity }) => touchAgain(entity));
 }
 
 /** The oldest state counts: what the first flush of a transaction found, whatever later ones did to the same row. */

@@ -13,10 +13,11 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { verifiedIn, versionOf } from '@mikro-ool/core';
+import { versionOf } from '@mikro-ool/core';
 import { isDoubtful, trust } from './doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { stateOf } from './flush-state.ts';
+import { isVerified } from './verified.ts';
 import type { Layer } from './layers.ts';
 
 interface EntityFactoryMethods {
@@ -247,11 +248,7 @@ function isColumn(meta: EntityMetadata, prop: EntityProperty): boolean {
 export function isDirty(em: EntityManager, entity: object): boolean {
   const { __meta: meta, __originalEntityData: snapshot = {} } = helper(entity);
   const uow = em.getUnitOfWork(false);
-  if (
-    verifiedIn(uow)?.has(entity) ||
-    uow.getRemoveStack().has(entity) ||
-    uow.getOrphanRemoveStack().has(entity as never)
-  ) {
+  if (isVerified(uow, entity) || uow.getRemoveStack().has(entity) || uow.getOrphanRemoveStack().has(entity as never)) {
     return true;
   }
   const comparator = em.getComparator();

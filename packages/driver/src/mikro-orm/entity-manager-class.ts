@@ -10,11 +10,12 @@ import type { Flush } from '../flush/flush.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { persisting } from './change-set-persister.ts';
 import { reading, settling, settlingMerges } from './entity-factory.ts';
-import { locking, refreshing, transacting } from './entity-manager.ts';
+import { beginning, locking, refreshing, transacting } from './entity-manager.ts';
 import { giveState, hasState, newState, stateOf } from './flush-state.ts';
 import { countingClears } from './generation.ts';
 import { keepingItems, keepingStacks, keepingValues } from './in-flight.ts';
 import { type Class, type Layer, layersOver, putting } from './layers.ts';
+import { forked } from './outside.ts';
 import { caching } from './result-cache.ts';
 import { noticingTouches } from './touches.ts';
 import { type UnitOfWorkMethods, flushing, ordering, queueing, writing } from './unit-of-work.ts';
@@ -57,7 +58,15 @@ type Begin = (em: EntityManager) => Flush;
  */
 export function hookManager<Manager extends EntityManager>(em: Manager, log: TransactionLog, begin: Begin): Manager {
   const Manager = em.constructor as Class<EntityManager>;
-  const Hooked = layersOver(Manager, [hooking, settlingMerges, refreshing, transacting(log), caching, upserting]);
+  const Hooked = layersOver(Manager, [
+    hooking,
+    settlingMerges,
+    refreshing,
+    transacting(log),
+    beginning,
+    caching,
+    upserting,
+  ]);
   const constructor = (): Class<EntityManager> => {
     isSettingUp = isForking;
     return isForking ? Hooked : Manager;
@@ -95,15 +104,21 @@ function ownFactory(em: EntityManager): EntityFactory {
 /** Hooks an EntityManager as soon as anything that is hooked can be reached by it. */
 const hooking: Layer<EntityManager> = (Base) =>
   class extends Base {
-    override fork(options?: object): never {
+    override fork(options: { clear?: boolean; disableContextResolution?: boolean } = {}): never {
       const outer = isForking;
       isForking = true;
+      let fork: EntityManager;
       try {
-        return super.fork(options) as never;
+        fork = super.fork(options) as never;
       } finally {
         isForking = outer;
         isSettingUp = false;
       }
+      if (options.clear === false) {
+        const source: EntityManager = options.disableContextResolution ? this : this.getContext(false);
+        forked(fork.getUnitOfWork(false), source.getUnitOfWork(false));
+      }
+      return fork as never;
     }
 
     override setFlushMode(flushMode?: FlushMode): void {

@@ -5,17 +5,19 @@ import {
   type EntityMetadata,
   type EntityProperty,
   LockMode,
+  type UnitOfWork,
   type ValidationError,
   ReferenceKind,
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { readsSnapshots, verifiedIn, verify, verifyInside, versionOf } from '@mikro-ool/core';
+import { readsSnapshots, verify, versionOf } from '@mikro-ool/core';
 import { lockFailed } from '../flush/conflicts.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
+import { flushesOf, isFlushing, isInFlushOf } from './flush-state.ts';
 import type { Layer } from './layers.ts';
 import { opened } from './outside.ts';
 
@@ -26,6 +28,10 @@ interface Locking {
 interface Copying {
   refresh(entity: object, options?: Dictionary): Promise<object | null>;
   transactional(work: (tx: EntityManager) => unknown, options?: Dictionary): Promise<unknown>;
+}
+
+interface Beginning {
+  begin(...options: unknown[]): Promise<void>;
 }
 
 type FindOne = (...args: unknown[]) => Promise<object | null>;
@@ -121,12 +127,13 @@ export const transacting =
     class extends Base {
       override async transactional(work: (tx: EntityManager) => unknown, options: Dictionary = {}): Promise<unknown> {
         const outside = (this as unknown as EntityManager).getContext(false) as EntityManager;
+        await afterFlushes(outside.getUnitOfWork(false));
         const keepVersions = options.clear ? versionsBefore(outside) : undefined;
         let reader: EntityManager | undefined;
         const inside = async (tx: EntityManager) => {
           reader = tx;
           if (tx !== outside) {
-            enter(tx, outside, options);
+            enter(tx, outside);
           }
           const done = await work(tx);
           if (tx !== outside && options.clear) {
@@ -149,12 +156,29 @@ export const transacting =
       }
     };
 
-/** A transaction has an EntityManager of its own. */
-function enter(tx: EntityManager, outside: EntityManager, options: Dictionary): void {
-  opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
-  if (!options.clear && verifiedIn(outside.getUnitOfWork(false))) {
-    verifyInside(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+/** `em.begin()` while a flush is on its way: see `afterFlushes()`. */
+export const beginning: Layer<Beginning> = (Base) =>
+  class extends Base {
+    override async begin(...options: unknown[]): Promise<void> {
+      const em = (this as unknown as EntityManager).getContext(false) as EntityManager;
+      await afterFlushes(em.getUnitOfWork(false));
+      return super.begin(...options);
+    }
+  };
+
+/**
+ * While an EntityManager is flushing it is in the transaction of that flush, and a transaction that begins then would be a
+ * savepoint of it: rolled back with a flush that fails, after it has told that it was saved.
+ */
+async function afterFlushes(uow: UnitOfWork): Promise<void> {
+  while (isFlushing(uow) && !isInFlushOf(uow)) {
+    await flushesOf(uow);
   }
+}
+
+/** A transaction has an EntityManager of its own. */
+function enter(tx: EntityManager, outside: EntityManager): void {
+  opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
 }
 
 /** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */

@@ -4,6 +4,7 @@ import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import type { Roots } from '../flush/climb.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
+import type { Verified } from './verified.ts';
 
 /** What is known of a unit of work, and of what belongs to it, beyond MikroORM's own state. */
 export interface FlushState {
@@ -18,7 +19,7 @@ export interface FlushState {
   /** The roots that the flush writes, because it writes a part of them. */
   roots?: Roots;
   /** What the flush verifies. */
-  verified?: ReadonlySet<object>;
+  verified?: Verified;
   /** A flush is running, up to and including MikroORM's tidying up. */
   flushing: boolean;
   /** The last flush has failed. */

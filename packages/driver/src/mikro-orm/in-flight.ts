@@ -12,11 +12,12 @@ import {
   helper,
   isRaw,
 } from '@mikro-orm/core';
-import { isTouched, touch, touchedIn, versionOf } from '@mikro-ool/core';
+import { isTouched, touchedIn, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from './collection.ts';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { type FlushState, stateOf } from './flush-state.ts';
 import type { Layer } from './layers.ts';
+import { touchAgain } from './touches.ts';
 
 /** The parts of the unit of work that are overridden or called; private in MikroORM's types. */
 export interface InFlightMethods {
@@ -128,7 +129,7 @@ function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]
     restoreSnapshot(entity, { ...snapshot, ...Object.fromEntries(values) });
   }
   if (touchesOf(entity)?.has(entity)) {
-    touch(entity); // its mark went with the snapshot
+    touchAgain(entity);
   }
 }
 
@@ -198,7 +199,7 @@ export const keepingItems: Layer<InFlightMethods> = (Base) =>
     }
   };
 
-function isManyToMany(collection: Collection<object>): boolean {
+export function isManyToMany(collection: Collection<object>): boolean {
   return collection.property.kind === ReferenceKind.MANY_TO_MANY;
 }
 

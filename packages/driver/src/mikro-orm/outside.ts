@@ -1,4 +1,4 @@
-/** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which. */
+/** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or shares its entities. */
 import type { UnitOfWork } from '@mikro-orm/core';
 
 const outside = new WeakMap<object, UnitOfWork>();
@@ -12,4 +12,17 @@ export function opened(inside: UnitOfWork, around: UnitOfWork): void {
 export function withOutside(uow: UnitOfWork): UnitOfWork[] {
   const around = outside.get(uow);
   return around ? [uow, ...withOutside(around)] : [uow];
+}
+
+const sources = new WeakMap<object, UnitOfWork>();
+
+/** A fork has the entities of this unit of work, as that of a transaction has. */
+export function forked(fork: UnitOfWork, source: UnitOfWork): void {
+  sources.set(fork, source);
+}
+
+/** A unit of work, and those from which it has entities. */
+export function withSources(uow: UnitOfWork): UnitOfWork[] {
+  const source = sources.get(uow);
+  return source ? [uow, ...withSources(source)] : [uow];
 }

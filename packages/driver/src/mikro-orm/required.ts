@@ -35,7 +35,14 @@ export const REQUIRED = {
   storage: ['get', 'find', 'set'],
   EntityManager: [
     ...['getUnitOfWork', 'getEntityFactory', 'getComparator', 'getContext', 'getEventManager', 'getMetadata', 'fork'],
-    ...['refresh', 'transactional', 'isInTransaction', 'setTransactionContext', 'getTransactionSessionContext'],
+    ...[
+      'refresh',
+      'transactional',
+      'begin',
+      'isInTransaction',
+      'setTransactionContext',
+      'getTransactionSessionContext',
+    ],
     ...['setFlushMode', 'merge', 'upsert', 'upsertMany', 'find', 'findOne', 'flush', 'tryCache', 'storeCache'],
   ],
   UnitOfWork: [

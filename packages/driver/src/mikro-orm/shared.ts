@@ -2,11 +2,12 @@
  * Entities that several EntityManagers have, as that of a transaction has those of the one around it. What one of them is
  * writing MikroORM leaves out of the flush of another one, without a word: its changes would count as written.
  */
-import { type Dictionary, helper } from '@mikro-orm/core';
+import { type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
 import { Refusal, versionOf } from '@mikro-ool/core';
+import { collectionsOf } from '../memory/entity-state.ts';
 import { type AnyChangeSet, metaOf } from './entity.ts';
 import { type FlushState, flushesOnTheirWay } from './flush-state.ts';
-import { rawColumns, touchesOf, unsentOf } from './in-flight.ts';
+import { isManyToMany, rawColumns, touchesOf, unsentOf } from './in-flight.ts';
 
 /**
  * Refuses a flush that would leave out changes. (Waiting for the other flush is no way out: it may be waiting for a lock, or
@@ -45,18 +46,43 @@ function writtenBy({ em }: FlushState, entity: object): AnyChangeSet | undefined
 }
 
 /** What is not in the flush that writes an entity. */
-function leftOut({ em }: FlushState, writer: FlushState, entity: object): string | undefined {
+function leftOut({ em }: FlushState, writer: FlushState, entity: Dictionary): string | undefined {
   const set = writtenBy(writer, entity)!;
   if (em.getUnitOfWork(false).getRemoveStack().has(entity)) {
     return set.type.startsWith('delete') ? undefined : 'its removal';
   }
-  const now = em.getComparator().prepareEntity(entity) as Dictionary;
-  const payload = Object.assign({}, set.payload, ...(set.tptChangeSets ?? []).map((one) => one.payload)) as Dictionary;
-  // what the database fills in of a new row is not in what is sent
-  const isSent = (name: string) => set.type !== 'create' || name in payload;
-  const names = unsentOf(writer, { ...set, payload } as AnyChangeSet, now, rawColumns(set) ?? []).filter(isSent);
+  const names = [...unsentColumns(em, writer, set), ...unsentCollections(writer, entity)];
   if (names.length > 0) {
     return `its change of ${names.join(', ')}`;
   }
-  return touchesOf(entity)?.has(entity) ? 'its touch()' : undefined;
+  if (touchesOf(entity)?.has(entity)) {
+    return 'its touch()';
+  }
+  return isClaimed(em, writer, set) ? 'its version' : undefined;
+}
+
+function unsentColumns(em: EntityManager, writer: FlushState, set: AnyChangeSet): string[] {
+  const now = em.getComparator().prepareEntity(set.entity) as Dictionary;
+  const payload = Object.assign({}, set.payload, ...(set.tptChangeSets ?? []).map((one) => one.payload)) as Dictionary;
+  // what the database fills in of a new row is not in what is sent
+  const isSent = (name: string) => set.type !== 'create' || name in payload;
+  return unsentOf(writer, { ...set, payload } as AnyChangeSet, now, rawColumns(set) ?? []).filter(isSent);
+}
+
+function unsentCollections(writer: FlushState, entity: object): string[] {
+  const sent = new Set<unknown>(writer.em.getUnitOfWork(false).getCollectionUpdates());
+  const dirty = collectionsOf(entity).filter((one) => isManyToMany(one) && one.isDirty() && !sent.has(one));
+  return dirty.map(({ property }) => property.name);
+}
+
+/** Has a version been assigned that the flush knows nothing of? */
+function isClaimed(
+  em: EntityManager,
+  { flush }: FlushState,
+  { entity, originalEntity, payload }: AnyChangeSet,
+): boolean {
+  const { name } = versionOf(metaOf(em, entity))!;
+  const version = (entity as Dictionary)[name] as unknown;
+  const known = [originalEntity, payload].map((values) => (values as Dictionary | undefined)?.[name]);
+  return originalEntity !== undefined && ![...known, flush?.updates.movedTo(entity)].includes(version);
 }

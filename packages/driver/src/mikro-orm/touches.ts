@@ -2,7 +2,7 @@
  * A touch counts in the flush, whatever its listeners recompute: MikroORM takes a new snapshot then, and the mark of the
  * touch stands in the old one.
  */
-import { ChangeSetType, type EntityManager } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, helper } from '@mikro-orm/core';
 import { asTouched, isTouched, touchedIn, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { type FlushState, stateOf } from './flush-state.ts';
@@ -31,6 +31,16 @@ function note(uow: object, entity: object): void {
   const { em, recomputed } = stateOf(uow);
   if (hasMark(em, entity)) {
     recomputed.add(entity);
+  }
+}
+
+/** The mark went with the snapshot. Whatever version has been assigned since: it is for the flush to refuse one. */
+export function touchAgain(entity: object): void {
+  const em = helper(entity).__em;
+  const snapshot = snapshotOf(entity);
+  if (em && snapshot) {
+    restoreSnapshot(entity, asTouched(snapshot, versionOf(metaOf(em, entity))!.name));
+    touchedIn(em.getUnitOfWork(false)).add(entity);
   }
 }
 

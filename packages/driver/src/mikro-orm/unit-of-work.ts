@@ -114,7 +114,7 @@ export const writing: Layer<UnitOfWorkMethods> = (Base) =>
       withOwnMetadata(em, sets);
       planned(sets);
       const groups = super.getChangeSetGroups();
-      flush!.plan(groups, verified, roots);
+      flush!.plan(groups, verified && new Set(verified.keys()), roots);
       return groups;
     }
 

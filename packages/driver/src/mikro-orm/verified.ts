@@ -2,35 +2,51 @@
  * `verify()` and MikroORM's unit of work, which writes nothing of rows that do not change. A verified row becomes what an
  * assigned version without another change is: a change set that is only compared.
  */
-import type { EntityManager } from '@mikro-orm/core';
+import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
 import { verifiedIn, versionOf } from '@mikro-ool/core';
 import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { withSources } from './outside.ts';
 
 interface Computing {
   computeChangeSet(entity: object): void;
 }
 
-const NONE: ReadonlySet<object> = new Set();
+/** What a flush verifies, and where each of it was pending. */
+export type Verified = ReadonlyMap<object, Set<object>>;
 
-/** Called when all listeners have run. Returns what this flush verifies. */
-export function takeVerified(em: EntityManager): ReadonlySet<object> {
+const NONE: Verified = new Map();
+
+/**
+ * Called when all listeners have run. Returns what this flush verifies: what is pending here, and where its entities come
+ * from. `verify()` knows the EntityManager that has loaded an entity, and a transaction works on a fork of that one.
+ */
+export function takeVerified(em: EntityManager): Verified {
   const uow = em.getUnitOfWork(false);
-  const verified = verifiedIn(uow);
-  if (!verified || verified.size === 0) {
+  const pending = withSources(uow).flatMap((one) => verifiedIn(one) ?? []);
+  if (pending.every(({ size }) => size === 0)) {
     return NONE;
   }
-  const taken = new Set([...verified].filter((entity) => isManaged(em, entity)));
-  verified.clear();
+  const taken = new Map(
+    pending.flatMap((set) =>
+      [...set].filter((entity) => isManaged(em, entity)).map((entity) => [entity, set] as const),
+    ),
+  );
+  taken.forEach((set, entity) => set.delete(entity));
+  verifiedIn(uow)?.clear();
   const changed = new Set(uow.getChangeSets().map((changeSet) => changeSet.entity));
   const isUnchanged = (entity: object) => !changed.has(entity) && !uow.getRemoveStack().has(entity);
-  computeUnchanged(em, [...taken].filter(isUnchanged));
+  computeUnchanged(em, [...taken.keys()].filter(isUnchanged));
   return taken;
 }
 
 /** The flush has failed: the next one verifies what this one was to. */
-export function keepVerified(em: EntityManager, taken: ReadonlySet<object> | undefined): void {
-  const verified = verifiedIn(em.getUnitOfWork(false));
-  taken?.forEach((entity) => isManaged(em, entity) && verified!.add(entity));
+export function keepVerified(em: EntityManager, taken: Verified | undefined): void {
+  taken?.forEach((set, entity) => isManaged(em, entity) && set.add(entity));
+}
+
+/** Is the next flush to verify an entity? */
+export function isVerified(uow: UnitOfWork, entity: object): boolean {
+  return withSources(uow).some((one) => verifiedIn(one)?.has(entity));
 }
 
 function isManaged(em: EntityManager, entity: object): boolean {

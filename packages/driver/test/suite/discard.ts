@@ -665,6 +665,24 @@ export function discards(driver: TestDriver): void {
       expect((await state()).authors).toMatchObject([{ version: 2 }, { version: 2 }, { version: 1 }]);
     });
 
+    test('a touch since, beside a version that is taken off: the next flush refuses it, not the rollback', async () => {
+      const { fork, load } = await setUp();
+      const em = fork();
+      const { ann, bob } = await load(em);
+      await em.begin();
+      ann.name = 'inside';
+      bob.name = 'inside';
+      await em.flush();
+      touch(ann);
+      ann.version = null as never;
+      await em.rollback();
+      expect([ann.name, bob.name, bob.version]).toEqual(['Ann', 'Bob', 1]);
+      expect(await thrown(() => em.flush())).toBeInstanceOf(VersionNotLoaded);
+      ann.version = 1;
+      await em.flush();
+      expect(ann.version).toBe(2);
+    });
+
     test('a removed entity that was changed before, and one that is changed since', async () => {
       const { fork, state, load } = await setUp(false, false);
       const em = fork();

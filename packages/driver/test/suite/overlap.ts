@@ -345,6 +345,8 @@ export function overlaps(driver: TestDriver): void {
       'its change of label': (first) => (first.label = 'late'),
       'its removal': (first, other) => void other.remove(first),
       'its touch()': (first) => touch(first),
+      'its change of tags': (first, other) => first.tags.add(other.getReference(Tag, 2)),
+      'its version': (first) => (first.version = 7),
     };
 
     for (const several of [false, true]) {
@@ -375,13 +377,21 @@ export function overlaps(driver: TestDriver): void {
               'this one.',
           );
           expect((await rows(Item))[0]).toMatchObject({ n: 10, label: null, version: 2 });
+          if (left === 'its version') {
+            // which is compared now
+            await expect(other.flush()).rejects.toMatchObject({ conflicts: [{ expected: 7, actual: 2 }] });
+            return;
+          }
           await other.flush();
-          const [row] = await rows(Item);
-          expect(row).toMatchObject(
-            left === 'its removal'
-              ? { id: second!.id }
-              : { n: 10, label: left === 'its touch()' ? null : 'late', version: 3 },
-          );
+          const found = await orm.em.fork().find(Item, {}, { populate: ['tags'], orderBy: { id: 1 } });
+          const after: Record<string, object> = {
+            'its change of label': { n: 10, label: 'late', version: 3 },
+            'its removal': { id: second!.id },
+            'its touch()': { n: 10, version: 3 },
+            'its change of tags': { n: 10, version: 2 },
+          };
+          expect(found[0]).toMatchObject(after[left]!);
+          expect(found[0]!.tags.getIdentifiers()).toEqual(left === 'its change of tags' ? [1, 2] : [1]);
         });
       }
     }
@@ -426,6 +436,43 @@ export function overlaps(driver: TestDriver): void {
           outer.status === 'rejected' || row!.n === 10,
         ]).toEqual([true, true]);
       });
+    }
+
+    const begun: Record<string, (em: EntityManager) => Promise<unknown>> = {
+      // a fork that has the changes of the flush would flush them again
+      'em.transactional()': (em) => em.transactional(async (tx) => void tx.create(Tag, { id: 3 }), { clear: true }),
+      'em.begin()': async (em) => {
+        await em.begin();
+        em.clear();
+        em.create(Tag, { id: 3 });
+        await em.commit();
+      },
+    };
+    for (const [name, begin] of Object.entries(begun)) {
+      for (const isStale of [true, false]) {
+        test(`${name} while a flush is on its way that ${isStale ? 'conflicts' : 'is saved'}: a transaction by itself`, async () => {
+          for (const later of moments) {
+            const { orm, rows } = await setUp();
+            const em = orm.em.fork();
+            const items = await em.find(Item, {}, { orderBy: { id: 1 } });
+            const plains = await em.find(Plain, {}, { orderBy: { id: 1 } });
+            if (isStale) {
+              await orm.em.fork().nativeUpdate(Item, items[3]!.id, { n: 99 });
+            }
+            [...items, ...plains].forEach((row) => (row.n = 10));
+            const flush = em.flush().then(
+              () => 'saved',
+              () => 'conflict',
+            );
+            await later();
+            await begin(em);
+            expect(await flush).toBe(isStale ? 'conflict' : 'saved');
+            expect(await orm.em.fork().count(Tag, { id: 3 })).toBe(1);
+            expect((await rows(Item)).map(({ n }) => n)).toEqual(isStale ? [1, 2, 3, 99] : [10, 10, 10, 10]);
+            await orm.close();
+          }
+        });
+      }
     }
   });
 }

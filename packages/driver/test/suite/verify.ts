@@ -81,6 +81,52 @@ export function verifies(driver: TestDriver): void {
       });
     }
 
+    const inside: Record<
+      string,
+      (em: EntityManager, work: (tx: EntityManager) => Promise<unknown>) => Promise<unknown>
+    > = {
+      'em.transactional()': (em, work) => em.transactional(work),
+      'em.transactional() that flushes itself': (em, work) =>
+        em.transactional(async (tx) => {
+          await work(tx);
+          await tx.flush();
+        }),
+      'a nested transaction': (em, work) => em.transactional((tx) => tx.transactional(work)),
+      'em.fork({ clear: false })': async (em, work) => {
+        const fork = em.fork({ clear: false });
+        await work(fork);
+        await fork.flush();
+      },
+    };
+    const marks = {
+      ...ways,
+      'verify() of what is found there': async (em: EntityManager) => verify(await em.findOneOrFail(Budget, 1)),
+      'verify() of its reference': async (em: EntityManager) => verify(em.getReference(Budget, 1)),
+    };
+    for (const [where, run] of Object.entries(inside)) {
+      for (const [name, ask] of Object.entries(marks)) {
+        test(`${name} of a row that was loaded outside, in ${where}: verified by what is written there, and once`, async () => {
+          const { fork, change } = await setUp();
+          const em = fork();
+          const budget = await em.findOneOrFail(Budget, 1);
+          const spend = (id: number) =>
+            run(em, async (tx) => {
+              await ask(tx, budget);
+              tx.create(Expense, { id, amount: 5 });
+            });
+          await spend(3);
+          await change();
+          // it was verified by what was written there
+          (await em.findOneOrFail(Expense, 1)).amount = 1;
+          await em.flush();
+          const error = await thrown(() => spend(4));
+          expect(error).toBeInstanceOf(ConcurrentUpdate);
+          expect(error).toMatchObject({ conflicts: [{ operation: 'check', expected: 1, actual: 2 }] });
+          expect(await fork().count(Expense, {})).toBe(3);
+        });
+      }
+    }
+
     test('a removed row is a conflict; nothing is verified twice', async () => {
       const { fork } = await setUp();
       const em = fork();
