@@ -1,6 +1,7 @@
 /** What a run was like: a table for the terminal and for results/*.md, where both locks stand beside each other. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { markdownTable } from 'markdown-table';
+import { ANOMALIES, type Anomaly } from './anomalies.ts';
 import { VIOLATIONS, type Violation } from './checker.ts';
 import type { DatabaseKind, Lock } from './model.ts';
 import type { Result } from './run.ts';
@@ -15,6 +16,13 @@ const EXAMPLES = 5;
 /** What the work brings about as well, and often: it must not hide how few of the others there are. */
 const BY_RACES: readonly Fault[] = ['deadlock', 'serialisation failure'];
 
+const NAMES = Object.keys(ANOMALIES) as Anomaly[];
+
+/** What nothing was promised against is no violation: rows that the work only reads, it does not verify. */
+function nameOf(name: Anomaly): string {
+  return `anomaly ${name}${ANOMALIES[name] ? '' : ' (examples; allowed)'}`;
+}
+
 /** The numbers of a run, as they are kept. */
 interface Summary {
   readonly lock: Lock;
@@ -23,7 +31,7 @@ interface Summary {
   readonly examples: readonly string[];
 }
 
-export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): Summary {
+export function summarise({ plan, seconds, verdict, anomalies, faults, ...rest }: Result): Summary {
   const { outcomes, unknownCommitted, violations, errors, writes, reads } = verdict;
   const ofKind = (kind: Violation) => violations.filter((violation) => violation.kind === kind);
   const kinds = Object.keys(VIOLATIONS) as Violation[];
@@ -47,6 +55,7 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
       ...Object.fromEntries(FAULTS.map((fault) => [fault, faults[fault]])),
       '**violations**': violations.length,
       ...Object.fromEntries(kinds.map((kind) => [VIOLATIONS[kind], ofKind(kind).length])),
+      ...Object.fromEntries(NAMES.map((name) => [nameOf(name), anomalies.filter(({ kind }) => kind === name).length])),
       'transactions left open on the server': rest.openTransactions,
       'sessions left open on the server': rest.openSessions,
       'connections that did not come back to their pool': rest.leakedConnections,
@@ -54,11 +63,10 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
       'crashes of workers': rest.accidents.length,
     },
     errors: Object.fromEntries([...errors].toSorted(([, a], [, b]) => b - a)),
-    examples: kinds.flatMap((kind) =>
-      ofKind(kind)
-        .slice(0, EXAMPLES)
-        .map(({ text }) => text),
-    ),
+    examples: [
+      ...kinds.flatMap((kind) => ofKind(kind).slice(0, EXAMPLES)),
+      ...NAMES.flatMap((name) => anomalies.filter(({ kind }) => kind === name).slice(0, EXAMPLES)),
+    ].map(({ text }) => text),
   };
 }
 

@@ -4,6 +4,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { ANOMALIES, type Finding, findAnomalies } from './anomalies.ts';
 import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { type HistoryRecord, type Write, readHistory } from './history.ts';
@@ -28,6 +29,7 @@ export interface Result {
   readonly seconds: number;
   readonly faults: Readonly<Record<Fault, number>>;
   readonly verdict: Verdict;
+  readonly anomalies: readonly Finding[];
   /** Connections that were not given back, where a worker has ended by itself, and workers that ran out of them. */
   readonly leakedConnections: number;
   readonly starvedWorkers: number;
@@ -221,6 +223,8 @@ async function judge(
     const file = join(directory, 'database.jsonl');
     await dump(session, database, file);
     const verdict = check(readHistory([file, ...crew.files]));
+    const anomalies = findAnomalies(readHistory([file, ...crew.files]));
+    const broken = anomalies.filter(({ kind }) => ANOMALIES[kind] !== undefined);
     const seen = (pattern: RegExp) => {
       return [...verdict.errors].filter(([label]) => pattern.test(label)).reduce((sum, [, n]) => sum + n, 0);
     };
@@ -232,9 +236,9 @@ async function judge(
     const { accidents, leaked: leakedConnections, starved: starvedWorkers } = crew;
     const leaks =
       openTransactions + openSessions + (isStrict(database, plan.lock) ? leakedConnections + starvedWorkers : 0);
-    const isGood = verdict.violations.length + accidents.length + leaks === 0;
+    const isGood = verdict.violations.length + broken.length + accidents.length + leaks === 0;
     return {
-      ...{ plan, seconds, faults, verdict, leakedConnections, starvedWorkers },
+      ...{ plan, seconds, faults, verdict, anomalies, leakedConnections, starvedWorkers },
       ...{ openTransactions, openSessions, accidents, isGood },
     };
   } finally {
