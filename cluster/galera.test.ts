@@ -53,21 +53,7 @@ async function connectAll(lock: Lock): Promise<Orm[]> {
   return all;
 }
 
-/** All nodes have what any of them has. */
-async function settled(nodes: readonly GaleraNode[] = galera.nodes): Promise<void> {
-  for (;;) {
-    const positions = await Promise.all(
-      nodes.map(async (node) => {
-        const [row] = await node.query<{ Value: string }>(`show status like 'wsrep_last_committed'`);
-        return row!.Value;
-      }),
-    );
-    if (new Set(positions).size === 1) {
-      return;
-    }
-    await wait(20);
-  }
-}
+const settled = () => galera.settled();
 
 /** What every node says after a storm, without repetitions. */
 async function everywhere(): Promise<{ n: number; writes: number }[]> {

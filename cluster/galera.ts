@@ -32,6 +32,8 @@ export interface Galera {
   readonly nodes: readonly [GaleraNode, GaleraNode, GaleraNode];
   /** Waits until all say that all are there: one that was out may not have noticed it. */
   whole(): Promise<void>;
+  /** Waits until all have what any of them has. */
+  settled(): Promise<void>;
   dispose(): Promise<void>;
 }
 
@@ -84,7 +86,17 @@ export async function startGalera(): Promise<Galera> {
       }
     }
   };
-  return { nodes: nodes as unknown as Galera['nodes'], whole, dispose };
+  const settled = async () => {
+    const position = `show status like 'wsrep_last_committed'`;
+    for (;;) {
+      const rows = await Promise.all(nodes.map((node) => node.query<{ Value: string }>(position)));
+      if (new Set(rows.map(([row]) => row!.Value)).size === 1) {
+        return;
+      }
+      await wait(20);
+    }
+  };
+  return { nodes: nodes as unknown as Galera['nodes'], whole, settled, dispose };
 }
 
 async function install(
