@@ -101,6 +101,16 @@ export default defineConfig({
       { test: { name: 'docs', include: ['docs/test/*.test.ts'] } },
       // with the machine nearly to itself: it has deadlines, and waits most of the time
       { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], sequence: { groupOrder: 1 } } },
+      {
+        // after all others: three servers and a storm on top of them need the machine
+        test: {
+          name: 'cluster',
+          include: ['cluster/*.test.ts'],
+          globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
+          maxWorkers: 2,
+          sequence: { groupOrder: 2 },
+        },
+      },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },
       {
         // Vitest's own transform leaves standard decorators as they are, and Node does not run them

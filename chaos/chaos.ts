@@ -6,7 +6,7 @@ import { randomInt } from 'node:crypto';
 import ora from 'ora';
 import { endWithReader, readOptions, refuse } from '../tools/command-line.ts';
 import type { DatabaseKind, Lock, Plan } from './model.ts';
-import { DATABASES, errorTable, summarise, table, writeResult } from './report.ts';
+import { DATABASES, errorTable, summarise, table, titleOf, writeResult } from './report.ts';
 import { type Progress, run } from './run.ts';
 
 const KEPT_FROM_MINUTES = 10;
@@ -17,6 +17,7 @@ Writers of the same rows while everything fails, on a server that is started for
   --minutes <n>       how long (1); from ${KEPT_FROM_MINUTES} on, the result is kept in chaos/results
   --seed <n>          what is done and broken (chance)
   --database <name>   postgresql (without), or mariadb
+  --cluster <name>    galera: writers on all of its nodes, each of which fails in turn
   --lock <name>       mikro-ool (without), or version-true, which is MikroORM's own
   --help              this text
 
@@ -26,6 +27,7 @@ const values = readOptions(USAGE, {
   minutes: { type: 'string', default: '1' },
   seed: { type: 'string', default: String(randomInt(2 ** 31)) },
   database: { type: 'string', default: 'postgresql' },
+  cluster: { type: 'string' },
   lock: { type: 'string', default: 'mikro-ool' },
 });
 endWithReader();
@@ -35,13 +37,19 @@ function planOf(): Plan {
   if (!(values.database in DATABASES)) {
     refuse(`There is no database "${values.database}".`, USAGE);
   }
+  if (values.cluster !== undefined && values.cluster !== 'galera') {
+    refuse(`There is no cluster "${values.cluster}".`, USAGE);
+  }
   if (!['mikro-ool', 'version-true'].includes(values.lock)) {
     refuse(`There is no lock "${values.lock}".`, USAGE);
   }
   if (!(minutes > 0) || !Number.isInteger(seed)) {
     refuse('Minutes are more than 0, and a seed is an integer.', USAGE);
   }
-  return { minutes, seed, database: values.database as DatabaseKind, lock: values.lock as Lock };
+  const target = values.cluster
+    ? { database: 'mariadb' as const, cluster: values.cluster as 'galera' }
+    : { database: values.database as DatabaseKind };
+  return { minutes, seed, ...target, lock: values.lock as Lock };
 }
 
 function describe({ secondsLeft, tally, faults }: Progress): string {
@@ -57,7 +65,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 
 const plan = planOf();
-console.log(`${DATABASES[plan.database]}, ${plan.lock}, ${plan.minutes} min, --seed ${plan.seed}`);
+console.log(`${titleOf(plan)}, ${plan.lock}, ${plan.minutes} min, --seed ${plan.seed}`);
 const spinner = ora();
 let printed = Number.POSITIVE_INFINITY;
 const result = await run(plan, (progress) => {
@@ -74,7 +82,7 @@ for (const line of [...summary.examples, ...result.accidents]) {
   console.log(`- ${line}`);
 }
 if (plan.minutes >= KEPT_FROM_MINUTES) {
-  writeResult(plan.database, summary);
+  writeResult(plan, summary);
 }
 console.log(result.isGood ? 'Nothing was lost.' : 'Something went wrong: see above.');
 process.exit(result.isGood ? 0 : 1);

@@ -36,7 +36,7 @@ export type HistoryRecord =
   /** … and each line of its journal, which was written in the same transaction as the row. */
   | ({ readonly type: 'journal'; readonly attempt: string } & Write)
   /** From a worker: committed rows that it has read, … */
-  | { readonly type: 'read'; readonly rows: readonly Seen[] }
+  | { readonly type: 'read'; readonly attempt: string; readonly rows: readonly Seen[] }
   /** … what it is about to commit, written down before anything can be committed, … */
   | { readonly type: 'intent'; readonly attempt: string; readonly writes: readonly Write[] }
   /** … and what it was told; missing when the worker was killed. */

@@ -48,6 +48,8 @@ export type DatabaseKind = 'postgresql' | 'mariadb';
 /** What a run is asked to do. */
 export interface Plan {
   readonly database: DatabaseKind;
+  /** Several servers that all take writes, instead of one. */
+  readonly cluster?: 'galera';
   readonly lock: Lock;
   readonly seed: number;
   readonly minutes: number;

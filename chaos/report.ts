@@ -1,19 +1,33 @@
 /** What a run was like: a table for the terminal and for results/*.md, where both locks stand beside each other. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { markdownTable } from 'markdown-table';
+import { ANOMALIES, type Anomaly } from './anomalies.ts';
 import { VIOLATIONS, type Violation } from './checker.ts';
-import type { DatabaseKind, Lock } from './model.ts';
+import type { DatabaseKind, Lock, Plan } from './model.ts';
 import type { Result } from './run.ts';
-import { FAULTS, type Fault } from './saboteur.ts';
+import { type Fault, faultsOf } from './saboteur.ts';
 
 const DIRECTORY = new URL('./results/', import.meta.url);
 const TITLES = { 'mikro-ool': 'mikro-ool', 'version-true': 'MikroORM, `version: true`' };
 export const DATABASES = { postgresql: 'PostgreSQL', mariadb: 'MariaDB' };
+const CLUSTERS = { galera: 'Galera, three nodes of MariaDB' };
+
+/** What a run is against, for people. */
+export function titleOf({ database, cluster }: Pick<Plan, 'database' | 'cluster'>): string {
+  return cluster ? CLUSTERS[cluster] : DATABASES[database];
+}
 
 const EXAMPLES = 5;
 
 /** What the work brings about as well, and often: it must not hide how few of the others there are. */
 const BY_RACES: readonly Fault[] = ['deadlock', 'serialisation failure'];
+
+const NAMES = Object.keys(ANOMALIES) as Anomaly[];
+
+/** What nothing was promised against is no violation: rows that the work only reads, it does not verify. */
+function nameOf(name: Anomaly): string {
+  return `anomaly ${name}${ANOMALIES[name] ? '' : ' (examples; allowed)'}`;
+}
 
 /** The numbers of a run, as they are kept. */
 interface Summary {
@@ -23,10 +37,11 @@ interface Summary {
   readonly examples: readonly string[];
 }
 
-export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): Summary {
+export function summarise({ plan, seconds, verdict, anomalies, faults, ...rest }: Result): Summary {
   const { outcomes, unknownCommitted, violations, errors, writes, reads } = verdict;
   const ofKind = (kind: Violation) => violations.filter((violation) => violation.kind === kind);
   const kinds = Object.keys(VIOLATIONS) as Violation[];
+  const all = faultsOf(plan);
   const count = (kinds: readonly Fault[]) => kinds.reduce((sum, fault) => sum + faults[fault], 0);
   return {
     lock: plan.lock,
@@ -40,13 +55,14 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
       '… of these, in the database': unknownCommitted,
       'versions written': writes,
       'rows read': reads,
-      '**faults**': count(FAULTS),
+      '**faults**': count(all),
       '… of these, without deadlocks and serialisation failures': count(
-        FAULTS.filter((fault) => !BY_RACES.includes(fault)),
+        all.filter((fault) => !BY_RACES.includes(fault)),
       ),
-      ...Object.fromEntries(FAULTS.map((fault) => [fault, faults[fault]])),
+      ...Object.fromEntries(all.map((fault) => [fault, faults[fault]])),
       '**violations**': violations.length,
       ...Object.fromEntries(kinds.map((kind) => [VIOLATIONS[kind], ofKind(kind).length])),
+      ...Object.fromEntries(NAMES.map((name) => [nameOf(name), anomalies.filter(({ kind }) => kind === name).length])),
       'transactions left open on the server': rest.openTransactions,
       'sessions left open on the server': rest.openSessions,
       'connections that did not come back to their pool': rest.leakedConnections,
@@ -54,11 +70,10 @@ export function summarise({ plan, seconds, verdict, faults, ...rest }: Result): 
       'crashes of workers': rest.accidents.length,
     },
     errors: Object.fromEntries([...errors].toSorted(([, a], [, b]) => b - a)),
-    examples: kinds.flatMap((kind) =>
-      ofKind(kind)
-        .slice(0, EXAMPLES)
-        .map(({ text }) => text),
-    ),
+    examples: [
+      ...kinds.flatMap((kind) => ofKind(kind).slice(0, EXAMPLES)),
+      ...NAMES.flatMap((name) => anomalies.filter(({ kind }) => kind === name).slice(0, EXAMPLES)),
+    ].map(({ text }) => text),
   };
 }
 
@@ -86,9 +101,10 @@ function render(head: string[], lines: string[][]): string {
 }
 
 /** Keeps the numbers, and puts them beside those of the last run with the other lock. */
-export function writeResult(database: DatabaseKind, summary: Summary): void {
+export function writeResult(plan: Plan, summary: Summary): void {
+  const name = plan.cluster ?? plan.database;
   mkdirSync(DIRECTORY, { recursive: true });
-  const file = (lock: Lock) => new URL(`${database}-${lock}.json`, DIRECTORY);
+  const file = (lock: Lock) => new URL(`${name}-${lock}.json`, DIRECTORY);
   writeFileSync(file(summary.lock), `${JSON.stringify(summary, null, 2)}\n`);
   const summaries = (Object.keys(TITLES) as Lock[])
     .filter((lock) => existsSync(file(lock)))
@@ -98,7 +114,7 @@ export function writeResult(database: DatabaseKind, summary: Summary): void {
     ...(examples.length > 0 ? examples.map((text) => `- ${text}`) : ['Nothing.']),
   ]);
   writeFileSync(
-    new URL(`${database}.md`, DIRECTORY),
-    `## ${DATABASES[database]}\n\n${table(summaries)}\n\n${errorTable(summaries)}\n${examples.join('\n')}\n`,
+    new URL(`${name}.md`, DIRECTORY),
+    `## ${titleOf(plan)}\n\n${table(summaries)}\n\n${errorTable(summaries)}\n${examples.join('\n')}\n`,
   );
 }

@@ -4,6 +4,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { ANOMALIES, type Finding, findAnomalies } from './anomalies.ts';
 import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { type HistoryRecord, type Write, readHistory } from './history.ts';
@@ -11,8 +12,8 @@ import { ACCOUNTS, type DatabaseKind, OPENING_BALANCE, type Plan, SETUP, connect
 import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
 import { Chance } from './random.ts';
-import { FAULTS, type Fault, Saboteur } from './saboteur.ts';
-import { type Server, createServer } from './servers.ts';
+import { type Fault, Saboteur, faultsOf } from './saboteur.ts';
+import { type Server, type Target, createTarget } from './servers.ts';
 import { type Tally, sumOf } from './work.ts';
 import type { WorkerConfig, WorkerReport } from './worker.ts';
 
@@ -28,6 +29,7 @@ export interface Result {
   readonly seconds: number;
   readonly faults: Readonly<Record<Fault, number>>;
   readonly verdict: Verdict;
+  readonly anomalies: readonly Finding[];
   /** Connections that were not given back, where a worker has ended by itself, and workers that ran out of them. */
   readonly leakedConnections: number;
   readonly starvedWorkers: number;
@@ -74,7 +76,7 @@ class Crew {
 
   #hire(session: string): void {
     const name = `${session}-${++this.#hired}`;
-    const { database, lock, seed } = this.#plan;
+    const { database, cluster, lock, seed } = this.#plan;
     const file = join(this.#directory, `${name}.jsonl`);
     writeFileSync(file, '');
     this.files.push(file);
@@ -82,6 +84,8 @@ class Crew {
       ...{ name, session, database, lock, file },
       url: this.#url(session),
       seed: seed + 1000 * this.#hired,
+      // a node that was put out answers nothing useful until it is back
+      patience: cluster ? 30_000 : 5000,
     };
     const child = fork(join(import.meta.dirname, 'worker.ts'), [JSON.stringify(config)], {
       execArgv: [],
@@ -141,47 +145,58 @@ export async function run(plan: Plan, show: (progress: Progress) => void = () =>
   const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-history-'));
   const forget = () => rmSync(directory, { recursive: true, force: true });
   process.once('exit', forget);
-  let server: Server | undefined;
-  let proxy: Proxy | undefined;
+  let target: Target | undefined;
+  const proxies: Proxy[] = [];
   let crew: Crew | undefined;
   try {
-    server = await createServer(plan.database);
-    await prepare(plan, server);
-    proxy = await startProxy(server.port);
-    const through = proxy.port;
+    target = await createTarget(plan);
+    const { nodes } = target;
+    await prepare(plan, target);
+    for (const { port } of nodes) {
+      proxies.push(await startProxy(port));
+    }
+    // each worker has its node
+    const urlOf = (session: string) => {
+      const which = Number(session.slice('worker'.length)) % nodes.length;
+      return nodes[which]!.url(proxies[which]!.port, session);
+    };
     const started = Date.now();
-    crew = new Crew(plan, (session) => server!.url(through, session), directory);
-    const faults = await sabotage(plan, server, proxy, crew, show);
+    crew = new Crew(plan, urlOf, directory);
+    const faults = await sabotage(plan, target, proxies, crew, show);
     await crew.stop();
     const seconds = Math.round((Date.now() - started) / 1000);
-    return await judge(plan, server, crew, directory, faults, seconds);
+    return await judge(plan, target, crew, directory, faults, seconds);
   } finally {
     crew?.killAll();
-    proxy?.stop();
-    await server?.dispose();
+    proxies.forEach((proxy) => proxy.stop());
+    await target?.dispose();
     process.removeListener('exit', forget);
     forget();
   }
 }
 
-async function prepare({ database }: Plan, server: Server): Promise<void> {
+async function prepare({ database }: Plan, { nodes, whole }: Target): Promise<void> {
+  const [server] = nodes as [Server];
   const orm = await connect(database, 'mikro-ool', server.url(server.port), 'setup', 2);
   try {
     await orm.schema.ensureDatabase();
     await createTables(orm, database);
+    await whole();
   } finally {
     await orm.close();
   }
 }
 
 async function sabotage(
-  { database, seed, minutes }: Plan,
-  server: Server,
-  proxy: Proxy,
+  plan: Plan,
+  target: Target,
+  proxies: readonly Proxy[],
   crew: Crew,
   show: (progress: Progress) => void,
 ): Promise<Record<Fault, number>> {
-  const saboteur = new Saboteur(server, database, proxy, (session) => crew.kill(session), new Chance(seed));
+  const { seed, minutes } = plan;
+  const all = faultsOf(plan);
+  const saboteur = new Saboteur(target, plan, proxies, (session) => crew.kill(session), new Chance(seed));
   const end = Date.now() + minutes * 60_000;
   const faults = () => {
     const { deadlocks, serialisationFailures } = crew.tally();
@@ -195,7 +210,7 @@ async function sabotage(
   try {
     await saboteur.run(() => {
       const seen = faults();
-      const left = Date.now() < end ? FAULTS : FAULTS.filter((fault) => seen[fault] === 0);
+      const left = Date.now() < end ? all : all.filter((fault) => seen[fault] === 0);
       return Date.now() < end + OVERTIME ? left : [];
     });
     return saboteur.faults;
@@ -206,21 +221,24 @@ async function sabotage(
 
 async function judge(
   plan: Plan,
-  server: Server,
+  { nodes, whole }: Target,
   crew: Crew,
   directory: string,
   injected: Readonly<Record<Fault, number>>,
   seconds: number,
 ): Promise<Result> {
   const { database } = plan;
-  const session = await openSession(database, server.url(server.port));
+  await whole();
+  const sessions = await Promise.all(nodes.map(({ url, port }) => openSession(database, url(port))));
   try {
     const sql = SQL[database];
-    const openTransactions = await settled(session, sql.transactions);
-    const openSessions = await settled(session, sql.sessions);
+    const openTransactions = await settled(sessions, sql.transactions);
+    const openSessions = await settled(sessions, sql.sessions);
     const file = join(directory, 'database.jsonl');
-    await dump(session, database, file);
+    await dump(sessions[0]!, database, file);
     const verdict = check(readHistory([file, ...crew.files]));
+    const anomalies = findAnomalies(readHistory([file, ...crew.files]));
+    const broken = anomalies.filter(({ kind }) => ANOMALIES[kind] !== undefined);
     const seen = (pattern: RegExp) => {
       return [...verdict.errors].filter(([label]) => pattern.test(label)).reduce((sum, [, n]) => sum + n, 0);
     };
@@ -232,22 +250,22 @@ async function judge(
     const { accidents, leaked: leakedConnections, starved: starvedWorkers } = crew;
     const leaks =
       openTransactions + openSessions + (isStrict(database, plan.lock) ? leakedConnections + starvedWorkers : 0);
-    const isGood = verdict.violations.length + accidents.length + leaks === 0;
+    const isGood = verdict.violations.length + broken.length + accidents.length + leaks === 0;
     return {
-      ...{ plan, seconds, faults, verdict, leakedConnections, starvedWorkers },
+      ...{ plan, seconds, faults, verdict, anomalies, leakedConnections, starvedWorkers },
       ...{ openTransactions, openSessions, accidents, isGood },
     };
   } finally {
-    await session.end();
+    await Promise.all(sessions.map((session) => session.end()));
     keep(directory);
   }
 }
 
 /** How many there are, when the server has noticed that its clients are gone. */
-async function settled(session: Session, sql: string): Promise<number> {
+async function settled(sessions: readonly Session[], sql: string): Promise<number> {
   const deadline = Date.now() + 15_000;
   for (;;) {
-    const { length } = await session.query(sql);
+    const { length } = (await Promise.all(sessions.map((session) => session.query(sql)))).flat();
     if (length === 0 || Date.now() > deadline) {
       return length;
     }

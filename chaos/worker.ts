@@ -19,6 +19,8 @@ export interface WorkerConfig {
   readonly lock: Lock;
   readonly seed: number;
   readonly file: string;
+  /** Milliseconds after which all connections are taken for lost, when they are given out and nothing is done with them. */
+  readonly patience: number;
 }
 
 export interface WorkerReport {
@@ -31,9 +33,6 @@ export interface WorkerReport {
 /** At work at the same time, on one pool that is smaller than they are many. */
 const LANES = 4;
 const CONNECTIONS = 3;
-
-/** All connections are given out for so long, and nothing is done with them. */
-const STARVED = 5000;
 
 /** Watches a pool. Returns how many connections it has given out and not got back; those that are being opened do not count. */
 async function watchPool(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<() => number> {
@@ -68,7 +67,7 @@ async function patiently<Result>(start: () => Promise<Result>): Promise<Result> 
   }
 }
 
-async function work({ name, session, url, database, lock, seed, file }: WorkerConfig): Promise<void> {
+async function work({ name, session, url, database, lock, seed, file, patience }: WorkerConfig): Promise<void> {
   const stopping = new AbortController();
   process.on('message', () => stopping.abort());
   process.on('disconnect', () => process.exit());
@@ -89,7 +88,7 @@ async function work({ name, session, url, database, lock, seed, file }: WorkerCo
     const { success, conflicts } = tally();
     if (success + conflicts > before || checkedOut() < CONNECTIONS) {
       [before, since] = [success + conflicts, Date.now()];
-    } else if (Date.now() - since > STARVED) {
+    } else if (Date.now() - since > patience) {
       await report('starved');
       process.exit();
     }

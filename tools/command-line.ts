@@ -7,15 +7,21 @@ const HELP = { help: { type: 'boolean' } } as const;
  * @param usage what `--help` prints
  */
 export function readOptions<Options extends ParseArgsOptionsConfig>(usage: string, options: Options) {
+  const { values, positionals } = readArguments(usage, options);
+  return positionals.length > 0 ? refuse(`Unexpected argument '${positionals[0]}'.`, usage) : values;
+}
+
+/** With arguments that are no options, which the command looks at itself. */
+export function readArguments<Options extends ParseArgsOptionsConfig>(usage: string, options: Options) {
   try {
     // some versions of pnpm hand the `--` between their arguments and ours along
     const args = process.argv.slice(2).filter((arg) => arg !== '--');
-    const { values } = parseArgs({ args, options: { ...options, ...HELP } });
+    const { values, positionals } = parseArgs({ args, options: { ...options, ...HELP }, allowPositionals: true });
     if ((values as { help?: boolean }).help) {
       console.log(usage);
       process.exit();
     }
-    return values;
+    return { values, positionals };
   } catch (error) {
     return refuse((error as Error).message, usage);
   }

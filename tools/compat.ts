@@ -6,8 +6,7 @@
  */
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
-import { refuse } from './command-line.ts';
+import { readArguments, refuse } from './command-line.ts';
 import {
   type Versions,
   copyWorkspace,
@@ -41,7 +40,7 @@ const PROJECTS: Record<string, string[]> = {
 };
 
 /** Projects of Vitest that test our programs, which --run runs on another MikroORM. */
-const PROGRAMS = ['chaos', 'examples'];
+const PROGRAMS = ['chaos', 'cluster', 'examples'];
 
 /** What a script may write. */
 const RESULTS = ['bench/results', 'chaos/results'];
@@ -56,24 +55,6 @@ interface Row {
 
 function fail(problem: string): never {
   refuse(problem, USAGE);
-}
-
-function readArguments() {
-  try {
-    return parseArgs({
-      args: process.argv.slice(2).filter((arg) => arg !== '--'),
-      allowPositionals: true,
-      options: {
-        project: { type: 'string', multiple: true },
-        all: { type: 'boolean' },
-        run: { type: 'string' },
-        keep: { type: 'boolean' },
-        help: { type: 'boolean' },
-      },
-    });
-  } catch (error) {
-    return fail((error as Error).message);
-  }
 }
 
 /** Runs what is to be run in one copy of the workspace. */
@@ -184,12 +165,13 @@ async function runScript(limit: string, script: string): Promise<boolean> {
   });
 }
 
-const { values, positionals } = readArguments();
+const { values, positionals } = readArguments(USAGE, {
+  project: { type: 'string', multiple: true },
+  all: { type: 'boolean' },
+  run: { type: 'string' },
+  keep: { type: 'boolean' },
+});
 const wanted = values.project ?? [];
-if (values.help) {
-  console.log(USAGE);
-  process.exit();
-}
 const [limit, ...more] = positionals;
 if (!limit || more.length > 0 || !isRelease(limit)) {
   fail('One version of MikroORM is needed, like 7.2.5.');

@@ -5,12 +5,13 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, chownSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir, userInfo } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort } from './postgres.ts';
+import { find, otherUser } from './processes.ts';
 
 export interface MariaDbServer {
   /** Connection URL without a database name. */
@@ -37,10 +38,10 @@ export async function installMariaDb(prefix: string): Promise<MariaDbInstallatio
   }
   const directory = mkdtempSync(join(tmpdir(), prefix));
   const data = ['--no-defaults', `--datadir=${join(directory, 'data')}`];
-  if (userInfo().uid === 0) {
+  const { uid, gid } = otherUser('mysql');
+  if (uid !== undefined && gid !== undefined) {
     // run as root, the server becomes the user of its package
-    const id = (flag: string) => Number(execFileSync('id', [flag, 'mysql'], { encoding: 'utf8' }));
-    chownSync(directory, id('-u'), id('-g'));
+    chownSync(directory, uid, gid);
     chmodSync(directory, 0o755);
     data.push('--user=mysql');
   }
@@ -91,11 +92,6 @@ export async function startMariaDb(): Promise<MariaDbServer | undefined> {
     throw new Error(`MariaDB did not start:\n${log.join('')}`);
   }
   return { url: `mysql://root@127.0.0.1:${port}`, stop };
-}
-
-function find(program: string): string | undefined {
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin'];
-  return directories.map((directory) => join(directory, program)).find((file) => existsSync(file));
 }
 
 async function listens(port: number, server: ChildProcess): Promise<boolean> {

@@ -76,7 +76,7 @@ function endNow(databaseDir: string): void {
 }
 
 /** Run as root, the server becomes another user, who must be able to reach its program files. */
-function refuseUnreachable(): void {
+export function refuseUnreachable(): void {
   if (userInfo().uid !== 0) {
     return;
   }

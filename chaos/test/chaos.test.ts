@@ -5,21 +5,34 @@ import { chmodSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { missingPackages } from '../../cluster/packages.ts';
+import type { Plan } from '../model.ts';
 import { run } from '../run.ts';
-import { FAULTS } from '../saboteur.ts';
+import { faultsOf } from '../saboteur.ts';
 
 const MINUTES = 1 / 3;
 
-test('mikro-ool loses nothing, whatever fails', { timeout: 300_000 }, async () => {
-  const { verdict, accidents, faults, openTransactions, openSessions, isGood } = await run({
-    ...{ database: 'postgresql', lock: 'mikro-ool', seed: 7, minutes: MINUTES },
+async function expectNothingLost(target: Pick<Plan, 'database' | 'cluster'>): Promise<void> {
+  const { verdict, anomalies, accidents, faults, openTransactions, openSessions, isGood } = await run({
+    ...{ ...target, lock: 'mikro-ool', seed: 7, minutes: MINUTES },
   });
+  expect(anomalies.filter(({ kind }) => kind.startsWith('G0') || kind.startsWith('G1') || kind === 'P4')).toEqual([]);
   expect(verdict.violations).toEqual([]);
   expect(accidents).toEqual([]);
   expect({ openTransactions, openSessions, isGood }).toEqual({ openTransactions: 0, openSessions: 0, isGood: true });
-  expect(FAULTS.filter((fault) => faults[fault] === 0)).toEqual([]);
+  expect(faultsOf(target).filter((fault) => faults[fault] === 0)).toEqual([]);
   expect(verdict.outcomes.success).toBeGreaterThan(0);
-});
+}
+
+test('mikro-ool loses nothing, whatever fails', { timeout: 300_000 }, () =>
+  expectNothingLost({ database: 'postgresql' }),
+);
+
+test.skipIf(missingPackages('galera').length > 0)(
+  'mikro-ool loses nothing on Galera, whichever node fails',
+  { timeout: 300_000 },
+  () => expectNothingLost({ database: 'mariadb', cluster: 'galera' }),
+);
 
 test('version: true loses updates, and the checker says so', { timeout: 300_000 }, async () => {
   const { verdict } = await run({ database: 'postgresql', lock: 'version-true', seed: 7, minutes: MINUTES });

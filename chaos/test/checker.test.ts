@@ -33,7 +33,7 @@ function history({ attempts, rows, total = 200, reads = [] }: Planted): HistoryR
       const found = journal ?? (outcome === 'success' ? writes : []);
       return found.map((write) => ({ type: 'journal' as const, attempt, ...write }));
     }),
-    ...(reads.length > 0 ? [{ type: 'read' as const, rows: reads }] : []),
+    ...(reads.length > 0 ? [{ type: 'read' as const, attempt: 'reader', rows: reads }] : []),
     ...entries.flatMap(([attempt, [writes, outcome]]): HistoryRecord[] => [
       ...(writes.length > 0 ? [{ type: 'intent' as const, attempt, writes }] : []),
       ...(outcome === 'killed' ? [] : [{ type: 'end' as const, attempt, outcome }]),

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 
 const root = join(import.meta.dirname, '../..');
 const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
-const COMMANDS = ['bench', 'chaos', 'compat', 'demo', 'matrix', 'soak', 'start', 'upstream'];
+const COMMANDS = ['bench', 'chaos', 'cluster', 'compat', 'demo', 'matrix', 'soak', 'start', 'upstream'];
 
 function run(name: string, option: string) {
   const [, ...args] = scripts[name]!.split(' ');
