@@ -35,7 +35,7 @@ export function classAlone(
   em: EntityManager,
   driver: AbstractSqlDriver,
   written: readonly AnyChangeSet[][],
-  uncounted: ReadonlySet<object>,
+  uncovered: ReadonlySet<object>,
 ): EntityMetadata | undefined {
   const [sets] = written;
   if (written.length !== 1 || !sets || !dialectOf(driver.getPlatform())) {
@@ -49,7 +49,7 @@ export function classAlone(
     em.getTransactionSessionContext() === undefined &&
     !isAbortable(em) &&
     // rows whose version does not cover what changes have a statement of their own
-    sets.every((set) => uncounted.has(set.entity) === uncounted.has(sets[0]!.entity)) &&
+    sets.every((set) => uncovered.has(set.entity) === uncovered.has(sets[0]!.entity)) &&
     sets.every((set) => set.schema === schema && ownVersionOf(set.meta)) &&
     CAN_BE_ONE[operation](driver, sets) &&
     !isWatched(em, sets, EVENTS[operation]);

@@ -6,7 +6,15 @@ import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
-import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
+import {
+  type CheckedRow,
+  type Row,
+  type VersionedRow,
+  isComparable,
+  keyOf,
+  keyValues,
+  locate,
+} from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { relationsOf } from '../write/relations.ts';
 import { partsOf } from './roots.ts';
@@ -33,11 +41,11 @@ export class StaleRows extends Error {
 export class NothingWritten extends Error {}
 
 /** What the database has now, `null` for a row that is gone. */
-type Actual = (row: VersionedRow) => number | null;
+type Actual = (row: Row) => number | null;
 
-/** A row that is written without its version is stale when it is gone. */
+/** A row whose version is not compared is stale when it is gone. */
 function isStale(row: VersionedRow, actual: number | null): boolean {
-  return row.uncounted ? actual === null : actual !== row.expected;
+  return row.kind === 'uncovered' ? actual === null : actual !== row.expected;
 }
 
 /**
@@ -104,7 +112,9 @@ export async function describeBatch(
   }
   const actual = await currentVersions(driver, rows, options);
   const wasWritten = (row: VersionedRow) =>
-    row.uncounted ? actual(row) !== null : actual(row) === (operation === 'update' ? row.expected + 1 : null);
+    row.kind === 'uncovered'
+      ? actual(row) !== null
+      : actual(row) === (operation === 'update' ? row.expected + 1 : null);
   const left = rows.filter((row) => !wasWritten(row));
   const isClear = rows.length - left.length === written;
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
@@ -116,7 +126,7 @@ export async function describeBatch(
  */
 export async function refuseExhausted(
   driver: AbstractSqlDriver,
-  rows: readonly VersionedRow[],
+  rows: readonly CheckedRow[],
   options: PersistOptions,
 ): Promise<void> {
   const { meta } = rows[0]!.changeSet;
@@ -136,7 +146,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
       entityName: helper(row.changeSet.entity).__meta.className,
       primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
       operation,
-      expected: row.uncounted ? null : row.expected,
+      expected: row.expected ?? null,
       actual: actual(row),
       parts: partsOf(row.changeSet),
     })),
@@ -150,7 +160,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
  */
 export async function currentVersions(
   driver: AbstractSqlDriver,
-  rows: readonly VersionedRow[],
+  rows: readonly Row[],
   options: PersistOptions,
   lock?: RowLock,
 ): Promise<Actual> {

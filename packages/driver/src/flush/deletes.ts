@@ -7,13 +7,13 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
+import { type CheckedRow, batchDialect, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
 import { type Relations, relationsOf } from '../write/relations.ts';
 import { compare, compareBefore } from './checks.ts';
 import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
-import { rowOf } from './expected.ts';
+import { checkedRow } from './expected.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
@@ -74,7 +74,7 @@ export class Deletes {
   /** Before rows of a class are deleted: those that a cascade may take along are looked at while they are there. */
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
     const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
-    const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
+    const rows = exposed.map((changeSet) => checkedRow(changeSet, 'delete'));
     await compare(this.#driver, rows, 'delete', () => 'update', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
   }
@@ -92,7 +92,7 @@ export class Deletes {
 
   async #writeChunk(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
-    const rows = changeSets.map((changeSet) => rowOf(changeSet, 'delete'));
+    const rows = changeSets.map((changeSet) => checkedRow(changeSet, 'delete'));
     const together = batchDialect(this.#driver.getPlatform(), changeSets) && !this.#relations.isRewritten(meta);
     if (rows.length > 1 && together) {
       await this.#writeTogether(rows, options);
@@ -109,7 +109,7 @@ export class Deletes {
     }
   }
 
-  async #writeTogether(rows: VersionedRow[], options: PersistOptions): Promise<void> {
+  async #writeTogether(rows: CheckedRow[], options: PersistOptions): Promise<void> {
     const left = await this.#withoutCascaded(rows, options);
     if (left.length === 0) {
       return;
@@ -125,7 +125,7 @@ export class Deletes {
     }
   }
 
-  async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
+  async #writeOne(row: CheckedRow, options: PersistOptions): Promise<void> {
     const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
     if (affectedRows === 1) {
       return;
@@ -143,7 +143,7 @@ export class Deletes {
   }
 
   /** The rows that are left to delete: what a cascade of this very flush has taken along is no conflict. */
-  async #withoutCascaded(rows: VersionedRow[], options: PersistOptions): Promise<VersionedRow[]> {
+  async #withoutCascaded(rows: CheckedRow[], options: PersistOptions): Promise<CheckedRow[]> {
     if (!rows.some((row) => this.#mayBeGone(row))) {
       return rows;
     }
@@ -152,7 +152,7 @@ export class Deletes {
   }
 
   /** Was it found as expected before an earlier DELETE, whose cascade may have taken it along? */
-  #mayBeGone({ changeSet }: VersionedRow): boolean {
+  #mayBeGone({ changeSet }: CheckedRow): boolean {
     return this.#cascaded.has(changeSet);
   }
 }

@@ -12,7 +12,7 @@ import { type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mi
 import { versionedBelow } from '../discovery.ts';
 import { exhausted, invalidVersion } from '../versions.ts';
 import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow, LockedRow, UncoveredRow } from '../write/batch.ts';
 
 /**
  * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
@@ -59,14 +59,19 @@ function changedAlong(meta: EntityMetadata, operation: Operation, changed: reado
   return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
 }
 
-/** A row that is written whatever version it has. */
-export function uncountedRow(changeSet: AnyChangeSet): VersionedRow {
-  return { changeSet, expected: 0, uncounted: true };
+/** A row with the version that it must still have. */
+export function checkedRow(changeSet: AnyChangeSet, operation: Operation): CheckedRow {
+  return { kind: 'checked', changeSet, expected: expectedVersion(changeSet.entity, changeSet.meta, operation) };
 }
 
-/** A row with the version that it must still have. */
-export function rowOf(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
-  return { changeSet, expected: expectedVersion(changeSet.entity, changeSet.meta, operation) };
+/** A row whose version does not cover what changes. */
+export function uncoveredRow(changeSet: AnyChangeSet): UncoveredRow {
+  return { kind: 'uncovered', changeSet };
+}
+
+/** A row that is only locked: it is written later, and what it must be then is settled then. */
+export function lockedRow(changeSet: AnyChangeSet): LockedRow {
+  return { kind: 'locked', changeSet };
 }
 
 /**

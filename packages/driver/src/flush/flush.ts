@@ -111,7 +111,7 @@ export class Flush {
     this.#undo.remember(groups);
     this.#remembered = true;
     this.#plan = planFlush(this.#em, this.#driver, groups, verified, roots);
-    this.updates.uncounted = this.#plan.uncounted;
+    this.updates.uncovered = this.#plan.uncovered;
     this.deletes.expect(this.#plan.deletes);
   }
 

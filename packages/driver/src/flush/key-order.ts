@@ -117,7 +117,7 @@ export async function sortInDatabase(
     const { meta } = some[0]!;
     const options = { ctx, schema };
     const table = driver.getTableName(versionTable(meta), options);
-    const rows = some.map((changeSet) => ({ changeSet, expected: 0 }));
+    const rows = some.map((changeSet) => ({ changeSet }));
     const { sql, params } = dialectOf(platform)!.read(locate(table, meta, rows, platform));
     const found = ((await runStatement(driver, sql, params, options)).rows ?? []).map(({ i }) => some[Number(i)]!);
     const known = new Set(found);

@@ -8,12 +8,12 @@ import { type Operation, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import { checkGiven } from '../versions.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { uncountedAmong, updatesOf } from '../covers/exclude.ts';
+import { uncoveredAmong, updatesOf } from '../covers/exclude.ts';
 import { classAlone } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
+import { checkedRow, classesInDoubt, expectedVersion, lockedRow } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 import type { Roots } from './climb.ts';
 import { NO_ROOTS } from './roots.ts';
@@ -27,12 +27,12 @@ export interface UnsureRow {
 
 export interface Plan {
   /** Rows whose version was assigned, and nothing else: they are only compared. */
-  readonly claims: readonly VersionedRow[];
+  readonly claims: readonly CheckedRow[];
   /** The rows that are written while claims hold. */
-  readonly beside: readonly VersionedRow[];
+  readonly beside: readonly LockedRow[];
   readonly unsure: readonly UnsureRow[];
   /** Entities of which only columns change that the version does not cover. */
-  readonly uncounted: ReadonlySet<object>;
+  readonly uncovered: ReadonlySet<object>;
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
   /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
@@ -54,7 +54,7 @@ export const NO_PLAN: Plan = {
   claims: [],
   beside: [],
   unsure: [],
-  uncounted: new Set(),
+  uncovered: new Set(),
   deletes: [],
   unsorted: [],
   versioned: false,
@@ -86,8 +86,8 @@ export function planFlush(
   roots: Roots = NO_ROOTS,
 ): Plan {
   const plan = {
-    uncounted: uncountedAmong(updatesOf(groups), roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified),
-    claims: [] as VersionedRow[],
+    uncovered: uncoveredAmong(updatesOf(groups), roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified),
+    claims: [] as CheckedRow[],
     unsure: [] as UnsureRow[],
     deletes: [] as AnyChangeSet[],
     unsorted: [] as AnyChangeSet[][],
@@ -134,9 +134,9 @@ export function planFlush(
   const further = followUps.length + uow.getCollectionUpdates().length;
   const isPlain = further + plan.claims.length + plan.unsure.length === 0;
   const groupsOfRows = written.filter((sets) => sets.length > 0);
-  const alone = isPlain ? classAlone(em, driver, groupsOfRows, plan.uncounted) : undefined;
+  const alone = isPlain ? classAlone(em, driver, groupsOfRows, plan.uncovered) : undefined;
   const total = rows + further;
-  const beside = plan.claims.length > 0 ? groupsOfRows.flat().filter(isThere).map(uncountedRow) : [];
+  const beside = plan.claims.length > 0 ? groupsOfRows.flat().filter(isThere).map(lockedRow) : [];
   return { ...plan, beside, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
 }
 
@@ -150,23 +150,23 @@ function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
   elsewhere: Set<object>,
-  { claims, uncounted }: { claims: VersionedRow[]; uncounted: ReadonlySet<object> },
+  { claims, uncovered }: { claims: CheckedRow[]; uncovered: ReadonlySet<object> },
 ): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets; // as MikroORM would
   }
   // joined tables: MikroORM has a change set of the table with the version, whichever table changes
-  const isIdle = ({ entity, payload }: AnyChangeSet) => uncounted.has(entity) && Object.keys(payload).length === 0;
+  const isIdle = ({ entity, payload }: AnyChangeSet) => uncovered.has(entity) && Object.keys(payload).length === 0;
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
-      claims.push(rowOf(changeSet, 'check'));
+      claims.push(checkedRow(changeSet, 'check'));
       takeBackStamps(em, changeSet);
-    } else if (versionOf(changeSet.meta) && !uncounted.has(changeSet.entity)) {
+    } else if (versionOf(changeSet.meta) && !uncovered.has(changeSet.entity)) {
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return compared.size + uncounted.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
+  return compared.size + uncovered.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {

@@ -5,7 +5,7 @@
  */
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { VersionField, initialVersion } from '@mikro-ool/core';
-import { areExcluded } from '../covers/exclude.ts';
+import { areUncovered } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { type Layer, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
@@ -172,7 +172,7 @@ function mergedColumns(
   const current = `${quote(meta.tableName)}.${quote(column)}`;
   if (given != null) {
     values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
-  } else if (!areExcluded(meta, Object.keys(values))) {
+  } else if (!areUncovered(meta, Object.keys(values))) {
     values[column] = raw(`${current} + 1`);
   }
   // MikroORM does not read back what was given, but the database may have another version now
@@ -194,6 +194,6 @@ function takeGivenVersion(qb: Writer): void {
   const { meta } = qb.mainAlias;
   const column = ownVersionOf(meta)?.fieldNames[0];
   if (column) {
-    bumpUnless(qb.helper, (columns) => columns.includes(column) || areExcluded(meta, columns));
+    bumpUnless(qb.helper, (columns) => columns.includes(column) || areUncovered(meta, columns));
   }
 }

@@ -1,7 +1,7 @@
 /** The UPDATEs of a flush: rows of one table in one statement, or a row by MikroORM's own. */
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { changesExcluded } from '../covers/exclude.ts';
+import { changesOnlyUncovered } from '../covers/exclude.ts';
 import { isGuarded } from '../covers/guard.ts';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
@@ -40,12 +40,13 @@ export function updateRows(
  */
 export function updateRow(
   driver: AbstractSqlDriver,
-  { changeSet, expected, uncounted }: VersionedRow,
+  row: VersionedRow,
   hasMoved: boolean,
   addConditions: (where: Dictionary) => void,
   options: PersistOptions,
 ): Promise<QueryResult<Dictionary>> {
-  if (uncounted) {
+  const { changeSet, kind, expected } = row;
+  if (kind === 'uncovered') {
     const where = changeSet.getPrimaryKey(true) as Dictionary;
     addConditions(where);
     return driver.nativeUpdate<Dictionary>(changeSet.meta.class as never, where, changeSet.payload, options);
@@ -54,7 +55,7 @@ export function updateRow(
   const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
   if (hasMoved && !isGuarded(changeSet.meta)) {
     payload[name] = expected;
-  } else if (hasMoved || Object.keys(payload).length === 0 || changesExcluded({ meta: changeSet.meta, payload })) {
+  } else if (hasMoved || Object.keys(payload).length === 0 || changesOnlyUncovered({ meta: changeSet.meta, payload })) {
     payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
   }
   const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };

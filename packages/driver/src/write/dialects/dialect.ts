@@ -27,8 +27,8 @@ export interface BatchRows {
   readonly table: string;
   readonly keys: readonly Column[];
   readonly version: Column;
-  /** The version is neither compared nor bumped. */
-  readonly keepsVersion?: boolean;
+  /** Only columns change that the version does not cover: it is neither compared nor bumped. */
+  readonly uncovered?: boolean;
   /** The table has a trigger of ours, which keeps back nothing. */
   readonly guarded?: boolean;
 }

@@ -93,7 +93,7 @@ function isCutOff({ code }: DriverError): boolean {
  * list, and a subquery of the same table must be a table of its own.
  */
 function lockedAll(rows: BatchRows): Statement {
-  const { sql, params } = keyList(rows, '', !rows.keepsVersion);
+  const { sql, params } = keyList(rows, '', !rows.uncovered);
   const locked = `select 1 from ${rows.table} force index (primary) where ${sql} for update`;
   return { sql: `(select count(*) from (${locked}) as _l) = ${rows.version.values.length}`, params };
 }
