@@ -16,9 +16,9 @@ import { VersionField } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
-import { batchDialect, shareColumns } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { cascades } from './cascades.ts';
+import { areOneDelete, areOneUpdate } from './one-statement.ts';
 
 /** Classes of which a statement alone had written nothing, and all in a transaction. */
 export const neverAlone = new WeakSet<EntityMetadata>();
@@ -68,27 +68,18 @@ function isWatched(em: EntityManager, sets: readonly AnyChangeSet[], watched: re
 const CAN_BE_ONE = {
   update(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
     const { meta } = sets[0]!;
-    const { config } = driver;
-    const platform = driver.getPlatform();
     // what the database computes is returned by the statement of a single row, and by nothing without RETURNING
     const isComputed = meta.root.props.some((prop) => prop.generated && !prop.primary);
-    return sets.length === 1
-      ? platform.usesReturningStatement() || (!isComputed && batchDialect(platform, sets) !== undefined)
-      : !isComputed &&
-          sets.length <= config.get('batchSize') &&
-          config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
-          shareColumns(sets) &&
-          batchDialect(platform, sets) !== undefined;
+    const isReturned = sets.length === 1 && driver.getPlatform().usesReturningStatement();
+    return isReturned || (!isComputed && areOneUpdate(driver, sets));
   },
 
   delete(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
     const { meta } = sets[0]!;
     return (
       sets.length === 1 ||
-      (sets.length <= driver.config.get('batchSize') &&
-        batchDialect(driver.getPlatform(), sets) !== undefined &&
-        // the rows that its own cascade has taken along may not be counted
-        !cascades(driver, meta, meta))
+      // the rows that its own cascade has taken along may not be counted
+      (areOneDelete(driver, sets) && !cascades(driver, meta, meta))
     );
   },
 

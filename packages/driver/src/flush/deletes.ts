@@ -7,18 +7,17 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
-import { type CheckedRow, batchDialect, keyOf } from '../write/batch.ts';
+import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { cascades } from './cascades.ts';
-import { type Relations, relationsOf } from '../write/relations.ts';
 import { compare, compareBefore } from './checks.ts';
 import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
 import { checkedRow } from './expected.ts';
+import { areOneDelete, canBatch, rowsPerDelete } from './one-statement.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
-  readonly #relations: Relations;
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Rows with a version that are still to be deleted. */
@@ -29,7 +28,6 @@ export class Deletes {
   constructor(em: EntityManager, driver: AbstractSqlDriver) {
     this.#em = em;
     this.#driver = driver;
-    this.#relations = relationsOf(driver);
   }
 
   /** These rows will be deleted. */
@@ -61,8 +59,7 @@ export class Deletes {
     const together =
       changeSets.length === 1 ||
       (changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
-        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined &&
-        !this.#relations.isRewritten(from));
+        areOneDelete(this.#driver, changeSets));
     // one statement sees all of its rows before a cascade takes any
     if (together) {
       changeSets.forEach((changeSet) => this.#pending.delete(changeSet));
@@ -81,10 +78,8 @@ export class Deletes {
 
   /** Deletes rows with a version, which are of one table. */
   async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
-    const { meta } = changeSets[0]!;
     await compareBefore(this.#driver, changeSets, 'delete', options.ctx);
-    // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
-    const size = cascades(this.#driver, meta, meta) ? changeSets.length : this.#driver.config.get('batchSize');
+    const size = rowsPerDelete(this.#driver, changeSets);
     for (let i = 0; i < changeSets.length; i += size) {
       await this.#writeChunk(changeSets.slice(i, i + size), options);
     }
@@ -93,8 +88,7 @@ export class Deletes {
   async #writeChunk(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
     const rows = changeSets.map((changeSet) => checkedRow(changeSet, 'delete'));
-    const together = batchDialect(this.#driver.getPlatform(), changeSets) && !this.#relations.isRewritten(meta);
-    if (rows.length > 1 && together) {
+    if (rows.length > 1 && canBatch(this.#driver, changeSets)) {
       await this.#writeTogether(rows, options);
     } else {
       for (const row of rows) {

@@ -9,13 +9,13 @@ import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import { type CheckedRow, type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
+import type { CheckedRow, VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { type Relations, relationsOf } from '../write/relations.ts';
 import { compareBefore } from './checks.ts';
 import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
 import { checkedRow, lockedRow, uncoveredRow } from './expected.ts';
+import { canBatch, rowsPerUpdate } from './one-statement.ts';
 import { checkInitial } from './plan.ts';
 
 /** Who writes which of the rows of one table. */
@@ -34,7 +34,6 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
-  readonly #relations: Relations;
   /** The one statement of the flush has no transaction around it. */
   alone = false;
   /** Entities of which only columns change that the version does not cover, as planned; listeners may change more. */
@@ -50,7 +49,6 @@ export class Updates {
 
   constructor(driver: AbstractSqlDriver, undo: Undo) {
     this.#driver = driver;
-    this.#relations = relationsOf(driver);
     this.#undo = undo;
     this.#isInside = withOutside(undo.uow).length > 1;
   }
@@ -91,9 +89,9 @@ export class Updates {
     const covered = uncovered.length > 0 ? changeSets.filter((set) => !uncovered.includes(set)) : changeSets;
     const versioned = covered.filter((set) => ownVersionOf(set.meta));
     const plain = versioned.length < covered.length ? covered.filter((set) => !ownVersionOf(set.meta)) : [];
-    const batch = this.#canBatch(versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const batch = canBatch(this.#driver, versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
-    const together = this.#canBatch(uncovered);
+    const together = canBatch(this.#driver, uncovered);
     return {
       batch,
       single,
@@ -101,11 +99,6 @@ export class Updates {
       uncoveredBatch: together ? uncovered : [],
       uncoveredSingle: together ? [] : uncovered,
     };
-  }
-
-  #canBatch(changeSets: AnyChangeSet[]): boolean {
-    const dialect = batchDialect(this.#driver.getPlatform(), changeSets);
-    return dialect !== undefined && !changeSets.some((set) => this.#relations.isRewritten(set.meta));
   }
 
   /** Does nothing change in this row that its version covers? */
@@ -130,10 +123,7 @@ export class Updates {
     batched: boolean,
     options: PersistOptions,
   ): Promise<Map<AnyChangeSet, Dictionary>> {
-    const { config } = this.#driver;
-    const platform = this.#driver.getPlatform();
-    const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
-    const size = isBatch ? config.get('batchSize') : 1;
+    const size = batched ? rowsPerUpdate(this.#driver, changeSets) : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
     const isUncovered = this.isUncovered(changeSets[0]!);
     if (!isUncovered) {
