@@ -36,8 +36,8 @@ import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { bumpSetBasedWrites, checkVersions, withInitialVersions } from './write/set-based.ts';
-import { withVersions } from './write/upsert.ts';
+import { bumpSetBasedWrites, validateVersions, withInitialVersions } from './write/set-based.ts';
+import { readingBack } from './write/upsert.ts';
 
 /** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
 export type DriverClass = new (
@@ -176,9 +176,9 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       data: EntityDictionary<T>,
       options: PersistOptions = {},
     ): Promise<QueryResult<T>> {
-      this.#checkVersions(entityName as never, [data], options);
+      this.#validateVersions(entityName as never, [data], options);
       const write = (more: PersistOptions) => super.nativeUpdate(entityName, where, data, more);
-      return withVersions(this, entityName, [where], options, write);
+      return readingBack(this, entityName, [where], options, write);
     }
 
     override nativeUpdateMany<T extends object>(
@@ -188,15 +188,15 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       options: PersistOptions = {},
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
-      this.#checkVersions(entityName as never, data, options);
+      this.#validateVersions(entityName as never, data, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
-      return withVersions(this, entityName, where, options, write);
+      return readingBack(this, entityName, where, options, write);
     }
 
     /** Calls by an EntityManager; a flush has checked what it writes. */
-    #checkVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
+    #validateVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
       if (options.em || options.upsert) {
-        checkVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
+        validateVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
       }
     }
   }

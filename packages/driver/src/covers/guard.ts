@@ -14,7 +14,7 @@ import {
   type Platform,
   ReferenceKind,
 } from '@mikro-orm/core';
-import { type VersionField, versionOf } from '@mikro-ool/core';
+import type { VersionField } from '@mikro-ool/core';
 import { dropTriggersFirst } from '../mikro-orm/schema-helper.ts';
 import { type Dialect, GUARD } from '../write/dialects/dialect.ts';
 import { dialectOf } from '../write/dialects/index.ts';
@@ -111,11 +111,6 @@ const FORMS = new Map<Dialect, Form>([
 
 function inSchema(schema: string | undefined, name: string): string {
   return schema ? `${schema}.${name}` : name;
-}
-
-/** Does a trigger bump what we write without a bump? */
-export function isGuarded(meta: EntityMetadata): boolean {
-  return (versionOf(meta)?.customType as VersionField | undefined)?.guard === true;
 }
 
 /** What is wrong with a guard, if anything. */

@@ -20,7 +20,7 @@ import { dialectOf } from '../write/dialects/index.ts';
 import { cascades } from './cascades.ts';
 import { areOneDelete, areOneUpdate } from './one-statement.ts';
 
-/** Classes of which a statement alone had written nothing, and all in a transaction. */
+/** Classes of which a statement that was sent alone wrote nothing, and the same one in a transaction wrote all rows. */
 export const neverAlone = new WeakSet<EntityMetadata>();
 
 const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
@@ -30,8 +30,14 @@ const EVENTS = {
   delete: [EventType.beforeDelete, EventType.afterDelete],
 };
 
+/** How a flush is sent; one object for all of its parts. */
+export interface Sending {
+  /** Its one statement has no transaction around it. */
+  alone: boolean;
+}
+
 /** The class whose rows are all that a flush writes, in one statement that needs no transaction; else `undefined`. */
-export function classAlone(
+export function loneClassOf(
   em: EntityManager,
   driver: AbstractSqlDriver,
   written: readonly AnyChangeSet[][],

@@ -6,10 +6,9 @@ import { versionTable } from '../discovery.ts';
 import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow, Row } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { conflictOf, currentVersions, findRows } from './conflicts.ts';
-import { checkedRow } from './expected.ts';
-import type { UnsureRow } from './plan.ts';
+import { type UnsureRow, checkedRow } from './expected.ts';
 import { inTableOrder } from './table-order.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
@@ -89,8 +88,8 @@ export async function compareBefore(
   operation: 'update' | 'delete',
   ctx: Transaction | undefined,
 ): Promise<void> {
-  const relations = relationsOf(driver);
-  const exposed = changeSets.filter((set) => relations.writesInstead(versionTable(set.meta)));
+  const tables = specialTablesOf(driver);
+  const exposed = changeSets.filter((set) => tables.writesInstead(versionTable(set.meta)));
   const rows = exposed.map((changeSet) => checkedRow(changeSet, operation));
   await compare(driver, rows, operation, () => 'update', ctx);
 }

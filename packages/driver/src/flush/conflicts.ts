@@ -16,7 +16,7 @@ import {
   locate,
 } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { partsOf } from './roots.ts';
 import { exhausted, invalidVersion } from '../versions.ts';
 
@@ -52,7 +52,7 @@ function isStale(row: VersionedRow, actual: number | null): boolean {
  * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
  * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with them.
  */
-export async function staleRow(
+export async function describeOne(
   driver: AbstractSqlDriver,
   row: VersionedRow,
   operation: 'update' | 'delete',
@@ -91,7 +91,10 @@ export async function describeAlone(
   options: PersistOptions,
 ): Promise<ConcurrentUpdate | NothingWritten> {
   const conflict = await describeConflict(driver, rows, operation, options);
-  const areStale = conflict.conflicts.some(({ expected, actual }) => actual !== (expected ?? actual ?? undefined));
+  // `expected` is null where the version is not compared: such a row is stale when it is gone
+  const areStale = conflict.conflicts.some(
+    ({ expected, actual }) => actual === null || actual !== (expected ?? actual),
+  );
   const hasFurtherConditions = rows.length > 1 || dialectOf(driver.getPlatform())?.aloneWhen !== undefined;
   return areStale || !hasFurtherConditions ? conflict : new NothingWritten();
 }
@@ -167,7 +170,7 @@ export async function currentVersions(
   const { meta } = rows[0]!.changeSet;
   const table = versionTable(meta);
   const platform = driver.getPlatform();
-  const dialect = isComparable(meta) && !relationsOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
+  const dialect = isComparable(meta) && !specialTablesOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
   if (!dialect) {
     const { name } = versionOf(meta)!;
     const changeSets = rows.map((row) => row.changeSet);

@@ -9,29 +9,30 @@ import { versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
+import type { Sending } from './alone.ts';
 import { cascades } from './cascades.ts';
 import { compare, compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
+import { currentVersions, describeAlone, describeBatch, describeConflict, describeOne } from './conflicts.ts';
 import { checkedRow } from './expected.ts';
 import { areOneDelete, canBatch, rowsPerDelete } from './one-statement.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
-  /** The one statement of the flush has no transaction around it. */
-  alone = false;
+  readonly #sending: Sending;
   /** Rows with a version that are still to be deleted. */
   readonly #pending = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
   readonly #cascaded = new Set<AnyChangeSet>();
 
-  constructor(em: EntityManager, driver: AbstractSqlDriver) {
+  constructor(em: EntityManager, driver: AbstractSqlDriver, sending: Sending) {
     this.#em = em;
     this.#driver = driver;
+    this.#sending = sending;
   }
 
-  /** These rows will be deleted. */
-  expect(changeSets: readonly AnyChangeSet[]): void {
+  /** Rows with a version that the flush is going to delete. */
+  willDelete(changeSets: readonly AnyChangeSet[]): void {
     changeSets.forEach((changeSet) => this.#pending.add(changeSet));
   }
 
@@ -40,8 +41,8 @@ export class Deletes {
     return [...this.#pending].filter((set) => set.meta.root === meta.root).map(keyOf);
   }
 
-  /** MikroORM deletes rows by a condition, too: orphans of collections that are not loaded. */
-  async beforeOrphans(ctx: Transaction | undefined): Promise<void> {
+  /** Checks what such deletes may take along: MikroORM deletes rows by a condition, too, orphans of collections that are not loaded. */
+  async checkBeforeOrphans(ctx: Transaction | undefined): Promise<void> {
     const collections = this.#em.getUnitOfWork(false).getCollectionUpdates();
     const classes = collections
       .filter((collection) => !collection.getSnapshot())
@@ -53,8 +54,8 @@ export class Deletes {
     }
   }
 
-  /** Rows are about to be deleted: those of one class. */
-  async before(changeSets: AnyChangeSet[], ctx: Transaction | undefined): Promise<void> {
+  /** Rows of one class are about to be deleted: checks what a cascade may take along with them. */
+  async checkBefore(changeSets: AnyChangeSet[], ctx: Transaction | undefined): Promise<void> {
     const [{ meta: from, schema }] = changeSets as [AnyChangeSet];
     const together =
       changeSets.length === 1 ||
@@ -109,8 +110,8 @@ export class Deletes {
       return;
     }
     const { meta } = left[0]!.changeSet;
-    const affectedRows = await deleteRows(this.#driver, left, options, this.alone);
-    if (affectedRows === 0 && this.alone) {
+    const affectedRows = await deleteRows(this.#driver, left, options, this.#sending.alone);
+    if (affectedRows === 0 && this.#sending.alone) {
       throw await describeAlone(this.#driver, left, 'delete', options);
     }
     // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
@@ -120,15 +121,15 @@ export class Deletes {
   }
 
   async #writeOne(row: CheckedRow, options: PersistOptions): Promise<void> {
-    const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
+    const affectedRows = await deleteRow(this.#driver, row, options, this.#sending.alone);
     if (affectedRows === 1) {
       return;
     }
-    if (this.alone) {
+    if (this.#sending.alone) {
       throw await describeAlone(this.#driver, [row], 'delete', options);
     }
     if (!this.#mayBeGone(row)) {
-      throw await staleRow(this.#driver, row, 'delete', options);
+      throw await describeOne(this.#driver, row, 'delete', options);
     }
     const conflict = await describeConflict(this.#driver, [row], 'delete', options);
     if (conflict.conflicts[0]!.actual !== null) {

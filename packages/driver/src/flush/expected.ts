@@ -9,8 +9,8 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mikro-ool/core';
-import { versionedBelow } from '../discovery.ts';
-import { exhausted, invalidVersion } from '../versions.ts';
+import { ownVersionOf, versionedBelow } from '../discovery.ts';
+import { exhausted, invalidVersion, validateGiven } from '../versions.ts';
 import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow, UncoveredRow } from '../write/batch.ts';
 
@@ -74,11 +74,35 @@ export function lockedRow(changeSet: AnyChangeSet): LockedRow {
   return { kind: 'locked', changeSet };
 }
 
+/** Validates the version that a new row is given. Returns whether its table has one. */
+export function validateInitial({ entity, meta }: AnyChangeSet): boolean {
+  const version = ownVersionOf(meta);
+  if (version) {
+    validateGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
+  }
+  return version !== undefined;
+}
+
+/** A row that may be of another class than its entity, one with a version. */
+export interface UnsureRow {
+  readonly changeSet: AnyChangeSet;
+  readonly below: EntityMetadata;
+  readonly operation: Operation;
+}
+
+/** Rows of one table that may be of another class with a version. */
+export function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
+  const inherited = sets[0]!.meta.root.inheritanceType ? sets : [];
+  return inherited.flatMap((changeSet) =>
+    classesInDoubt(em, changeSet.entity).map((below) => ({ changeSet, below, operation })),
+  );
+}
+
 /**
  * The classes with a version that a row may be of without its entity knowing: a reference may be made of any class
  * above, and joined tables are loaded partially as the class that was asked for.
  */
-export function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
+function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
   const meta = metaOf(em, entity);
   const known = helper(entity).__initialized && meta.root.inheritanceType === 'sti';
   return known ? [] : versionedBelow(meta, em.getMetadata());

@@ -9,7 +9,7 @@ import { runStatement } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { isComparable, keyValues, locate } from '../write/batch.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { areOneUpdate } from './one-statement.ts';
 
 /** A value that JavaScript sorts as the database sorts the key. */
@@ -99,7 +99,7 @@ function isAscii(text: string): boolean {
  */
 export function needsDatabaseOrder(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
   const [{ meta }] = sets as [AnyChangeSet];
-  const isReadable = isComparable(meta) && !relationsOf(driver).isRewritten(versionTable(meta));
+  const isReadable = isComparable(meta) && !specialTablesOf(driver).isRewritten(versionTable(meta));
   return (
     sets.length > 1 && !areOneUpdate(driver, sets) && isReadable && dialectOf(driver.getPlatform())?.locksRows === true
   );

@@ -5,15 +5,13 @@
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { batchDialect, shareColumns } from '../write/batch.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { cascades } from './cascades.ts';
 
 /** May a statement of ours write these rows? Else MikroORM's own writes each of them. */
 export function canBatch(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
-  const relations = relationsOf(driver);
-  return (
-    batchDialect(driver.getPlatform(), sets) !== undefined && !sets.some(({ meta }) => relations.isRewritten(meta))
-  );
+  const tables = specialTablesOf(driver);
+  return batchDialect(driver.getPlatform(), sets) !== undefined && !sets.some(({ meta }) => tables.isRewritten(meta));
 }
 
 /** How many of these rows go into one UPDATE of ours. */

@@ -3,8 +3,7 @@ import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, 
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
 import { changesOnlyUncovered } from '../covers/exclude.ts';
-import { isGuarded } from '../covers/guard.ts';
-import { ownVersionOf, versionTable } from '../discovery.ts';
+import { isGuarded, ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
@@ -12,11 +11,11 @@ import { withOutside } from '../mikro-orm/outside.ts';
 import type { CheckedRow, VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { updateRow, updateRows } from '../write/update.ts';
+import type { Sending } from './alone.ts';
 import { compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
-import { checkedRow, lockedRow, uncoveredRow } from './expected.ts';
+import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, describeOne } from './conflicts.ts';
+import { checkedRow, lockedRow, uncoveredRow, validateInitial } from './expected.ts';
 import { canBatch, rowsPerUpdate } from './one-statement.ts';
-import { checkInitial } from './plan.ts';
 
 /** Who writes which of the rows of one table. */
 interface Division {
@@ -34,8 +33,7 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
-  /** The one statement of the flush has no transaction around it. */
-  alone = false;
+  readonly #sending: Sending;
   /** Entities of which only columns change that the version does not cover, as planned; listeners may change more. */
   uncovered: ReadonlySet<object> = new Set();
   /** Entities whose version this flush has already moved or set: one flush, one bump, but for guards. */
@@ -47,9 +45,10 @@ export class Updates {
   /** The entities may be handed to an EntityManager around the transaction. */
   readonly #isInside: boolean;
 
-  constructor(driver: AbstractSqlDriver, undo: Undo) {
+  constructor(driver: AbstractSqlDriver, undo: Undo, sending: Sending) {
     this.#driver = driver;
     this.#undo = undo;
+    this.#sending = sending;
     this.#isInside = withOutside(undo.uow).length > 1;
   }
 
@@ -60,7 +59,7 @@ export class Updates {
       if (!version) {
         continue;
       }
-      checkInitial(changeSet);
+      validateInitial(changeSet);
       const payload = changeSet.payload as Record<string, unknown>;
       // spelled out, because a multi-row INSERT has the same columns for all rows
       payload[version.name] ??= initialVersion(version);
@@ -70,10 +69,10 @@ export class Updates {
   }
 
   /**
-   * Joined-table inheritance: what must be updated before these rows, because the version is in another table, which
+   * Joined-table inheritance: the change sets to write before these, because the version is in another table, which
    * nothing else has changed.
    */
-  before(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+  versionsBefore(changeSets: AnyChangeSet[]): AnyChangeSet[] {
     return changeSets
       .filter((set) => versionOf(set.meta) && !ownVersionOf(set.meta) && !this.#moved.has(set.entity))
       .filter((set) => !this.isUncovered(set))
@@ -137,9 +136,9 @@ export class Updates {
       if (checked) {
         await refuseExhausted(this.#driver, checked, options);
       }
-      const result = await updateRows(this.#driver, rows, options, this.alone);
+      const result = await updateRows(this.#driver, rows, options, this.#sending.alone);
       if (result.affectedRows !== rows.length) {
-        throw this.alone
+        throw this.#sending.alone
           ? await describeAlone(this.#driver, rows, 'update', options)
           : await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
@@ -161,7 +160,7 @@ export class Updates {
       const row = uncoveredRow(changeSet);
       const result = await updateRow(this.#driver, row, false, addConditions, options);
       if (result.affectedRows !== 1) {
-        throw await staleRow(this.#driver, row, 'update', options);
+        throw await describeOne(this.#driver, row, 'update', options);
       }
       return result.row;
     }
@@ -173,7 +172,7 @@ export class Updates {
     await compareBefore(this.#driver, [changeSet], 'update', options.ctx);
     const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
-      throw await staleRow(this.#driver, row, 'update', options);
+      throw await describeOne(this.#driver, row, 'update', options);
     }
     this.#written([row]);
     return result.row;

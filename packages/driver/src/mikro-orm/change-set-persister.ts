@@ -58,7 +58,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
     ): Promise<void> {
       const { flush } = stateOf(this);
       if (!flush || !withSchema) {
-        const before = flush?.updates.before(sets) ?? [];
+        const before = flush?.updates.versionsBefore(sets) ?? [];
         if (before.length > 0) {
           await this.executeUpdates(before, false, options);
         }
@@ -78,7 +78,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
     override async executeDeletes(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void> {
       const { flush } = stateOf(this);
       if (!flush || !withSchema) {
-        await flush?.deletes.before(sets, options?.ctx);
+        await flush?.deletes.checkBefore(sets, options?.ctx);
         return super.executeDeletes(sets, options, withSchema);
       }
       const checked = sets.filter(isVersioned);

@@ -10,7 +10,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import { isGuarded } from '../covers/guard.ts';
+import { isGuarded } from '../discovery.ts';
 import type { BatchRows, BatchUpdate, Column, Dialect } from './dialects/dialect.ts';
 import { dialectOf } from './dialects/index.ts';
 

@@ -2,8 +2,7 @@
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { changesOnlyUncovered } from '../covers/exclude.ts';
-import { isGuarded } from '../covers/guard.ts';
-import { ownVersionOf } from '../discovery.ts';
+import { isGuarded, ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchUpdate } from './batch.ts';
 import { dialectOf } from './dialects/index.ts';
@@ -33,7 +32,9 @@ export function updateRows(
 }
 
 /**
- * Updates one row with the statement that MikroORM makes, where the row still has its version.
+ * Updates one row with the statement that MikroORM makes, where the row still has its version: that is in the condition
+ * here. The bump is MikroORM's: its query builder adds `version = version + 1` (`updateVersionProperty()`, see
+ * `mikro-orm/query-builder.ts`) to data that do not name the version. Where it would not, they name it.
  *
  * @param hasMoved the flush has bumped it already; a guard would bump it again by itself, so there we do
  * @param addConditions adds what MikroORM compares, too

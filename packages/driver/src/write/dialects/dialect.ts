@@ -79,10 +79,10 @@ export interface Dialect {
   /** Texts of a column that the database sorts by code point, without what it does not compare. */
   sortedText?(texts: string[], type: string): string[] | undefined;
   /**
-   * Reads the relations of which a row count does not say what was written, as `name`, `is_rewritten` and
+   * Reads the tables and views of which a row count does not say what was written, as `name`, `is_rewritten` and
    * `writes_instead`. Absent where there are none.
    */
-  readonly specialRelations?: string;
+  readonly specialTables?: string;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
   /** The condition under which a statement outside of a transaction is one by itself, where a session can be told otherwise. */

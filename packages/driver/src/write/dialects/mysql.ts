@@ -64,7 +64,7 @@ export const mysql: Dialect = {
   locksRows: true,
 
   // views have no primary key to name
-  specialRelations:
+  specialTables:
     'select table_name as name, 1 as is_rewritten, 0 as writes_instead from information_schema.views where table_schema = database()',
 
   proposed: (column) => `values(${column})`,

@@ -63,7 +63,7 @@ export const postgresql: Dialect = {
   },
 
   // rules but those of SELECT; triggers BEFORE (2) and INSTEAD OF (64), also of partitions
-  specialRelations: `
+  specialTables: `
     select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
     from (
       select ev_class as id, 1 as is_rewritten, 0 as writes_instead from pg_catalog.pg_rewrite where ev_type <> '1'
