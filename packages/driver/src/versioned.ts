@@ -5,8 +5,8 @@
  *
  * A changed row is updated, and a removed row deleted, only where it still has the version that it was read with; the
  * update bumps it. The rows of a table go into one statement. Where fewer rows match than were meant, the flush throws
- * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) bumps versions and
- * compares none; only a version that it gives to a row is validated.
+ * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) bumps versions
+ * and compares none; only a version that it gives to a row is validated.
  */
 import { inspect } from 'node:util';
 import {
@@ -54,8 +54,8 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
 /**
  * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
  *
- * @param Base the driver class, like `PostgreSqlDriver`; PostgreSQL, MariaDB, MySQL, SQLite and their relatives write the
- *   rows of a table together, another database row by row
+ * @param Base the driver class, like `PostgreSqlDriver`; PostgreSQL, MariaDB, MySQL, SQLite and their relatives write
+ *   the rows of a table together, another database row by row
  * @returns a driver class of the same type and name, for the `driver` option of the MikroORM config
  * @throws {TypeError} when it is something else
  * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"

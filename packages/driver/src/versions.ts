@@ -1,6 +1,6 @@
 /**
- * Which numbers a version may be, and what is refused: where its column ends, and what leaves a row no room for changes.
- * Whether a row still has its version is another matter: that is `flush/`.
+ * Which numbers a version may be, and what is refused: where its column ends, and what leaves a row no room for
+ * changes. Whether a row still has its version is another matter: that is `flush/`.
  */
 import { type EntityMetadata, Utils, helper, isRaw } from '@mikro-orm/core';
 import { InvalidVersion, VersionExhausted, maximumStart, maximumVersion, versionOf } from '@mikro-ool/core';

@@ -1,7 +1,7 @@
 /**
- * Writers past the ORM: `new VersionField({ guard: true })`. A trigger bumps the version of a row that is updated without
- * doing so: where the version stays what it was, and a column that counts does not. What we write bumps by itself, or
- * changes nothing that counts, so it passes.
+ * Writers past the ORM: `new VersionField({ guard: true })`. A trigger bumps the version of a row that is updated
+ * without doing so: where the version stays what it was, and a column that counts does not. What we write bumps by
+ * itself, or changes nothing that counts, so it passes.
  *
  * It is among MikroORM's own triggers, so its schema generator, diff and migrations know it. Columns of other tables
  * (joined-table inheritance) are not its business, nor what the database computes.

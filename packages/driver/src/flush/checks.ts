@@ -32,8 +32,8 @@ export async function checkClasses(
 /**
  * Compares the versions that were assigned to entities without another change, and those of verified ones.
  *
- * @param beside the rows that the flush writes: they are locked with the others, table by table and in key order, or two
- *   flushes of which each compares what the other one writes would wait for each other
+ * @param beside the rows that the flush writes: they are locked with the others, table by table and in key order, or
+ *   two flushes of which each compares what the other one writes would wait for each other
  * @param isHeld nobody may change what is compared until COMMIT
  */
 export async function checkClaims(

@@ -50,7 +50,8 @@ function isStale(row: VersionedRow, actual: number | null): boolean {
 
 /**
  * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
- * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with them.
+ * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with
+ * them.
  */
 export async function describeOne(
   driver: AbstractSqlDriver,

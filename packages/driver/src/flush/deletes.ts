@@ -41,7 +41,10 @@ export class Deletes {
     return [...this.#pending].filter((set) => set.meta.root === meta.root).map(keyOf);
   }
 
-  /** Checks what such deletes may take along: MikroORM deletes rows by a condition, too, orphans of collections that are not loaded. */
+  /**
+   * Checks what such deletes may take along: MikroORM deletes rows by a condition, too, orphans of collections that are
+   * not loaded.
+   */
   async checkBeforeOrphans(ctx: Transaction | undefined): Promise<void> {
     const collections = this.#em.getUnitOfWork(false).getCollectionUpdates();
     const classes = collections

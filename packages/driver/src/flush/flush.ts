@@ -31,8 +31,8 @@ export class Flush {
   readonly #undo: Undo;
   #plan: Plan = NO_PLAN;
   /**
-   * `planning`: the undo knows the change sets. `begun`: its transaction or savepoint is open, and the log of transactions
-   * knows what to take back. `written`: all statements were carried out.
+   * `planning`: the undo knows the change sets. `begun`: its transaction or savepoint is open, and the log of
+   * transactions knows what to take back. `written`: all statements were carried out.
    */
   #stage: 'new' | 'planning' | 'begun' | 'written' = 'new';
   /** A statement on rows was carried out. */
@@ -134,15 +134,15 @@ export class Flush {
     // a part of several rows could stay; and what was compared must hold until what rests on it is committed
     const isDivisible = hasSeveralRows || (writes && claims.length > 0 && !ctx);
     if (this.#sending.alone || !isDivisible || !versioned || ownTransaction) {
-      return this.#run(write, ctx);
+      return this.#carryOut(write, ctx);
     }
-    // In the transaction around the flush it is a savepoint: who catches the conflict and commits must not commit half of
-    // it. Where there is none, as MikroORM is told to open none, it is a transaction.
+    // In the transaction around the flush it is a savepoint: who catches the conflict and commits must not commit half
+    // of it. Where there is none, as MikroORM is told to open none, it is a transaction.
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
     const sessionContext = this.#em.getTransactionSessionContext();
     const runInside = (tx: Transaction) => {
       this.#hasSavepoint = true;
-      return this.#run(write, tx);
+      return this.#carryOut(write, tx);
     };
     await connection.transactional(runInside, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
     if (ctx) {
@@ -152,7 +152,7 @@ export class Flush {
   }
 
   /** Compares what no statement does, sorts, and writes. */
-  async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
+  async #carryOut(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
     const { claims, beside, unsure, unsorted, meetsExisting, writes, hasSeveralRows, versioned } = this.#plan;
     this.#stage = 'begun';
     this.#log.carries(ctx, this.#undo, versioned);

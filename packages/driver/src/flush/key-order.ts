@@ -94,8 +94,8 @@ function isAscii(text: string): boolean {
 }
 
 /**
- * Rows that take more than one statement, and that only the database can sort. Deleted ones are sorted where they would not
- * go into one UPDATE, which may be once too often.
+ * Rows that take more than one statement, and that only the database can sort. Deleted ones are sorted where they would
+ * not go into one UPDATE, which may be once too often.
  */
 export function needsDatabaseOrder(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
   const [{ meta }] = sets as [AnyChangeSet];

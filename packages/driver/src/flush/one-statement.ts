@@ -1,6 +1,6 @@
 /**
- * Which rows of one table go into one statement. What is planned for a single statement (alone.ts, key-order.ts) and what is
- * sent (updates.ts, deletes.ts) ask the same functions, or a statement without a transaction would become two.
+ * Which rows of one table go into one statement. What is planned for a single statement (alone.ts, key-order.ts) and
+ * what is sent (updates.ts, deletes.ts) ask the same functions, or a statement without a transaction would become two.
  */
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';

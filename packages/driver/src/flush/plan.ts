@@ -1,6 +1,6 @@
 /**
- * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
- * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
+ * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order
+ * rows are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
 import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
@@ -172,7 +172,7 @@ function planChanges(
   return sorted;
 }
 
-/** What MikroORM writes behind the rows: links of collections, and keys of rows that were not there yet. Returns how much. */
+/** What MikroORM writes behind the rows: links, and keys of rows that were not there yet. Returns how many. */
 function planFollowUps(em: EntityManager, draft: Draft): number {
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
@@ -226,7 +226,10 @@ function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
   );
 }
 
-/** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
+/**
+ * An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a
+ * version.
+ */
 function checkFollowUp(em: EntityManager, entity: object, keys: string | string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;

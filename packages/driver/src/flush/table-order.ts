@@ -1,6 +1,6 @@
 /**
- * Everybody writes tables in the same order, also where foreign keys would allow another one: else two flushes of the same
- * tables deadlock. It is made from all classes, so that it does not depend on which of them a flush writes.
+ * Everybody writes tables in the same order, also where foreign keys would allow another one: else two flushes of the
+ * same tables deadlock. It is made from all classes, so that it does not depend on which of them a flush writes.
  */
 import {
   type Collection,
@@ -61,9 +61,9 @@ function ranksOf(metadata: MetadataStorage): Ranks {
 }
 
 /**
- * Puts classes behind those that they depend on (to be deleted: before them), and leaves the rest as it is. In a circle,
- * keys that may be filled in later do not count: MikroORM's own search looks at circles of two only, and otherwise succeeds
- * or fails by the order in which it is given the classes.
+ * Puts classes behind those that they depend on (to be deleted: before them), and leaves the rest as it is. In a
+ * circle, keys that may be filled in later do not count: MikroORM's own search looks at circles of two only, and
+ * otherwise succeeds or fails by the order in which it is given the classes.
  */
 function sort(metas: readonly EntityMetadata[], how: 'written' | 'deleted'): EntityMetadata[] {
   const waiting = new Map(metas.map((meta) => [meta, new Map<number, boolean>()]));

@@ -1,4 +1,6 @@
-/** Turns the change sets of one table into the columns of one statement, with the values as MikroORM would send them. */
+/**
+ * Turns the change sets of one table into the columns of one statement, with the values as MikroORM would send them.
+ */
 import {
   type ChangeSet,
   type EntityMetadata,
@@ -83,7 +85,9 @@ function isExpression(value: unknown): boolean {
   return typeof value === 'object' && value !== null && isRaw(value);
 }
 
-/** Where the rows are: table, primary key columns and version column. With one of them, all expect a version, or none. */
+/**
+ * Where the rows are: table, primary key columns and version column. With one of them, all expect a version, or none.
+ */
 export function locate(table: string, meta: EntityMetadata, rows: readonly Row[], platform: Platform): BatchRows {
   const version = versionOf(meta)!;
   const keys = rows.map(({ changeSet }) => keyValues(changeSet));

@@ -1,6 +1,6 @@
 /**
- * Tables of which a row count does not say what was written (views too): past a rule, through an INSTEAD OF trigger of a view, or
- * where a BEFORE trigger may leave a row out. The database is asked for them once.
+ * Tables of which a row count does not say what was written (views too): past a rule, through an INSTEAD OF trigger of
+ * a view, or where a BEFORE trigger may leave a row out. The database is asked for them once.
  */
 import type { EntityMetadata, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
@@ -59,8 +59,8 @@ export class SpecialTables {
   }
 
   /**
-   * Is it known to be a plain table? Then a statement that counts no row has written none, also where nothing is around it
-   * that could be rolled back. An answer that failed leaves it open.
+   * Is it known to be a plain table? Then a statement that counts no row has written none, also where nothing is around
+   * it that could be rolled back. An answer that failed leaves it open.
    */
   isPlain({ tableName }: EntityMetadata): boolean {
     return this.#isSure && this.#special !== undefined && !this.#special.has(tableName);

@@ -17,8 +17,9 @@ import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
 
 /**
- * Writes, and where it is an upsert that does not say so itself, reads back which versions the rows have now. Without RETURNING they are read before anybody else can bump them:
- * a later version than that of the values would let them overwrite what was written in between.
+ * Writes, and where it is an upsert that does not say so itself, reads back which versions the rows have now. Without
+ * RETURNING they are read before anybody else can bump them: a later version than that of the values would let them
+ * overwrite what was written in between.
  */
 export async function readingBack<T extends object>(
   driver: AbstractSqlDriver,

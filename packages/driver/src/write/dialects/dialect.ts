@@ -85,7 +85,10 @@ export interface Dialect {
   readonly specialTables?: string;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
-  /** The condition under which a statement outside of a transaction is one by itself, where a session can be told otherwise. */
+  /**
+   * The condition under which a statement outside of a transaction is one by itself, where a session can be told
+   * otherwise.
+   */
   readonly aloneWhen?: string;
   /** Has a statement that is `alone` ended itself, because it would have written only a part? */
   endsItself?(error: DriverError): boolean;

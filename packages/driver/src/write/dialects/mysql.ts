@@ -1,7 +1,8 @@
 /**
  * MariaDB and MySQL: the rows as a list of SELECTs, joined to the table.
  *
- *   update `article` as _t force index (primary) straight_join (select 1 as k0, 3 as v, 'a' as c0 union all select 2, 1, 'b') as _v
+ *   update `article` as _t force index (primary)
+ *   straight_join (select 1 as k0, 3 as v, 'a' as c0 union all select 2, 1, 'b') as _v
  *   set _t.`title` = _v.c0, _t.`version` = _t.`version` + 1
  *   where _t.`id` in (1, 2) and _t.`id` = _v.k0 and _t.`version` = _v.v
  *
