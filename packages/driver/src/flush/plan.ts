@@ -62,6 +62,20 @@ const WRITES = [
   [ChangeSetType.DELETE_EARLY, 'delete'],
 ] as const;
 
+/** A plan while tables are added to it. */
+interface Draft {
+  readonly uncovered: ReadonlySet<object>;
+  readonly claims: CheckedRow[];
+  readonly unsure: UnsureRow[];
+  readonly deletes: AnyChangeSet[];
+  readonly unsorted: AnyChangeSet[][];
+  /** What is written, a table after the other. */
+  readonly written: AnyChangeSet[][];
+  rows: number;
+  versioned: boolean;
+  meetsExisting: boolean;
+}
+
 /**
  * Looks at the change sets of a flush, and puts them into the order in which they are written.
  *
@@ -100,20 +114,6 @@ export function planFlush(
     }
   }
   return completed(em, driver, draft, planFollowUps(em, draft));
-}
-
-/** A plan while tables are added to it. */
-interface Draft {
-  readonly uncovered: ReadonlySet<object>;
-  readonly claims: CheckedRow[];
-  readonly unsure: UnsureRow[];
-  readonly deletes: AnyChangeSet[];
-  readonly unsorted: AnyChangeSet[][];
-  /** What is written, a table after the other. */
-  readonly written: AnyChangeSet[][];
-  rows: number;
-  versioned: boolean;
-  meetsExisting: boolean;
 }
 
 function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, followUps: number): Plan {
