@@ -23,6 +23,11 @@ export function ownVersionOf(meta: EntityMetadata): EntityProperty | undefined {
   return meta.ownsVersionProperty() ? versionOf(meta) : undefined;
 }
 
+/** Does a trigger bump what we write without a bump? */
+export function isGuarded(meta: EntityMetadata): boolean {
+  return (versionOf(meta)?.customType as Partial<VersionField> | undefined)?.guard === true;
+}
+
 /** The class that stands for the table with the version column, which with joined-table inheritance may be a parent's. */
 export function versionTable(meta: EntityMetadata): EntityMetadata {
   let owner = meta;

@@ -5,7 +5,8 @@
  *
  * A changed row is updated, and a removed row deleted, only where it still has the version that it was read with; the
  * update bumps it. The rows of a table go into one statement. Where fewer rows match than were meant, the flush throws
- * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) is not checked.
+ * `ConcurrentUpdate` and changes nothing. What users call directly (`em.nativeUpdate()` and the like) bumps versions
+ * and compares none; only a version that it gives to a row is validated.
  */
 import { inspect } from 'node:util';
 import {
@@ -23,21 +24,22 @@ import {
   type MetadataStorage,
   type PopulateOptions,
   type QueryResult,
-  ReferenceKind,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
 import { VersionField, registerPlatform } from '@mikro-ool/core';
 import { adoptVersions, hookDiscovery } from './discovery.ts';
 import { Flush } from './flush/flush.ts';
+import { manyToManyFirst } from './flush/table-order.ts';
 import { TransactionLog } from './memory/transaction-log.ts';
 import { hookTransactions } from './mikro-orm/connection.ts';
 import { hookManager } from './mikro-orm/entity-manager-class.ts';
 import type { PersistOptions } from './mikro-orm/entity.ts';
 import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
+import { withVersion } from './partial-loading.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { bumpSetBasedWrites, checkVersions, withInitialVersions } from './write/set-based.ts';
-import { withVersions } from './write/upsert.ts';
+import { bumpSetBasedWrites, validateVersions, withInitialVersions } from './write/set-based.ts';
+import { readingBack } from './write/upsert.ts';
 
 /** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
 export type DriverClass = new (
@@ -52,7 +54,8 @@ type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknow
 /**
  * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
  *
- * @param Base the driver class, `PostgreSqlDriver` or `SqliteDriver`; one of another database works row by row
+ * @param Base the driver class, like `PostgreSqlDriver`; PostgreSQL, MariaDB, MySQL, SQLite and their relatives write
+ *   the rows of a table together, another database row by row
  * @returns a driver class of the same type and name, for the `driver` option of the MikroORM config
  * @throws {TypeError} when it is something else
  * @see Fowler, Patterns of Enterprise Application Architecture, "Optimistic Offline Lock"
@@ -110,18 +113,13 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       return qb;
     }
 
-    /** What is written of M:N collections is what they have now: they come first, before anything is waited for. */
     override syncCollections<T extends object, O extends object>(
       collections: Iterable<Collection<T, O>>,
       ...rest: Rest<AbstractSqlDriver['syncCollections']>
     ): Promise<void> {
-      const isManyToMany = ({ property }: Collection<T, O>) => property.kind === ReferenceKind.MANY_TO_MANY;
-      const all = [...collections];
-      const sorted = [...all.filter(isManyToMany), ...all.filter((one) => !isManyToMany(one))];
-      return super.syncCollections(sorted, ...rest);
+      return super.syncCollections(manyToManyFirst(collections), ...rest);
     }
 
-    /** Partial loading loads the version all the same; what is serialised does not change. */
     protected override buildFields<T extends object>(
       meta: EntityMetadata<T>,
       populate: PopulateOptions<T>[],
@@ -132,12 +130,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       schema?: string,
     ): InternalField<T>[] {
       const fields = super.buildFields(meta, populate, joinedProps, qb, alias, options, schema);
-      const props = meta.props as EntityProperty[];
-      const version = props.find((prop) => prop.customType instanceof VersionField)?.name as
-        | InternalField<T>
-        | undefined;
-      const complete = fields.some((field) => field === '*' || field === `${alias}.*` || field === version);
-      return version && !complete && !options.groupBy ? [...fields, version] : fields;
+      return withVersion(fields, meta, alias, Boolean(options.groupBy));
     }
 
     protected override shouldHaveColumn<T, U>(
@@ -176,9 +169,9 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       data: EntityDictionary<T>,
       options: PersistOptions = {},
     ): Promise<QueryResult<T>> {
-      this.#checkVersions(entityName as never, [data], options);
+      this.#validateVersions(entityName as never, [data], options);
       const write = (more: PersistOptions) => super.nativeUpdate(entityName, where, data, more);
-      return withVersions(this, entityName, [where], options, write);
+      return readingBack(this, entityName, [where], options, write);
     }
 
     override nativeUpdateMany<T extends object>(
@@ -188,15 +181,15 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       options: PersistOptions = {},
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
-      this.#checkVersions(entityName as never, data, options);
+      this.#validateVersions(entityName as never, data, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
-      return withVersions(this, entityName, where, options, write);
+      return readingBack(this, entityName, where, options, write);
     }
 
-    /** Calls by an EntityManager; a flush has checked what it writes. */
-    #checkVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
+    /** Of versions that an EntityManager is given from outside; a flush has planned what it writes. */
+    #validateVersions(entityName: EntityName<never>, data: readonly object[], options: PersistOptions): void {
       if (options.em || options.upsert) {
-        checkVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
+        validateVersions(this.metadata.get(entityName) as unknown as EntityMetadata, data);
       }
     }
   }

@@ -1,4 +1,7 @@
-/** Which numbers a version may be, and what is refused: where its column ends, and what leaves a row no room for changes. */
+/**
+ * Which numbers a version may be, and what is refused: where its column ends, and what leaves a row no room for
+ * changes. Whether a row still has its version is another matter: that is `flush/`.
+ */
 import { type EntityMetadata, Utils, helper, isRaw } from '@mikro-orm/core';
 import { InvalidVersion, VersionExhausted, maximumStart, maximumVersion, versionOf } from '@mikro-ool/core';
 
@@ -11,7 +14,7 @@ export function exhausted(entity: object, meta: EntityMetadata): VersionExhauste
 }
 
 /** Refuses a version that a row is given, when it is none or leaves no room for changes. */
-export function checkGiven(meta: EntityMetadata, value: unknown, entity?: object): void {
+export function validateGiven(meta: EntityMetadata, value: unknown, entity?: object): void {
   const prop = versionOf(meta)!;
   // data may be spelled as the database has it, an entity may not
   const number = typeof value === 'string' && !entity ? Number(value) : value;

@@ -1,5 +1,5 @@
 /**
- * Aggregates: one version for a root and its parts, `new VersionField({ aggregate: ['items', 'items.options', 'tags'] })`.
+ * Aggregates: one version for a root and its parts, as in `new VersionField({ aggregate: ['items', 'items.options'] })`.
  * Here is which rows and collections belong to which root, and the way back from a part to it, settled on discovery.
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';

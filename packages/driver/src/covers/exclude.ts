@@ -1,6 +1,6 @@
 /**
- * Columns that a version does not cover: `new VersionField({ exclude: ['likes'] })`. A change of these alone finds its row
- * by the key, and neither checks nor bumps the version.
+ * Columns that a version does not cover, `new VersionField({ exclude: ['likes'] })`: they are "uncovered" all over the
+ * driver. A change of these alone finds its row by the key, and neither checks nor bumps the version.
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
@@ -12,18 +12,18 @@ const NOBODY: ReadonlySet<object> = new Set();
 /** By class: the properties as change sets name them, and their columns. */
 const known = new WeakMap<EntityMetadata, { props: ReadonlySet<string>; columns: ReadonlySet<string> }>();
 
-function excludedFrom(meta: EntityMetadata): { props: ReadonlySet<string>; columns: ReadonlySet<string> } {
-  let excluded = known.get(meta);
-  if (!excluded) {
+function uncoveredIn(meta: EntityMetadata): { props: ReadonlySet<string>; columns: ReadonlySet<string> } {
+  let uncovered = known.get(meta);
+  if (!uncovered) {
     const names = (versionOf(meta)?.customType as VersionField | undefined)?.exclude ?? [];
     const props = names.flatMap((name) => partsOf(meta.properties[name as never]));
-    excluded = {
+    uncovered = {
       props: names.length > 0 ? new Set(props.map((prop) => prop.name)) : NONE,
       columns: names.length > 0 ? new Set(props.flatMap((prop) => prop.fieldNames)) : NONE,
     };
-    known.set(meta, excluded);
+    known.set(meta, uncovered);
   }
-  return excluded;
+  return uncovered;
 }
 
 /** The columns of an embeddable that has some of its own; else the property itself. */
@@ -35,19 +35,19 @@ function partsOf(prop: EntityProperty | undefined): EntityProperty[] {
 }
 
 /** Are these all columns that the version does not cover? */
-export function areExcluded(meta: EntityMetadata, columns: readonly string[]): boolean {
-  const excluded = excludedFrom(meta).columns;
-  return excluded.size > 0 && columns.length > 0 && columns.every((column) => excluded.has(column));
+export function areUncovered(meta: EntityMetadata, columns: readonly string[]): boolean {
+  const uncovered = uncoveredIn(meta).columns;
+  return uncovered.size > 0 && columns.length > 0 && columns.every((column) => uncovered.has(column));
 }
 
 /** Does this change set change nothing that the version covers? A version that was assigned is to be checked. */
-export function changesExcluded({ meta, payload }: Pick<AnyChangeSet, 'meta' | 'payload'>): boolean {
-  const excluded = excludedFrom(meta).props;
-  if (excluded.size === 0) {
+export function changesOnlyUncovered({ meta, payload }: Pick<AnyChangeSet, 'meta' | 'payload'>): boolean {
+  const uncovered = uncoveredIn(meta).props;
+  if (uncovered.size === 0) {
     return false;
   }
   const changed = Object.keys(payload);
-  return changed.length > 0 && changed.every((name) => excluded.has(name));
+  return changed.length > 0 && changed.every((name) => uncovered.has(name));
 }
 
 /**
@@ -55,18 +55,18 @@ export function changesExcluded({ meta, payload }: Pick<AnyChangeSet, 'meta' | '
  *
  * @param verified entities whose version counts all the same
  */
-export function uncountedAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): ReadonlySet<object> {
-  if (!updates.some((sets) => sets.some((set) => excludedFrom(set.meta).props.size > 0))) {
+export function uncoveredAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): ReadonlySet<object> {
+  if (!updates.some((sets) => sets.some((set) => uncoveredIn(set.meta).props.size > 0))) {
     return NOBODY;
   }
   const isEmpty = ({ payload }: AnyChangeSet) => Object.keys(payload).length === 0;
   const sets = updates.filter(([set]) => set && versionOf(set.meta)).flat();
-  const uncounted = new Set(sets.filter(changesExcluded).map((set) => set.entity));
-  if (uncounted.size > 0) {
-    verified.forEach((entity) => uncounted.delete(entity));
-    sets.filter((set) => !isEmpty(set) && !changesExcluded(set)).forEach((set) => uncounted.delete(set.entity));
+  const uncovered = new Set(sets.filter(changesOnlyUncovered).map((set) => set.entity));
+  if (uncovered.size > 0) {
+    verified.forEach((entity) => uncovered.delete(entity));
+    sets.filter((set) => !isEmpty(set) && !changesOnlyUncovered(set)).forEach((set) => uncovered.delete(set.entity));
   }
-  return uncounted;
+  return uncovered;
 }
 
 /** What is wrong with what a version excludes, if anything. */

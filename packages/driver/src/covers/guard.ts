@@ -1,7 +1,7 @@
 /**
- * Writers past the ORM: `new VersionField({ guard: true })`. A trigger bumps the version of a row that is updated without
- * doing so: where the version stays what it was, and a column that counts does not. What we write bumps by itself, or
- * changes nothing that counts, so it passes.
+ * Writers past the ORM: `new VersionField({ guard: true })`. A trigger bumps the version of a row that is updated
+ * without doing so: where the version stays what it was, and a column that counts does not. What we write bumps by
+ * itself, or changes nothing that counts, so it passes.
  *
  * It is among MikroORM's own triggers, so its schema generator, diff and migrations know it. Columns of other tables
  * (joined-table inheritance) are not its business, nor what the database computes.
@@ -14,7 +14,7 @@ import {
   type Platform,
   ReferenceKind,
 } from '@mikro-orm/core';
-import { type VersionField, versionOf } from '@mikro-ool/core';
+import type { VersionField } from '@mikro-ool/core';
 import { dropTriggersFirst } from '../mikro-orm/schema-helper.ts';
 import { type Dialect, GUARD } from '../write/dialects/dialect.ts';
 import { dialectOf } from '../write/dialects/index.ts';
@@ -111,11 +111,6 @@ const FORMS = new Map<Dialect, Form>([
 
 function inSchema(schema: string | undefined, name: string): string {
   return schema ? `${schema}.${name}` : name;
-}
-
-/** Does a trigger bump what we write without a bump? */
-export function isGuarded(meta: EntityMetadata): boolean {
-  return (versionOf(meta)?.customType as VersionField | undefined)?.guard === true;
 }
 
 /** What is wrong with a guard, if anything. */

@@ -16,11 +16,11 @@ import { VersionField } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
-import { batchDialect, shareColumns } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { cascades } from './cascades.ts';
+import { areOneDelete, areOneUpdate } from './one-statement.ts';
 
-/** Classes of which a statement alone had written nothing, and all in a transaction. */
+/** Classes of which a statement that was sent alone wrote nothing, and the same one in a transaction wrote all rows. */
 export const neverAlone = new WeakSet<EntityMetadata>();
 
 const TRANSACTION_EVENTS = Object.values(EventType).filter((event) => event.includes('Transaction'));
@@ -30,12 +30,18 @@ const EVENTS = {
   delete: [EventType.beforeDelete, EventType.afterDelete],
 };
 
+/** How a flush is sent; one object for all of its parts. */
+export interface Sending {
+  /** Its one statement has no transaction around it. */
+  alone: boolean;
+}
+
 /** The class whose rows are all that a flush writes, in one statement that needs no transaction; else `undefined`. */
-export function classAlone(
+export function loneClassOf(
   em: EntityManager,
   driver: AbstractSqlDriver,
   written: readonly AnyChangeSet[][],
-  uncounted: ReadonlySet<object>,
+  uncovered: ReadonlySet<object>,
 ): EntityMetadata | undefined {
   const [sets] = written;
   if (written.length !== 1 || !sets || !dialectOf(driver.getPlatform())) {
@@ -49,7 +55,7 @@ export function classAlone(
     em.getTransactionSessionContext() === undefined &&
     !isAbortable(em) &&
     // rows whose version does not cover what changes have a statement of their own
-    sets.every((set) => uncounted.has(set.entity) === uncounted.has(sets[0]!.entity)) &&
+    sets.every((set) => uncovered.has(set.entity) === uncovered.has(sets[0]!.entity)) &&
     sets.every((set) => set.schema === schema && ownVersionOf(set.meta)) &&
     CAN_BE_ONE[operation](driver, sets) &&
     !isWatched(em, sets, EVENTS[operation]);
@@ -68,27 +74,18 @@ function isWatched(em: EntityManager, sets: readonly AnyChangeSet[], watched: re
 const CAN_BE_ONE = {
   update(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
     const { meta } = sets[0]!;
-    const { config } = driver;
-    const platform = driver.getPlatform();
     // what the database computes is returned by the statement of a single row, and by nothing without RETURNING
     const isComputed = meta.root.props.some((prop) => prop.generated && !prop.primary);
-    return sets.length === 1
-      ? platform.usesReturningStatement() || (!isComputed && batchDialect(platform, sets) !== undefined)
-      : !isComputed &&
-          sets.length <= config.get('batchSize') &&
-          config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
-          shareColumns(sets) &&
-          batchDialect(platform, sets) !== undefined;
+    const isReturned = sets.length === 1 && driver.getPlatform().usesReturningStatement();
+    return isReturned || (!isComputed && areOneUpdate(driver, sets));
   },
 
   delete(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
     const { meta } = sets[0]!;
     return (
       sets.length === 1 ||
-      (sets.length <= driver.config.get('batchSize') &&
-        batchDialect(driver.getPlatform(), sets) !== undefined &&
-        // the rows that its own cascade has taken along may not be counted
-        !cascades(driver, meta, meta))
+      // the rows that its own cascade has taken along may not be counted
+      (areOneDelete(driver, sets) && !cascades(driver, meta, meta))
     );
   },
 

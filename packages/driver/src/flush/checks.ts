@@ -4,12 +4,11 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow, LockedRow, Row } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { conflictOf, currentVersions, findRows } from './conflicts.ts';
-import { rowOf } from './expected.ts';
-import type { UnsureRow } from './plan.ts';
+import { type UnsureRow, checkedRow } from './expected.ts';
 import { inTableOrder } from './table-order.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
@@ -33,20 +32,20 @@ export async function checkClasses(
 /**
  * Compares the versions that were assigned to entities without another change, and those of verified ones.
  *
- * @param beside the rows that the flush writes: they are locked with the others, table by table and in key order, or two
- *   flushes of which each compares what the other one writes would wait for each other
+ * @param beside the rows that the flush writes: they are locked with the others, table by table and in key order, or
+ *   two flushes of which each compares what the other one writes would wait for each other
  * @param isHeld nobody may change what is compared until COMMIT
  */
 export async function checkClaims(
   driver: AbstractSqlDriver,
-  claims: readonly VersionedRow[],
-  beside: readonly VersionedRow[],
+  claims: readonly CheckedRow[],
+  beside: readonly LockedRow[],
   isHeld: boolean,
   ctx: Transaction | undefined,
 ): Promise<void> {
   const written = dialectOf(driver.getPlatform())?.locksRows ? beside : [];
-  const lock = (rows: readonly VersionedRow[]) =>
-    rows.some((row) => row.uncounted) ? 'no key update' : isHeld ? 'share' : undefined;
+  const lock = (rows: readonly (CheckedRow | LockedRow)[]) =>
+    rows.some(({ kind }) => kind === 'locked') ? 'no key update' : isHeld ? 'share' : undefined;
   await compare(driver, inTables(driver, [...claims, ...written]), 'check', lock, ctx);
   // the claims held: from now on they are the state that changes are based on
   for (const { changeSet, expected } of claims) {
@@ -56,7 +55,7 @@ export async function checkClaims(
 }
 
 /** Rows in the order of their tables. */
-function inTables(driver: AbstractSqlDriver, rows: readonly VersionedRow[]): readonly VersionedRow[] {
+function inTables<Some extends Row>(driver: AbstractSqlDriver, rows: readonly Some[]): readonly Some[] {
   const byTable = Map.groupBy(rows, ({ changeSet }) => versionTable(changeSet.meta));
   const tables = inTableOrder([...byTable.keys()], driver.getMetadata(), 'written');
   return tables.flatMap((table) => byTable.get(table)!);
@@ -65,17 +64,17 @@ function inTables(driver: AbstractSqlDriver, rows: readonly VersionedRow[]): rea
 /** Reads the versions of rows that no statement of ours compares. With a lock they stay like that until COMMIT. */
 export async function compare(
   driver: AbstractSqlDriver,
-  all: readonly VersionedRow[],
+  all: readonly (CheckedRow | LockedRow)[],
   operation: Operation,
-  lockOf: (rows: readonly VersionedRow[]) => RowLock | undefined,
+  lockOf: (rows: readonly (CheckedRow | LockedRow)[]) => RowLock | undefined,
   ctx: Transaction | undefined,
 ): Promise<void> {
-  const tableOf = ({ changeSet: { meta, schema } }: VersionedRow) => `${versionTable(meta)._id} ${schema}`;
+  const tableOf = ({ changeSet: { meta, schema } }: Row) => `${versionTable(meta)._id} ${schema}`;
   for (const rows of Map.groupBy(all, tableOf).values()) {
     const { meta, schema } = rows[0]!.changeSet;
     const options = { ctx, schema: schema ?? meta.schema };
     const actual = await currentVersions(driver, rows, options, lockOf(rows));
-    const stale = rows.filter((row) => !row.uncounted && actual(row) !== row.expected);
+    const stale = rows.filter((row) => row.kind === 'checked').filter((row) => actual(row) !== row.expected);
     if (stale.length > 0) {
       throw conflictOf(stale, operation, actual);
     }
@@ -89,8 +88,8 @@ export async function compareBefore(
   operation: 'update' | 'delete',
   ctx: Transaction | undefined,
 ): Promise<void> {
-  const relations = relationsOf(driver);
-  const exposed = changeSets.filter((set) => relations.writesInstead(versionTable(set.meta)));
-  const rows = exposed.map((changeSet) => rowOf(changeSet, operation));
+  const tables = specialTablesOf(driver);
+  const exposed = changeSets.filter((set) => tables.writesInstead(versionTable(set.meta)));
+  const rows = exposed.map((changeSet) => checkedRow(changeSet, operation));
   await compare(driver, rows, operation, () => 'update', ctx);
 }

@@ -2,7 +2,7 @@
 import { ChangeSetType, type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import type { Aggregates, Way } from '../covers/aggregate.ts';
-import { changesExcluded } from '../covers/exclude.ts';
+import { changesOnlyUncovered } from '../covers/exclude.ts';
 import { type AnyChangeSet, metaOf } from '../mikro-orm/entity.ts';
 import { isClaim } from './claims.ts';
 import { Parents } from './parents.ts';
@@ -113,6 +113,6 @@ function isUpdate({ type }: AnyChangeSet): boolean {
 /** Does this change set write something that matters? A claim is only compared. */
 function counts(changeSet: AnyChangeSet): boolean {
   const isChange = (set: AnyChangeSet) =>
-    Object.keys(set.payload).length > 0 && !changesExcluded(set) && !isClaim(set, NOBODY);
+    Object.keys(set.payload).length > 0 && !changesOnlyUncovered(set) && !isClaim(set, NOBODY);
   return !isUpdate(changeSet) || tablesOf(changeSet).some(isChange);
 }

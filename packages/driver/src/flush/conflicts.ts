@@ -6,9 +6,17 @@ import { versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
-import { type VersionedRow, isComparable, keyOf, keyValues, locate } from '../write/batch.ts';
+import {
+  type CheckedRow,
+  type Row,
+  type VersionedRow,
+  isComparable,
+  keyOf,
+  keyValues,
+  locate,
+} from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { partsOf } from './roots.ts';
 import { exhausted, invalidVersion } from '../versions.ts';
 
@@ -33,18 +41,19 @@ export class StaleRows extends Error {
 export class NothingWritten extends Error {}
 
 /** What the database has now, `null` for a row that is gone. */
-type Actual = (row: VersionedRow) => number | null;
+type Actual = (row: Row) => number | null;
 
-/** A row that is written without its version is stale when it is gone. */
+/** A row whose version is not compared is stale when it is gone. */
 function isStale(row: VersionedRow, actual: number | null): boolean {
-  return row.uncounted ? actual === null : actual !== row.expected;
+  return row.kind === 'uncovered' ? actual === null : actual !== row.expected;
 }
 
 /**
  * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
- * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with them.
+ * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with
+ * them.
  */
-export async function staleRow(
+export async function describeOne(
   driver: AbstractSqlDriver,
   row: VersionedRow,
   operation: 'update' | 'delete',
@@ -83,7 +92,10 @@ export async function describeAlone(
   options: PersistOptions,
 ): Promise<ConcurrentUpdate | NothingWritten> {
   const conflict = await describeConflict(driver, rows, operation, options);
-  const areStale = conflict.conflicts.some(({ expected, actual }) => actual !== (expected ?? actual ?? undefined));
+  // `expected` is null where the version is not compared: such a row is stale when it is gone
+  const areStale = conflict.conflicts.some(
+    ({ expected, actual }) => actual === null || actual !== (expected ?? actual),
+  );
   const hasFurtherConditions = rows.length > 1 || dialectOf(driver.getPlatform())?.aloneWhen !== undefined;
   return areStale || !hasFurtherConditions ? conflict : new NothingWritten();
 }
@@ -104,7 +116,9 @@ export async function describeBatch(
   }
   const actual = await currentVersions(driver, rows, options);
   const wasWritten = (row: VersionedRow) =>
-    row.uncounted ? actual(row) !== null : actual(row) === (operation === 'update' ? row.expected + 1 : null);
+    row.kind === 'uncovered'
+      ? actual(row) !== null
+      : actual(row) === (operation === 'update' ? row.expected + 1 : null);
   const left = rows.filter((row) => !wasWritten(row));
   const isClear = rows.length - left.length === written;
   return isClear ? conflictOf(left, operation, actual) : new StaleRows(rows, operation, options);
@@ -116,7 +130,7 @@ export async function describeBatch(
  */
 export async function refuseExhausted(
   driver: AbstractSqlDriver,
-  rows: readonly VersionedRow[],
+  rows: readonly CheckedRow[],
   options: PersistOptions,
 ): Promise<void> {
   const { meta } = rows[0]!.changeSet;
@@ -136,7 +150,7 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
       entityName: helper(row.changeSet.entity).__meta.className,
       primaryKey: primaryKeyOf(row.changeSet.entity, row.changeSet.meta, row.changeSet),
       operation,
-      expected: row.uncounted ? null : row.expected,
+      expected: row.expected ?? null,
       actual: actual(row),
       parts: partsOf(row.changeSet),
     })),
@@ -150,14 +164,14 @@ export function conflictOf(rows: readonly VersionedRow[], operation: Operation, 
  */
 export async function currentVersions(
   driver: AbstractSqlDriver,
-  rows: readonly VersionedRow[],
+  rows: readonly Row[],
   options: PersistOptions,
   lock?: RowLock,
 ): Promise<Actual> {
   const { meta } = rows[0]!.changeSet;
   const table = versionTable(meta);
   const platform = driver.getPlatform();
-  const dialect = isComparable(meta) && !relationsOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
+  const dialect = isComparable(meta) && !specialTablesOf(driver).isRewritten(table) ? dialectOf(platform) : undefined;
   if (!dialect) {
     const { name } = versionOf(meta)!;
     const changeSets = rows.map((row) => row.changeSet);

@@ -7,33 +7,32 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, batchDialect, keyOf } from '../write/batch.ts';
+import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
+import type { Sending } from './alone.ts';
 import { cascades } from './cascades.ts';
-import { type Relations, relationsOf } from '../write/relations.ts';
 import { compare, compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, describeConflict, staleRow } from './conflicts.ts';
-import { rowOf } from './expected.ts';
+import { currentVersions, describeAlone, describeBatch, describeConflict, describeOne } from './conflicts.ts';
+import { checkedRow } from './expected.ts';
+import { areOneDelete, canBatch, rowsPerDelete } from './one-statement.ts';
 
 export class Deletes {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
-  readonly #relations: Relations;
-  /** The one statement of the flush has no transaction around it. */
-  alone = false;
+  readonly #sending: Sending;
   /** Rows with a version that are still to be deleted. */
   readonly #pending = new Set<AnyChangeSet>();
   /** Rows that were found as expected, and that a cascade may have deleted since. */
   readonly #cascaded = new Set<AnyChangeSet>();
 
-  constructor(em: EntityManager, driver: AbstractSqlDriver) {
+  constructor(em: EntityManager, driver: AbstractSqlDriver, sending: Sending) {
     this.#em = em;
     this.#driver = driver;
-    this.#relations = relationsOf(driver);
+    this.#sending = sending;
   }
 
-  /** These rows will be deleted. */
-  expect(changeSets: readonly AnyChangeSet[]): void {
+  /** Rows with a version that the flush is going to delete. */
+  willDelete(changeSets: readonly AnyChangeSet[]): void {
     changeSets.forEach((changeSet) => this.#pending.add(changeSet));
   }
 
@@ -42,8 +41,11 @@ export class Deletes {
     return [...this.#pending].filter((set) => set.meta.root === meta.root).map(keyOf);
   }
 
-  /** MikroORM deletes rows by a condition, too: orphans of collections that are not loaded. */
-  async beforeOrphans(ctx: Transaction | undefined): Promise<void> {
+  /**
+   * Checks what such deletes may take along: MikroORM deletes rows by a condition, too, orphans of collections that are
+   * not loaded.
+   */
+  async checkBeforeOrphans(ctx: Transaction | undefined): Promise<void> {
     const collections = this.#em.getUnitOfWork(false).getCollectionUpdates();
     const classes = collections
       .filter((collection) => !collection.getSnapshot())
@@ -55,14 +57,13 @@ export class Deletes {
     }
   }
 
-  /** Rows are about to be deleted: those of one class. */
-  async before(changeSets: AnyChangeSet[], ctx: Transaction | undefined): Promise<void> {
+  /** Rows of one class are about to be deleted: checks what a cascade may take along with them. */
+  async checkBefore(changeSets: AnyChangeSet[], ctx: Transaction | undefined): Promise<void> {
     const [{ meta: from, schema }] = changeSets as [AnyChangeSet];
     const together =
       changeSets.length === 1 ||
       (changeSets.every((set) => versionOf(set.meta) && set.schema === schema) &&
-        batchDialect(this.#driver.getPlatform(), changeSets) !== undefined &&
-        !this.#relations.isRewritten(from));
+        areOneDelete(this.#driver, changeSets));
     // one statement sees all of its rows before a cascade takes any
     if (together) {
       changeSets.forEach((changeSet) => this.#pending.delete(changeSet));
@@ -74,17 +75,15 @@ export class Deletes {
   /** Before rows of a class are deleted: those that a cascade may take along are looked at while they are there. */
   async #checkCascade(isReached: (meta: EntityMetadata) => boolean, ctx: Transaction | undefined): Promise<void> {
     const exposed = [...this.#pending].filter((set) => !this.#cascaded.has(set) && isReached(set.meta));
-    const rows = exposed.map((changeSet) => rowOf(changeSet, 'delete'));
+    const rows = exposed.map((changeSet) => checkedRow(changeSet, 'delete'));
     await compare(this.#driver, rows, 'delete', () => 'update', ctx);
     exposed.forEach((changeSet) => this.#cascaded.add(changeSet));
   }
 
   /** Deletes rows with a version, which are of one table. */
   async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
-    const { meta } = changeSets[0]!;
     await compareBefore(this.#driver, changeSets, 'delete', options.ctx);
-    // rows that may delete each other by a cascading foreign key go into one statement, which sees them all before
-    const size = cascades(this.#driver, meta, meta) ? changeSets.length : this.#driver.config.get('batchSize');
+    const size = rowsPerDelete(this.#driver, changeSets);
     for (let i = 0; i < changeSets.length; i += size) {
       await this.#writeChunk(changeSets.slice(i, i + size), options);
     }
@@ -92,9 +91,8 @@ export class Deletes {
 
   async #writeChunk(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
-    const rows = changeSets.map((changeSet) => rowOf(changeSet, 'delete'));
-    const together = batchDialect(this.#driver.getPlatform(), changeSets) && !this.#relations.isRewritten(meta);
-    if (rows.length > 1 && together) {
+    const rows = changeSets.map((changeSet) => checkedRow(changeSet, 'delete'));
+    if (rows.length > 1 && canBatch(this.#driver, changeSets)) {
       await this.#writeTogether(rows, options);
     } else {
       for (const row of rows) {
@@ -109,14 +107,14 @@ export class Deletes {
     }
   }
 
-  async #writeTogether(rows: VersionedRow[], options: PersistOptions): Promise<void> {
+  async #writeTogether(rows: CheckedRow[], options: PersistOptions): Promise<void> {
     const left = await this.#withoutCascaded(rows, options);
     if (left.length === 0) {
       return;
     }
     const { meta } = left[0]!.changeSet;
-    const affectedRows = await deleteRows(this.#driver, left, options, this.alone);
-    if (affectedRows === 0 && this.alone) {
+    const affectedRows = await deleteRows(this.#driver, left, options, this.#sending.alone);
+    if (affectedRows === 0 && this.#sending.alone) {
       throw await describeAlone(this.#driver, left, 'delete', options);
     }
     // all rows matched or none was deleted; those that the statement's own cascade took may not be counted
@@ -125,16 +123,16 @@ export class Deletes {
     }
   }
 
-  async #writeOne(row: VersionedRow, options: PersistOptions): Promise<void> {
-    const affectedRows = await deleteRow(this.#driver, row, options, this.alone);
+  async #writeOne(row: CheckedRow, options: PersistOptions): Promise<void> {
+    const affectedRows = await deleteRow(this.#driver, row, options, this.#sending.alone);
     if (affectedRows === 1) {
       return;
     }
-    if (this.alone) {
+    if (this.#sending.alone) {
       throw await describeAlone(this.#driver, [row], 'delete', options);
     }
     if (!this.#mayBeGone(row)) {
-      throw await staleRow(this.#driver, row, 'delete', options);
+      throw await describeOne(this.#driver, row, 'delete', options);
     }
     const conflict = await describeConflict(this.#driver, [row], 'delete', options);
     if (conflict.conflicts[0]!.actual !== null) {
@@ -143,7 +141,7 @@ export class Deletes {
   }
 
   /** The rows that are left to delete: what a cascade of this very flush has taken along is no conflict. */
-  async #withoutCascaded(rows: VersionedRow[], options: PersistOptions): Promise<VersionedRow[]> {
+  async #withoutCascaded(rows: CheckedRow[], options: PersistOptions): Promise<CheckedRow[]> {
     if (!rows.some((row) => this.#mayBeGone(row))) {
       return rows;
     }
@@ -152,7 +150,7 @@ export class Deletes {
   }
 
   /** Was it found as expected before an earlier DELETE, whose cascade may have taken it along? */
-  #mayBeGone({ changeSet }: VersionedRow): boolean {
+  #mayBeGone({ changeSet }: CheckedRow): boolean {
     return this.#cascaded.has(changeSet);
   }
 }

@@ -9,10 +9,10 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mikro-ool/core';
-import { versionedBelow } from '../discovery.ts';
-import { exhausted, invalidVersion } from '../versions.ts';
+import { ownVersionOf, versionedBelow } from '../discovery.ts';
+import { exhausted, invalidVersion, validateGiven } from '../versions.ts';
 import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow, LockedRow, UncoveredRow } from '../write/batch.ts';
 
 /**
  * The version that a row must still have: the entity's current one, whether it was loaded or claimed.
@@ -59,21 +59,50 @@ function changedAlong(meta: EntityMetadata, operation: Operation, changed: reado
   return first && props.every(isOtherSide) ? `${first.targetMeta!.className}.${first.inversedBy}` : undefined;
 }
 
-/** A row that is written whatever version it has. */
-export function uncountedRow(changeSet: AnyChangeSet): VersionedRow {
-  return { changeSet, expected: 0, uncounted: true };
+/** A row with the version that it must still have. */
+export function checkedRow(changeSet: AnyChangeSet, operation: Operation): CheckedRow {
+  return { kind: 'checked', changeSet, expected: expectedVersion(changeSet.entity, changeSet.meta, operation) };
 }
 
-/** A row with the version that it must still have. */
-export function rowOf(changeSet: AnyChangeSet, operation: Operation): VersionedRow {
-  return { changeSet, expected: expectedVersion(changeSet.entity, changeSet.meta, operation) };
+/** A row whose version does not cover what changes. */
+export function uncoveredRow(changeSet: AnyChangeSet): UncoveredRow {
+  return { kind: 'uncovered', changeSet };
+}
+
+/** A row that is only locked: it is written later, and what it must be then is settled then. */
+export function lockedRow(changeSet: AnyChangeSet): LockedRow {
+  return { kind: 'locked', changeSet };
+}
+
+/** Validates the version that a new row is given. Returns whether its table has one. */
+export function validateInitial({ entity, meta }: AnyChangeSet): boolean {
+  const version = ownVersionOf(meta);
+  if (version) {
+    validateGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
+  }
+  return version !== undefined;
+}
+
+/** A row that may be of another class than its entity, one with a version. */
+export interface UnsureRow {
+  readonly changeSet: AnyChangeSet;
+  readonly below: EntityMetadata;
+  readonly operation: Operation;
+}
+
+/** Rows of one table that may be of another class with a version. */
+export function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
+  const inherited = sets[0]!.meta.root.inheritanceType ? sets : [];
+  return inherited.flatMap((changeSet) =>
+    classesInDoubt(em, changeSet.entity).map((below) => ({ changeSet, below, operation })),
+  );
 }
 
 /**
  * The classes with a version that a row may be of without its entity knowing: a reference may be made of any class
  * above, and joined tables are loaded partially as the class that was asked for.
  */
-export function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
+function classesInDoubt(em: EntityManager, entity: object): EntityMetadata[] {
   const meta = metaOf(em, entity);
   const known = helper(entity).__initialized && meta.root.inheritanceType === 'sti';
   return known ? [] : versionedBelow(meta, em.getMetadata());

@@ -10,8 +10,8 @@ import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
 import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
 import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
-import { type Relations, relationsOf } from '../write/relations.ts';
-import { neverAlone } from './alone.ts';
+import { type SpecialTables, specialTablesOf } from '../write/special-tables.ts';
+import { type Sending, neverAlone } from './alone.ts';
 import { checkClaims, checkClasses } from './checks.ts';
 import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
@@ -26,24 +26,22 @@ export class Flush {
   readonly #em: EntityManager;
   readonly #driver: AbstractSqlDriver;
   readonly #log: TransactionLog;
-  readonly #relations: Relations;
+  readonly #tables: SpecialTables;
   readonly #dialect: Dialect | undefined;
   readonly #undo: Undo;
   #plan: Plan = NO_PLAN;
-  /** The undo knows the change sets. */
-  #remembered = false;
-  /** Its transaction or savepoint has begun: from here on the log of transactions knows what to take back. */
-  #begun = false;
-  /** A statement was carried out, … */
+  /**
+   * `planning`: the undo knows the change sets. `begun`: its transaction or savepoint is open, and the log of
+   * transactions knows what to take back. `written`: all statements were carried out.
+   */
+  #stage: 'new' | 'planning' | 'begun' | 'written' = 'new';
+  /** A statement on rows was carried out. */
   #sent = false;
-  /** … and all of them were. */
-  #written = false;
   /** The transaction around the flush, … */
   #around?: Transaction;
   /** … and whether a savepoint of the flush's own protects it. */
   #hasSavepoint = false;
-  /** Its one statement has no transaction around it. */
-  #alone = false;
+  readonly #sending: Sending = { alone: false };
   /** The statement that is sent is a COMMIT as well. */
   #autocommits = false;
 
@@ -51,21 +49,21 @@ export class Flush {
     this.#em = em;
     this.#driver = driver;
     this.#log = log;
-    this.#relations = relationsOf(driver);
+    this.#tables = specialTablesOf(driver);
     this.#dialect = dialectOf(driver.getPlatform());
     this.#undo = new Undo(em);
-    this.updates = new Updates(driver, this.#undo);
-    this.deletes = new Deletes(em, driver);
+    this.updates = new Updates(driver, this.#undo, this.#sending);
+    this.deletes = new Deletes(em, driver, this.#sending);
   }
 
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
   async isOneStatement(): Promise<boolean> {
-    const { alone, changes } = this.#plan;
-    if (!alone || !changes) {
-      return alone !== undefined;
+    const { loneClass, meetsExisting } = this.#plan;
+    if (!loneClass || !meetsExisting) {
+      return loneClass !== undefined;
     }
-    await this.#relations.ask();
-    return this.#relations.isPlain(alone.root);
+    await this.#tables.ask();
+    return this.#tables.isPlain(loneClass.root);
   }
 
   /**
@@ -75,7 +73,7 @@ export class Flush {
    * @param together opens a transaction and writes
    */
   async withoutTransaction<Result>(alone: () => Promise<Result>, together: () => Promise<Result>): Promise<Result> {
-    this.#setAlone(true);
+    this.#sending.alone = true;
     try {
       return await alone();
     } catch (error) {
@@ -83,17 +81,11 @@ export class Flush {
         throw error;
       }
     }
-    this.#setAlone(false);
+    this.#sending.alone = false;
     const result = await together();
     // a trigger, or a session that does not autocommit: the next time it is not tried
-    neverAlone.add(this.#plan.alone!);
+    neverAlone.add(this.#plan.loneClass!);
     return result;
-  }
-
-  #setAlone(alone: boolean): void {
-    this.#alone = alone;
-    this.updates.alone = alone;
-    this.deletes.alone = alone;
   }
 
   /** Rows with a version are written or compared. */
@@ -103,16 +95,16 @@ export class Flush {
 
   /** Change sets are no longer looked at: what is touched now is for the next flush. */
   get isPlanned(): boolean {
-    return this.#remembered;
+    return this.#stage !== 'new';
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
   plan(groups: ChangeSetGroups, verified?: ReadonlySet<object>, roots?: Roots): void {
     this.#undo.remember(groups);
-    this.#remembered = true;
+    this.#stage = 'planning';
     this.#plan = planFlush(this.#em, this.#driver, groups, verified, roots);
-    this.updates.uncounted = this.#plan.uncounted;
-    this.deletes.expect(this.#plan.deletes);
+    this.updates.uncovered = this.#plan.uncovered;
+    this.deletes.willDelete(this.#plan.deletes);
   }
 
   /**
@@ -124,11 +116,12 @@ export class Flush {
   persist(write: (ctx?: Transaction) => Promise<void>, ctx?: Transaction): Promise<void> {
     // MikroORM opens none when transactions are disabled
     const ownTransaction = ctx !== undefined && !this.#em.isInTransaction();
-    const persist = () => this.#persist(write, ctx, ownTransaction);
-    return ctx && !ownTransaction ? this.#log.flush(ctx, this.#em.getUnitOfWork(false), persist) : persist();
+    const protectedly = () => this.#protect(write, ctx, ownTransaction);
+    return ctx && !ownTransaction ? this.#log.flush(ctx, this.#em.getUnitOfWork(false), protectedly) : protectedly();
   }
 
-  async #persist(
+  /** Sees to it that all of the flush is written, or nothing. */
+  async #protect(
     write: (ctx?: Transaction) => Promise<void>,
     ctx: Transaction | undefined,
     ownTransaction: boolean,
@@ -137,40 +130,44 @@ export class Flush {
       this.#log.going(ctx, this.#plan.versioned);
     }
     this.#around = ownTransaction ? undefined : ctx;
-    const { several, versioned, claims, writes } = this.#plan;
-    const isMore = several || (writes && claims.length > 0 && !ctx);
-    if (this.#alone || !isMore || !versioned || ownTransaction) {
-      return this.#run(write, ctx);
+    const { hasSeveralRows, versioned, claims, writes } = this.#plan;
+    // a part of several rows could stay; and what was compared must hold until what rests on it is committed
+    const isDivisible = hasSeveralRows || (writes && claims.length > 0 && !ctx);
+    if (this.#sending.alone || !isDivisible || !versioned || ownTransaction) {
+      return this.#carryOut(write, ctx);
     }
-    // In the transaction around the flush a savepoint: catching the conflict and committing must not commit half of it.
+    // In the transaction around the flush it is a savepoint: who catches the conflict and commits must not commit half
+    // of it. Where there is none, as MikroORM is told to open none, it is a transaction.
     const connection = this.#driver.getConnection('write') as AbstractSqlConnection;
     const sessionContext = this.#em.getTransactionSessionContext();
     const runInside = (tx: Transaction) => {
       this.#hasSavepoint = true;
-      return this.#run(write, tx);
+      return this.#carryOut(write, tx);
     };
     await connection.transactional(runInside, { ctx, sessionContext, loggerContext: { id: this.#em._id } as never });
     if (ctx) {
+      // MikroORM has left the savepoint there, which is over
       this.#em.setTransactionContext(ctx);
     }
   }
 
-  async #run(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, beside, unsure, unsorted, changes, writes, several, versioned } = this.#plan;
-    this.#begun = true;
+  /** Compares what no statement does, sorts, and writes. */
+  async #carryOut(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
+    const { claims, beside, unsure, unsorted, meetsExisting, writes, hasSeveralRows, versioned } = this.#plan;
+    this.#stage = 'begun';
     this.#log.carries(ctx, this.#undo, versioned);
-    if (changes && !this.#alone) {
-      await this.#relations.ask(ctx);
+    if (meetsExisting && !this.#sending.alone) {
+      await this.#tables.ask(ctx);
     }
     await checkClasses(this.#driver, unsure, ctx);
     await checkClaims(this.#driver, claims, beside, writes || this.#around !== undefined, ctx);
     for (const sets of unsorted.filter((one) => needsDatabaseOrder(this.#driver, one))) {
       await sortInDatabase(this.#driver, sets, ctx);
     }
-    await this.deletes.beforeOrphans(ctx);
-    this.#autocommits = ctx === undefined && (this.#alone || !several);
+    await this.deletes.checkBeforeOrphans(ctx);
+    this.#autocommits = ctx === undefined && (this.#sending.alone || !hasSeveralRows);
     await write(ctx);
-    this.#written = true;
+    this.#stage = 'written';
     this.#undo.done();
   }
 
@@ -191,18 +188,19 @@ export class Flush {
 
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
   async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
-    const { several, versioned } = this.#plan;
-    if (!this.#remembered) {
+    const { hasSeveralRows, versioned } = this.#plan;
+    if (this.#stage === 'new') {
       this.#undo.remember();
     }
-    if (!this.#written) {
+    if (this.#stage !== 'written') {
       this.#undo.done();
     }
     const error = failure instanceof StaleRows ? await this.#describe(failure).catch((reason) => reason) : failure;
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
     this.#tellTransaction(error, lost);
-    const isLogged = several && this.#begun && !this.#alone;
+    const hasBegun = this.#stage === 'begun' || this.#stage === 'written';
+    const isLogged = hasSeveralRows && hasBegun && !this.#sending.alone;
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: isLogged || this.#sent ? undefined : this.#undo };
   }

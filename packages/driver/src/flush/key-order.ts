@@ -7,9 +7,10 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionTable } from '../discovery.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
-import { batchDialect, isComparable, keyValues, locate } from '../write/batch.ts';
+import { isComparable, keyValues, locate } from '../write/batch.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
-import { relationsOf } from '../write/relations.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
+import { areOneUpdate } from './one-statement.ts';
 
 /** A value that JavaScript sorts as the database sorts the key. */
 type Sortable = number | bigint | string | Uint8Array;
@@ -92,17 +93,16 @@ function isAscii(text: string): boolean {
   return /^[\0-\x7f]*$/.test(text);
 }
 
-/** Rows that take more than one statement, and that only the database can sort. */
+/**
+ * Rows that take more than one statement, and that only the database can sort. Deleted ones are sorted where they would
+ * not go into one UPDATE, which may be once too often.
+ */
 export function needsDatabaseOrder(driver: AbstractSqlDriver, sets: readonly AnyChangeSet[]): boolean {
-  const { config } = driver;
-  const platform = driver.getPlatform();
-  const isOneStatement =
-    sets.length <= config.get('batchSize') &&
-    config.get('useBatchUpdates', platform.usesBatchUpdates()) &&
-    batchDialect(platform, sets) !== undefined;
   const [{ meta }] = sets as [AnyChangeSet];
-  const isReadable = isComparable(meta) && !relationsOf(driver).isRewritten(versionTable(meta));
-  return sets.length > 1 && !isOneStatement && isReadable && dialectOf(platform)?.locksRows === true;
+  const isReadable = isComparable(meta) && !specialTablesOf(driver).isRewritten(versionTable(meta));
+  return (
+    sets.length > 1 && !areOneUpdate(driver, sets) && isReadable && dialectOf(driver.getPlatform())?.locksRows === true
+  );
 }
 
 /** Sorts rows of one table, in place, as the database does. What is not found there goes to the end. */
@@ -117,7 +117,7 @@ export async function sortInDatabase(
     const { meta } = some[0]!;
     const options = { ctx, schema };
     const table = driver.getTableName(versionTable(meta), options);
-    const rows = some.map((changeSet) => ({ changeSet, expected: 0 }));
+    const rows = some.map((changeSet) => ({ changeSet }));
     const { sql, params } = dialectOf(platform)!.read(locate(table, meta, rows, platform));
     const found = ((await runStatement(driver, sql, params, options)).rows ?? []).map(({ i }) => some[Number(i)]!);
     const known = new Set(found);

@@ -1,52 +1,44 @@
 /**
- * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order rows
- * are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
+ * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order
+ * rows are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
 import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { type Operation, versionOf } from '@mikro-ool/core';
-import { ownVersionOf, versionTable } from '../discovery.ts';
+import { versionOf } from '@mikro-ool/core';
+import { versionTable } from '../discovery.ts';
 import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
-import { checkGiven } from '../versions.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { uncountedAmong, updatesOf } from '../covers/exclude.ts';
-import { classAlone } from './alone.ts';
+import { uncoveredAmong, updatesOf } from '../covers/exclude.ts';
+import { loneClassOf } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
-import { classesInDoubt, expectedVersion, rowOf, uncountedRow } from './expected.ts';
+import { type UnsureRow, checkedRow, expectedVersion, lockedRow, unsureAmong, validateInitial } from './expected.ts';
 import { inKeyOrder } from './key-order.ts';
 import type { Roots } from './climb.ts';
 import { NO_ROOTS } from './roots.ts';
 
-/** A row that may be of another class than its entity, one with a version. */
-export interface UnsureRow {
-  readonly changeSet: AnyChangeSet;
-  readonly below: EntityMetadata;
-  readonly operation: Operation;
-}
-
 export interface Plan {
-  /** Rows whose version was assigned, and nothing else: they are only compared. */
-  readonly claims: readonly VersionedRow[];
+  /** Rows that are only compared: nothing but their version was assigned, or nothing at all and they are verified. */
+  readonly claims: readonly CheckedRow[];
   /** The rows that are written while claims hold. */
-  readonly beside: readonly VersionedRow[];
+  readonly beside: readonly LockedRow[];
   readonly unsure: readonly UnsureRow[];
   /** Entities of which only columns change that the version does not cover. */
-  readonly uncounted: ReadonlySet<object>;
+  readonly uncovered: ReadonlySet<object>;
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
   /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
-  /** A row with a version that is there is written or compared. */
-  readonly changes: boolean;
+  /** One that is in its table already is. */
+  readonly meetsExisting: boolean;
   /** Something is written, … */
   readonly writes: boolean;
-  /** … and more than one row, so that part of them could stay. */
-  readonly several: boolean;
+  /** … and more than one row, so that a part of it could stay. */
+  readonly hasSeveralRows: boolean;
   /** It is nothing but one statement on the table of this class, and nobody can see a transaction around it. */
-  readonly alone?: EntityMetadata;
+  readonly loneClass?: EntityMetadata;
 }
 
 /** Of a flush that failed before it could be planned. */
@@ -54,13 +46,13 @@ export const NO_PLAN: Plan = {
   claims: [],
   beside: [],
   unsure: [],
-  uncounted: new Set(),
+  uncovered: new Set(),
   deletes: [],
   unsorted: [],
   versioned: false,
-  changes: false,
+  meetsExisting: false,
   writes: false,
-  several: false,
+  hasSeveralRows: false,
 };
 
 const WRITES = [
@@ -69,6 +61,20 @@ const WRITES = [
   [ChangeSetType.DELETE, 'delete'],
   [ChangeSetType.DELETE_EARLY, 'delete'],
 ] as const;
+
+/** A plan while tables are added to it. */
+interface Draft {
+  readonly uncovered: ReadonlySet<object>;
+  readonly claims: CheckedRow[];
+  readonly unsure: UnsureRow[];
+  readonly deletes: AnyChangeSet[];
+  readonly unsorted: AnyChangeSet[][];
+  /** What is written, a table after the other. */
+  readonly written: AnyChangeSet[][];
+  rows: number;
+  versioned: boolean;
+  meetsExisting: boolean;
+}
 
 /**
  * Looks at the change sets of a flush, and puts them into the order in which they are written.
@@ -85,59 +91,45 @@ export function planFlush(
   verified: ReadonlySet<object> = new Set(),
   roots: Roots = NO_ROOTS,
 ): Plan {
-  const plan = {
-    uncounted: uncountedAmong(updatesOf(groups), roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified),
-    claims: [] as VersionedRow[],
-    unsure: [] as UnsureRow[],
-    deletes: [] as AnyChangeSet[],
-    unsorted: [] as AnyChangeSet[][],
+  const compared = roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified;
+  const draft: Draft = {
+    uncovered: uncoveredAmong(updatesOf(groups), compared),
+    claims: [],
+    unsure: [],
+    deletes: [],
+    unsorted: [],
+    written: [],
+    rows: 0,
+    versioned: false,
+    meetsExisting: false,
   };
-  const dialect = dialectOf(driver.getPlatform());
-  let versioned = false;
-  let changes = false;
-  let rows = 0;
-  const written: AnyChangeSet[][] = [];
   for (const sets of groups[ChangeSetType.CREATE].values()) {
-    rows += sets.length;
-    written.push(sets);
-    sets.forEach((changeSet) => (versioned = checkInitial(changeSet) || versioned));
+    planInserts(sets, draft);
   }
   const elsewhere = changedElsewhere(groups);
   roots.forEach((_, root) => elsewhere.add(root));
   for (const [type, operation] of WRITES) {
     for (const [id, sets] of groups[type]) {
-      changes ||= sets.some((set) => versionOf(set.meta));
-      const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, plan) : planDeletes(em, sets);
-      // rows without a version come as MikroORM would write them
-      const { sorted: ordered, isKnown } = isVersioned(em, sets)
-        ? inKeyOrder(rest, dialect)
-        : { sorted: rest, isKnown: true };
-      if (operation === 'delete') {
-        plan.deletes.push(...ordered.filter((set) => versionOf(set.meta)));
-      }
-      if (!isKnown) {
-        plan.unsorted.push(ordered);
-      }
-      plan.unsure.push(...unsureAmong(em, sets, operation));
-      groups[type].set(id, ordered);
-      written.push(ordered);
-      // joined-table inheritance: one DELETE for the table with the version, and one for the rest
-      const split = operation === 'delete' && ordered.some(({ meta }) => versionTable(meta) !== meta.root);
-      rows += split ? 2 * ordered.length : ordered.length;
+      groups[type].set(id, planChanges(em, driver, sets, operation, elsewhere, draft));
     }
   }
-  const uow = em.getUnitOfWork(false);
-  const followUps = [...uow.getExtraUpdates()];
-  for (const [entity, keys] of followUps) {
-    changes = checkFollowUp(em, entity, keys) || changes;
-  }
-  const further = followUps.length + uow.getCollectionUpdates().length;
-  const isPlain = further + plan.claims.length + plan.unsure.length === 0;
-  const groupsOfRows = written.filter((sets) => sets.length > 0);
-  const alone = isPlain ? classAlone(em, driver, groupsOfRows, plan.uncounted) : undefined;
-  const total = rows + further;
-  const beside = plan.claims.length > 0 ? groupsOfRows.flat().filter(isThere).map(uncountedRow) : [];
-  return { ...plan, beside, versioned: versioned || changes, changes, writes: total > 0, several: total > 1, alone };
+  return completed(em, driver, draft, planFollowUps(em, draft));
+}
+
+function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, followUps: number): Plan {
+  const { written: tables, rows, ...plan } = draft;
+  const { claims, unsure, uncovered, versioned, meetsExisting } = plan;
+  const written = tables.filter((sets) => sets.length > 0);
+  const isPlain = followUps + claims.length + unsure.length === 0;
+  const total = rows + followUps;
+  return {
+    ...plan,
+    beside: claims.length > 0 ? written.flat().filter(isThere).map(lockedRow) : [],
+    versioned: versioned || meetsExisting,
+    writes: total > 0,
+    hasSeveralRows: total > 1,
+    loneClass: isPlain ? loneClassOf(em, driver, written, uncovered) : undefined,
+  };
 }
 
 /** A row with a version that the flush finds in its table. */
@@ -145,28 +137,73 @@ function isThere({ type, meta }: AnyChangeSet): boolean {
   return type !== ChangeSetType.CREATE && versionOf(meta) !== undefined;
 }
 
+function planInserts(sets: AnyChangeSet[], draft: Draft): void {
+  draft.rows += sets.length;
+  draft.written.push(sets);
+  sets.forEach((changeSet) => (draft.versioned = validateInitial(changeSet) || draft.versioned));
+}
+
+/** Plans what is updated or deleted in one table. Returns it in the order in which it is written. */
+function planChanges(
+  em: EntityManager,
+  driver: AbstractSqlDriver,
+  sets: AnyChangeSet[],
+  operation: 'update' | 'delete',
+  elsewhere: Set<object>,
+  draft: Draft,
+): AnyChangeSet[] {
+  draft.meetsExisting ||= sets.some((set) => versionOf(set.meta));
+  const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, draft) : planDeletes(em, sets);
+  // rows without a version come as MikroORM would write them
+  const { sorted, isKnown } = isVersioned(em, sets)
+    ? inKeyOrder(rest, dialectOf(driver.getPlatform()))
+    : { sorted: rest, isKnown: true };
+  if (operation === 'delete') {
+    draft.deletes.push(...sorted.filter((set) => versionOf(set.meta)));
+  }
+  if (!isKnown) {
+    draft.unsorted.push(sorted);
+  }
+  draft.unsure.push(...unsureAmong(em, sets, operation));
+  draft.written.push(sorted);
+  // joined-table inheritance: one DELETE for the table with the version, and one for the rest
+  const isSplit = operation === 'delete' && sorted.some(({ meta }) => versionTable(meta) !== meta.root);
+  draft.rows += isSplit ? 2 * sorted.length : sorted.length;
+  return sorted;
+}
+
+/** What MikroORM writes behind the rows: links, and keys of rows that were not there yet. Returns how many. */
+function planFollowUps(em: EntityManager, draft: Draft): number {
+  const uow = em.getUnitOfWork(false);
+  const followUps = [...uow.getExtraUpdates()];
+  for (const [entity, keys] of followUps) {
+    draft.meetsExisting = checkFollowUp(em, entity, keys) || draft.meetsExisting;
+  }
+  return followUps.length + uow.getCollectionUpdates().length;
+}
+
 /** Returns what is written; a claim without another change is only compared. */
 function planUpdates(
   em: EntityManager,
   sets: AnyChangeSet[],
   elsewhere: Set<object>,
-  { claims, uncounted }: { claims: VersionedRow[]; uncounted: ReadonlySet<object> },
+  { claims, uncovered }: Draft,
 ): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets; // as MikroORM would
   }
   // joined tables: MikroORM has a change set of the table with the version, whichever table changes
-  const isIdle = ({ entity, payload }: AnyChangeSet) => uncounted.has(entity) && Object.keys(payload).length === 0;
+  const isIdle = ({ entity, payload }: AnyChangeSet) => uncovered.has(entity) && Object.keys(payload).length === 0;
   const compared = new Set(sets.filter((set) => isClaim(set, elsewhere)));
   for (const changeSet of sets) {
     if (compared.has(changeSet)) {
-      claims.push(rowOf(changeSet, 'check'));
+      claims.push(checkedRow(changeSet, 'check'));
       takeBackStamps(em, changeSet);
-    } else if (versionOf(changeSet.meta) && !uncounted.has(changeSet.entity)) {
+    } else if (versionOf(changeSet.meta) && !uncovered.has(changeSet.entity)) {
       expectedVersion(changeSet.entity, changeSet.meta, 'update', changeSet.payload);
     }
   }
-  return compared.size + uncounted.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
+  return compared.size + uncovered.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
@@ -189,23 +226,10 @@ function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
   );
 }
 
-function unsureAmong(em: EntityManager, sets: AnyChangeSet[], operation: Operation): UnsureRow[] {
-  const inherited = sets[0]!.meta.root.inheritanceType ? sets : [];
-  return inherited.flatMap((changeSet) =>
-    classesInDoubt(em, changeSet.entity).map((below) => ({ changeSet, below, operation })),
-  );
-}
-
-/** A version that a new row is given. Returns whether its table has one. */
-export function checkInitial({ entity, meta }: AnyChangeSet): boolean {
-  const version = ownVersionOf(meta);
-  if (version) {
-    checkGiven(meta, (entity as Record<string, unknown>)[version.name], entity);
-  }
-  return version !== undefined;
-}
-
-/** An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a version. */
+/**
+ * An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a
+ * version.
+ */
 function checkFollowUp(em: EntityManager, entity: object, keys: string | string[]): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;

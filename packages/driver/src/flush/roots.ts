@@ -1,6 +1,7 @@
 /**
- * The roots of aggregates of which a flush writes a part. They are written along, though MikroORM would write nothing of
- * rows that do not change: checked, bumped, and before all others, as everybody who writes a part begins with its root.
+ * The roots of aggregates of which a flush writes a part. They are written along, though MikroORM would write nothing
+ * of rows that do not change: checked, bumped, and before all others, as everybody who writes a part begins with its
+ * root.
  */
 import {
   ChangeSetType,

@@ -1,8 +1,9 @@
 /**
- * Tables are written in one order by everybody, where foreign keys leave it open: else two flushes of the same tables
- * deadlock. The order comes from all classes, so that it does not depend on which of them a flush writes.
+ * Everybody writes tables in the same order, also where foreign keys would allow another one: else two flushes of the
+ * same tables deadlock. It is made from all classes, so that it does not depend on which of them a flush writes.
  */
 import {
+  type Collection,
   DeferMode,
   type EntityMetadata,
   type EntityProperty,
@@ -18,6 +19,15 @@ interface Ranks {
 }
 
 const known = new WeakMap<MetadataStorage, Ranks>();
+
+/** What is written of M:N collections is what they have now: they come first, before anything is waited for. */
+export function manyToManyFirst<T extends object, O extends object>(
+  collections: Iterable<Collection<T, O>>,
+): Collection<T, O>[] {
+  const isManyToMany = ({ property }: Collection<T, O>) => property.kind === ReferenceKind.MANY_TO_MANY;
+  const all = [...collections];
+  return [...all.filter(isManyToMany), ...all.filter((one) => !isManyToMany(one))];
+}
 
 /** The classes of a flush in the order in which rows are inserted and updated, or deleted. */
 export function inTableOrder(
@@ -51,9 +61,9 @@ function ranksOf(metadata: MetadataStorage): Ranks {
 }
 
 /**
- * Puts classes behind those that they depend on (rows to be deleted before), and leaves the rest as it is. In a circle the
- * keys that may be filled in later are: MikroORM's own search looks at circles of two only, and otherwise succeeds or fails by
- * the order in which it is given the classes.
+ * Puts classes behind those that they depend on (to be deleted: before them), and leaves the rest as it is. In a
+ * circle, keys that may be filled in later do not count: MikroORM's own search looks at circles of two only, and
+ * otherwise succeeds or fails by the order in which it is given the classes.
  */
 function sort(metas: readonly EntityMetadata[], how: 'written' | 'deleted'): EntityMetadata[] {
   const waiting = new Map(metas.map((meta) => [meta, new Map<number, boolean>()]));

@@ -2,21 +2,20 @@
 import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
-import { changesExcluded } from '../covers/exclude.ts';
-import { isGuarded } from '../covers/guard.ts';
-import { ownVersionOf, versionTable } from '../discovery.ts';
+import { changesOnlyUncovered } from '../covers/exclude.ts';
+import { isGuarded, ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import { type VersionedRow, batchDialect, shareColumns } from '../write/batch.ts';
+import type { CheckedRow, VersionedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { updateRow, updateRows } from '../write/update.ts';
-import { type Relations, relationsOf } from '../write/relations.ts';
+import type { Sending } from './alone.ts';
 import { compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, staleRow } from './conflicts.ts';
-import { rowOf, uncountedRow } from './expected.ts';
-import { checkInitial } from './plan.ts';
+import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, describeOne } from './conflicts.ts';
+import { checkedRow, lockedRow, uncoveredRow, validateInitial } from './expected.ts';
+import { canBatch, rowsPerUpdate } from './one-statement.ts';
 
 /** Who writes which of the rows of one table. */
 interface Division {
@@ -25,8 +24,8 @@ interface Division {
   /** MikroORM's own statement for a row, with the version added. */
   readonly single: AnyChangeSet[];
   /** Both once more, of rows whose version does not cover what changes. */
-  readonly uncountedBatch: AnyChangeSet[];
-  readonly uncountedSingle: AnyChangeSet[];
+  readonly uncoveredBatch: AnyChangeSet[];
+  readonly uncoveredSingle: AnyChangeSet[];
   /** Rows without a version: MikroORM. */
   readonly plain: AnyChangeSet[];
 }
@@ -34,11 +33,9 @@ interface Division {
 export class Updates {
   readonly #driver: AbstractSqlDriver;
   readonly #undo: Undo;
-  readonly #relations: Relations;
-  /** The one statement of the flush has no transaction around it. */
-  alone = false;
+  readonly #sending: Sending;
   /** Entities of which only columns change that the version does not cover, as planned; listeners may change more. */
-  uncounted: ReadonlySet<object> = new Set();
+  uncovered: ReadonlySet<object> = new Set();
   /** Entities whose version this flush has already moved or set: one flush, one bump, but for guards. */
   readonly #moved = new Map<object, number>();
 
@@ -48,10 +45,10 @@ export class Updates {
   /** The entities may be handed to an EntityManager around the transaction. */
   readonly #isInside: boolean;
 
-  constructor(driver: AbstractSqlDriver, undo: Undo) {
+  constructor(driver: AbstractSqlDriver, undo: Undo, sending: Sending) {
     this.#driver = driver;
-    this.#relations = relationsOf(driver);
     this.#undo = undo;
+    this.#sending = sending;
     this.#isInside = withOutside(undo.uow).length > 1;
   }
 
@@ -62,7 +59,7 @@ export class Updates {
       if (!version) {
         continue;
       }
-      checkInitial(changeSet);
+      validateInitial(changeSet);
       const payload = changeSet.payload as Record<string, unknown>;
       // spelled out, because a multi-row INSERT has the same columns for all rows
       payload[version.name] ??= initialVersion(version);
@@ -72,13 +69,13 @@ export class Updates {
   }
 
   /**
-   * Joined-table inheritance: what must be updated before these rows, because the version is in another table, which
+   * Joined-table inheritance: the change sets to write before these, because the version is in another table, which
    * nothing else has changed.
    */
-  before(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+  versionsBefore(changeSets: AnyChangeSet[]): AnyChangeSet[] {
     return changeSets
       .filter((set) => versionOf(set.meta) && !ownVersionOf(set.meta) && !this.#moved.has(set.entity))
-      .filter((set) => !this.isUncounted(set))
+      .filter((set) => !this.isUncovered(set))
       .map(({ entity, originalEntity, meta }) => {
         const changeSet = new ChangeSet(entity, ChangeSetType.UPDATE, {}, versionTable(meta));
         changeSet.originalEntity = originalEntity;
@@ -87,30 +84,25 @@ export class Updates {
   }
 
   divide(changeSets: AnyChangeSet[]): Division {
-    const uncounted = this.uncounted.size > 0 ? changeSets.filter((set) => this.isUncounted(set)) : [];
-    const counted = uncounted.length > 0 ? changeSets.filter((set) => !uncounted.includes(set)) : changeSets;
-    const versioned = counted.filter((set) => ownVersionOf(set.meta));
-    const plain = versioned.length < counted.length ? counted.filter((set) => !ownVersionOf(set.meta)) : [];
-    const batch = this.#canBatch(versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
+    const uncovered = this.uncovered.size > 0 ? changeSets.filter((set) => this.isUncovered(set)) : [];
+    const covered = uncovered.length > 0 ? changeSets.filter((set) => !uncovered.includes(set)) : changeSets;
+    const versioned = covered.filter((set) => ownVersionOf(set.meta));
+    const plain = versioned.length < covered.length ? covered.filter((set) => !ownVersionOf(set.meta)) : [];
+    const batch = canBatch(this.#driver, versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
-    const together = this.#canBatch(uncounted);
+    const together = canBatch(this.#driver, uncovered);
     return {
       batch,
       single,
       plain,
-      uncountedBatch: together ? uncounted : [],
-      uncountedSingle: together ? [] : uncounted,
+      uncoveredBatch: together ? uncovered : [],
+      uncoveredSingle: together ? [] : uncovered,
     };
   }
 
-  #canBatch(changeSets: AnyChangeSet[]): boolean {
-    const dialect = batchDialect(this.#driver.getPlatform(), changeSets);
-    return dialect !== undefined && !changeSets.some((set) => this.#relations.isRewritten(set.meta));
-  }
-
   /** Does nothing change in this row that its version covers? */
-  isUncounted(changeSet: AnyChangeSet): boolean {
-    return this.uncounted.has(changeSet.entity) && changesExcluded(changeSet);
+  isUncovered(changeSet: AnyChangeSet): boolean {
+    return this.uncovered.has(changeSet.entity) && changesOnlyUncovered(changeSet);
   }
 
   /**
@@ -118,7 +110,7 @@ export class Updates {
    * flushes would wait for each other.
    */
   async lockAll(changeSets: readonly AnyChangeSet[], options: PersistOptions): Promise<void> {
-    const rows = changeSets.filter((set) => ownVersionOf(set.meta)).map(uncountedRow);
+    const rows = changeSets.filter((set) => ownVersionOf(set.meta)).map(lockedRow);
     if (rows.length > 1 && dialectOf(this.#driver.getPlatform())?.locksRows) {
       await currentVersions(this.#driver, rows, options, 'no key update');
     }
@@ -130,29 +122,30 @@ export class Updates {
     batched: boolean,
     options: PersistOptions,
   ): Promise<Map<AnyChangeSet, Dictionary>> {
-    const { config } = this.#driver;
-    const platform = this.#driver.getPlatform();
-    const isBatch = batched && config.get('useBatchUpdates', platform.usesBatchUpdates()) && shareColumns(changeSets);
-    const size = isBatch ? config.get('batchSize') : 1;
+    const size = batched ? rowsPerUpdate(this.#driver, changeSets) : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
-    const isUncounted = this.isUncounted(changeSets[0]!);
-    if (!isUncounted) {
+    const isUncovered = this.isUncovered(changeSets[0]!);
+    if (!isUncovered) {
       await compareBefore(this.#driver, changeSets, 'update', options.ctx);
     }
     for (let i = 0; i < changeSets.length; i += size) {
       // checked again: listeners may have touched the version during the flush
-      const rows = changeSets.slice(i, i + size).map(isUncounted ? uncountedRow : (set) => rowOf(set, 'update'));
-      if (!isUncounted) {
-        await refuseExhausted(this.#driver, rows, options);
+      const chunk = changeSets.slice(i, i + size);
+      const checked = isUncovered ? undefined : chunk.map((set) => checkedRow(set, 'update'));
+      const rows: readonly VersionedRow[] = checked ?? chunk.map(uncoveredRow);
+      if (checked) {
+        await refuseExhausted(this.#driver, checked, options);
       }
-      const result = await updateRows(this.#driver, rows, options, this.alone);
+      const result = await updateRows(this.#driver, rows, options, this.#sending.alone);
       if (result.affectedRows !== rows.length) {
-        throw this.alone
+        throw this.#sending.alone
           ? await describeAlone(this.#driver, rows, 'update', options)
           : await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);
       }
       await this.#matchReturned(rows, result.rows ?? [], returned, options);
-      this.#written(rows);
+      if (checked) {
+        this.#written(checked);
+      }
     }
     return returned;
   }
@@ -163,15 +156,15 @@ export class Updates {
     addConditions: (where: Dictionary) => void,
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
-    if (this.isUncounted(changeSet)) {
-      const row = uncountedRow(changeSet);
+    if (this.isUncovered(changeSet)) {
+      const row = uncoveredRow(changeSet);
       const result = await updateRow(this.#driver, row, false, addConditions, options);
       if (result.affectedRows !== 1) {
-        throw await staleRow(this.#driver, row, 'update', options);
+        throw await describeOne(this.#driver, row, 'update', options);
       }
       return result.row;
     }
-    const row = rowOf(changeSet, 'update');
+    const row = checkedRow(changeSet, 'update');
     const hasMoved = this.#moved.has(changeSet.entity);
     if (!hasMoved || isGuarded(changeSet.meta)) {
       await refuseExhausted(this.#driver, [row], options);
@@ -179,18 +172,15 @@ export class Updates {
     await compareBefore(this.#driver, [changeSet], 'update', options.ctx);
     const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
-      throw await staleRow(this.#driver, row, 'update', options);
+      throw await describeOne(this.#driver, row, 'update', options);
     }
     this.#written([row]);
     return result.row;
   }
 
   /** The rows were written: the entities have the new version, until the flush fails after all. */
-  #written(rows: readonly VersionedRow[]): void {
-    if (rows[0]!.uncounted) {
-      return;
-    }
-    const isMoving = ({ changeSet }: VersionedRow) => !this.#moved.has(changeSet.entity) || isGuarded(changeSet.meta);
+  #written(rows: readonly CheckedRow[]): void {
+    const isMoving = ({ changeSet }: CheckedRow) => !this.#moved.has(changeSet.entity) || isGuarded(changeSet.meta);
     const moving = this.#moved.size > 0 ? rows.filter(isMoving) : rows;
     for (const { changeSet, expected } of moving) {
       const { entity, meta } = changeSet;

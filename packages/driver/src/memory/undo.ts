@@ -22,7 +22,7 @@ import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mi
 import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import type { VersionedRow } from '../write/batch.ts';
+import type { CheckedRow } from '../write/batch.ts';
 import {
   type EntityState,
   assign,
@@ -52,7 +52,7 @@ export class Undo {
   readonly #entities = new Map<object, EntityState>();
   /** What most flushes consist of, without an object of its own per row: changed rows, and those whose version moved. */
   readonly #updates: (readonly ChangeSet<object>[])[] = [];
-  readonly #moved: (readonly VersionedRow[])[] = [];
+  readonly #moved: (readonly CheckedRow[])[] = [];
   readonly #collections = new Map<Collection<object>, CollectionState>();
   readonly #removals: (() => void)[] = [];
   readonly #unstacked: (() => void)[] = [];
@@ -109,12 +109,12 @@ export class Undo {
   }
 
   /** These entities have the next version now. */
-  moved(rows: readonly VersionedRow[]): void {
+  moved(rows: readonly CheckedRow[]): void {
     this.#moved.push(rows);
   }
 
   /** Where there is a guard, a row may move twice. */
-  #movedLastFirst(): readonly VersionedRow[] {
+  #movedLastFirst(): readonly CheckedRow[] {
     return this.#moved.flat().toReversed();
   }
 

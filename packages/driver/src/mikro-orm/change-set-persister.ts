@@ -58,7 +58,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
     ): Promise<void> {
       const { flush } = stateOf(this);
       if (!flush || !withSchema) {
-        const before = flush?.updates.before(sets) ?? [];
+        const before = flush?.updates.versionsBefore(sets) ?? [];
         if (before.length > 0) {
           await this.executeUpdates(before, false, options);
         }
@@ -78,7 +78,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
     override async executeDeletes(sets: AnyChangeSet[], options?: PersistOptions, withSchema?: boolean): Promise<void> {
       const { flush } = stateOf(this);
       if (!flush || !withSchema) {
-        await flush?.deletes.before(sets, options?.ctx);
+        await flush?.deletes.checkBefore(sets, options?.ctx);
         return super.executeDeletes(sets, options, withSchema);
       }
       const checked = sets.filter(isVersioned);
@@ -98,19 +98,19 @@ async function writeVersioned(
   persister: PersisterMethods,
   flush: Flush,
   sets: AnyChangeSet[],
-  { batch, single, uncountedBatch, uncountedSingle }: Omit<ReturnType<Flush['updates']['divide']>, 'plain'>,
+  { batch, single, uncoveredBatch, uncoveredSingle }: Omit<ReturnType<Flush['updates']['divide']>, 'plain'>,
   batched: boolean,
   options?: PersistOptions,
 ): Promise<void> {
-  const inOneTable = [batch, single, uncountedBatch, uncountedSingle].filter((some) => some.length > 0);
-  if (inOneTable.length > 1 && uncountedBatch.length + uncountedSingle.length > 0) {
+  const inOneTable = [batch, single, uncoveredBatch, uncoveredSingle].filter((some) => some.length > 0);
+  if (inOneTable.length > 1 && uncoveredBatch.length + uncoveredSingle.length > 0) {
     const { meta } = sets[0]!;
     await flush.updates.lockAll(sets, persister.prepareOptions(meta, options));
   }
-  for (const together of [batch, uncountedBatch].filter((some) => some.length > 0)) {
+  for (const together of [batch, uncoveredBatch].filter((some) => some.length > 0)) {
     await writeBatch(persister, flush, together, batched, options);
   }
-  for (const changeSet of [...single, ...uncountedSingle]) {
+  for (const changeSet of [...single, ...uncoveredSingle]) {
     await writeOne(persister, flush, changeSet, options);
   }
 }

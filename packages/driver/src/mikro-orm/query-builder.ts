@@ -1,4 +1,4 @@
-/** The `version = version + 1` that MikroORM adds to an update that is none of a flush. */
+/** The `version = version + 1` that MikroORM adds to an update: set-based ones, and those of a single row of a flush. */
 
 /** The part of a query builder's helper that is overridden. */
 export interface Helper {

@@ -1,4 +1,6 @@
-/** Turns the change sets of one table into the columns of one statement, with the values as MikroORM would send them. */
+/**
+ * Turns the change sets of one table into the columns of one statement, with the values as MikroORM would send them.
+ */
 import {
   type ChangeSet,
   type EntityMetadata,
@@ -10,18 +12,36 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import { isGuarded } from '../covers/guard.ts';
+import { isGuarded } from '../discovery.ts';
 import type { BatchRows, BatchUpdate, Column, Dialect } from './dialects/dialect.ts';
 import { dialectOf } from './dialects/index.ts';
 
-/** A row that a flush writes, with the version that it must still have. */
-export interface VersionedRow {
+/** A row that a statement finds by its key, and by its version where one is expected. */
+export interface Row {
   readonly changeSet: ChangeSet<object>;
-  /** What it means to `uncounted` rows is nothing. */
-  readonly expected: number;
-  /** Only columns change that the version does not cover: the row is found by its key alone, and is not bumped. */
-  readonly uncounted?: boolean;
+  readonly expected?: number;
 }
+
+/** It must still have this version; a write bumps it. */
+export interface CheckedRow extends Row {
+  readonly kind: 'checked';
+  readonly expected: number;
+}
+
+/** Only columns change that the version does not cover: it is neither compared nor bumped. */
+export interface UncoveredRow extends Row {
+  readonly kind: 'uncovered';
+  readonly expected?: undefined;
+}
+
+/** It is locked and no more, whatever version it has. */
+export interface LockedRow extends Row {
+  readonly kind: 'locked';
+  readonly expected?: undefined;
+}
+
+/** A row with a version that a flush writes. */
+export type VersionedRow = CheckedRow | UncoveredRow;
 
 /** Converts the keys of an object embeddable to column names; MikroORM's drivers have it. */
 type FieldNameMapper = (data: object, props: Record<string, EntityProperty>) => unknown;
@@ -65,19 +85,16 @@ function isExpression(value: unknown): boolean {
   return typeof value === 'object' && value !== null && isRaw(value);
 }
 
-/** Where the rows are: table, primary key columns and version column. */
-export function locate(
-  table: string,
-  meta: EntityMetadata,
-  rows: readonly VersionedRow[],
-  platform: Platform,
-): BatchRows {
+/**
+ * Where the rows are: table, primary key columns and version column. With one of them, all expect a version, or none.
+ */
+export function locate(table: string, meta: EntityMetadata, rows: readonly Row[], platform: Platform): BatchRows {
   const version = versionOf(meta)!;
   const keys = rows.map(({ changeSet }) => keyValues(changeSet));
   const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
   return {
     table,
-    keepsVersion: rows[0]!.uncounted,
+    uncovered: rows[0]!.expected === undefined,
     guarded: isGuarded(meta),
     keys: columns.map(({ prop, field, i }, k) => ({
       name: platform.quoteIdentifier(field),

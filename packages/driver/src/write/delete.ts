@@ -3,7 +3,7 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
-import { type VersionedRow, locate } from './batch.ts';
+import { type CheckedRow, locate } from './batch.ts';
 import { dialectOf } from './dialects/index.ts';
 import { deleteOne } from './dialects/values.ts';
 import { sendRows } from './send.ts';
@@ -15,7 +15,7 @@ import { sendRows } from './send.ts';
  */
 export async function deleteRows(
   driver: AbstractSqlDriver,
-  rows: readonly VersionedRow[],
+  rows: readonly CheckedRow[],
   options: PersistOptions,
   alone: boolean,
 ): Promise<number> {
@@ -29,7 +29,7 @@ export async function deleteRows(
 /** Deletes a row, where it still has its version. Returns the row count. */
 export async function deleteRow(
   driver: AbstractSqlDriver,
-  row: VersionedRow,
+  row: CheckedRow,
   options: PersistOptions,
   alone: boolean,
 ): Promise<number> {

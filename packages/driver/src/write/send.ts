@@ -15,6 +15,8 @@ export async function sendRows(
     const result = await runStatement(driver, sql, params, options);
     return answersCount ? { ...result, affectedRows: Number(result.rows![0]!.n), rows: undefined } : result;
   } catch (error) {
+    // without a transaction, a statement that would have written only a part has ended itself by an error, and so wrote
+    // nothing: `describeAlone()` looks into it like into any that has, and lets it be sent again in a transaction
     const hasEnded = answersCount && dialectOf(driver.getPlatform())!.endsItself?.((error ?? {}) as DriverError);
     if (hasEnded) {
       return { affectedRows: 0 } as QueryResult<Dictionary>;

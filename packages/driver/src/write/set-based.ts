@@ -1,15 +1,15 @@
 /**
- * Writes outside a flush bump every row that they change in a column that the version covers. An update takes a version that is given; an upsert of a row
- * that exists takes the greater one of it and the next one: events bring versions of their own, and a body's
- * `version: 3` must not turn 9 back into 3.
+ * Writes outside a flush bump every row that they change in a column that the version covers. An update takes a version
+ * that is given; an upsert of a row that exists takes the greater one of it and the next one: events bring versions of
+ * their own, and a body's `version: 3` must not turn 9 back into 3.
  */
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
 import { VersionField, initialVersion } from '@mikro-ool/core';
-import { areExcluded } from '../covers/exclude.ts';
+import { areUncovered } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { type Layer, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
-import { checkGiven } from '../versions.ts';
+import { validateGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
@@ -34,20 +34,20 @@ function givenVersion(data: Dictionary, { name, fieldNames }: EntityProperty): u
 }
 
 /**
- * Looks at the versions that rows are given.
+ * Validates the versions that rows are given by whoever writes them; nothing is compared with a row.
  *
  * @throws {InvalidVersion} when one is no version, or leaves its row no room for changes
  */
-export function checkVersions(meta: EntityMetadata, rows: readonly object[]): void {
+export function validateVersions(meta: EntityMetadata, rows: readonly object[]): void {
   const version = ownVersionOf(meta);
   if (version) {
-    rows.forEach((row) => checkGiven(meta, givenVersion(row, version)));
+    rows.forEach((row) => validateGiven(meta, givenVersion(row, version)));
   }
 }
 
 /** The data of new rows, each with a version where versions start at random. */
 export function withInitialVersions<Rows extends readonly object[]>(meta: EntityMetadata, rows: Rows): Rows {
-  checkVersions(meta, rows);
+  validateVersions(meta, rows);
   const version = ownVersionOf(meta);
   const isMissing = (row: object) => givenVersion(row, version!) == null;
   // elsewhere the column's default is the same
@@ -101,7 +101,7 @@ const bumping: Layer<Writer> = (Base) =>
     override update(data: object): unknown {
       // without an EntityManager it is the driver's own, whose data is checked already
       if (this.em) {
-        checkVersions(this.mainAlias.meta, [data]);
+        validateVersions(this.mainAlias.meta, [data]);
       }
       const result = super.update(data);
       takeGivenVersion(this);
@@ -160,7 +160,7 @@ function mergedColumns(
       }
     }
   } else {
-    checkVersions(meta, [data]);
+    validateVersions(meta, [data]);
     Object.assign(values, data);
   }
   const given = isGiven || !Array.isArray(data ?? []) ? givenVersion(values, version) : undefined;
@@ -172,7 +172,7 @@ function mergedColumns(
   const current = `${quote(meta.tableName)}.${quote(column)}`;
   if (given != null) {
     values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
-  } else if (!areExcluded(meta, Object.keys(values))) {
+  } else if (!areUncovered(meta, Object.keys(values))) {
     values[column] = raw(`${current} + 1`);
   }
   // MikroORM does not read back what was given, but the database may have another version now
@@ -194,6 +194,6 @@ function takeGivenVersion(qb: Writer): void {
   const { meta } = qb.mainAlias;
   const column = ownVersionOf(meta)?.fieldNames[0];
   if (column) {
-    bumpUnless(qb.helper, (columns) => columns.includes(column) || areExcluded(meta, columns));
+    bumpUnless(qb.helper, (columns) => columns.includes(column) || areUncovered(meta, columns));
   }
 }

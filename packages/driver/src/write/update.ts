@@ -1,9 +1,8 @@
 /** The UPDATEs of a flush: rows of one table in one statement, or a row by MikroORM's own. */
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { changesExcluded } from '../covers/exclude.ts';
-import { isGuarded } from '../covers/guard.ts';
-import { ownVersionOf } from '../discovery.ts';
+import { changesOnlyUncovered } from '../covers/exclude.ts';
+import { isGuarded, ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { type VersionedRow, batchUpdate } from './batch.ts';
 import { dialectOf } from './dialects/index.ts';
@@ -33,19 +32,22 @@ export function updateRows(
 }
 
 /**
- * Updates one row with the statement that MikroORM makes, where the row still has its version.
+ * Updates one row with the statement that MikroORM makes, where the row still has its version: that is in the condition
+ * here. The bump is MikroORM's: its query builder adds `version = version + 1` (`updateVersionProperty()`, see
+ * `mikro-orm/query-builder.ts`) to data that do not name the version. Where it would not, they name it.
  *
  * @param hasMoved the flush has bumped it already; a guard would bump it again by itself, so there we do
  * @param addConditions adds what MikroORM compares, too
  */
 export function updateRow(
   driver: AbstractSqlDriver,
-  { changeSet, expected, uncounted }: VersionedRow,
+  row: VersionedRow,
   hasMoved: boolean,
   addConditions: (where: Dictionary) => void,
   options: PersistOptions,
 ): Promise<QueryResult<Dictionary>> {
-  if (uncounted) {
+  const { changeSet, kind, expected } = row;
+  if (kind === 'uncovered') {
     const where = changeSet.getPrimaryKey(true) as Dictionary;
     addConditions(where);
     return driver.nativeUpdate<Dictionary>(changeSet.meta.class as never, where, changeSet.payload, options);
@@ -54,7 +56,7 @@ export function updateRow(
   const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
   if (hasMoved && !isGuarded(changeSet.meta)) {
     payload[name] = expected;
-  } else if (hasMoved || Object.keys(payload).length === 0 || changesExcluded({ meta: changeSet.meta, payload })) {
+  } else if (hasMoved || Object.keys(payload).length === 0 || changesOnlyUncovered({ meta: changeSet.meta, payload })) {
     payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
   }
   const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };

@@ -1,4 +1,4 @@
-/** Upserts where nothing is returned, or not of every row: which rows they are, and their versions, is read back. */
+/** Upserts that return nothing, or not every row: which rows they have met, and with which versions, is read back. */
 import {
   type Dictionary,
   type EntityMetadata,
@@ -17,10 +17,11 @@ import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
 
 /**
- * An upsert, with the versions that the rows have now. Without RETURNING they are read before anybody else can bump them:
- * a later version than that of the values would let them overwrite what was written in between.
+ * Writes, and where it is an upsert that does not say so itself, reads back which versions the rows have now. Without
+ * RETURNING they are read before anybody else can bump them: a later version than that of the values would let them
+ * overwrite what was written in between.
  */
-export async function withVersions<T extends object>(
+export async function readingBack<T extends object>(
   driver: AbstractSqlDriver,
   entityName: EntityName<T>,
   where: FilterQuery<T>[],

@@ -27,8 +27,8 @@ export interface BatchRows {
   readonly table: string;
   readonly keys: readonly Column[];
   readonly version: Column;
-  /** The version is neither compared nor bumped. */
-  readonly keepsVersion?: boolean;
+  /** Only columns change that the version does not cover: it is neither compared nor bumped. */
+  readonly uncovered?: boolean;
   /** The table has a trigger of ours, which keeps back nothing. */
   readonly guarded?: boolean;
 }
@@ -79,13 +79,16 @@ export interface Dialect {
   /** Texts of a column that the database sorts by code point, without what it does not compare. */
   sortedText?(texts: string[], type: string): string[] | undefined;
   /**
-   * Reads the relations of which a row count does not say what was written, as `name`, `is_rewritten` and
+   * Reads the tables and views of which a row count does not say what was written, as `name`, `is_rewritten` and
    * `writes_instead`. Absent where there are none.
    */
-  readonly specialRelations?: string;
+  readonly specialTables?: string;
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
-  /** The condition under which a statement outside of a transaction is one by itself, where a session can be told otherwise. */
+  /**
+   * The condition under which a statement outside of a transaction is one by itself, where a session can be told
+   * otherwise.
+   */
   readonly aloneWhen?: string;
   /** Has a statement that is `alone` ended itself, because it would have written only a part? */
   endsItself?(error: DriverError): boolean;

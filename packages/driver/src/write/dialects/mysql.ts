@@ -1,7 +1,8 @@
 /**
  * MariaDB and MySQL: the rows as a list of SELECTs, joined to the table.
  *
- *   update `article` as _t force index (primary) straight_join (select 1 as k0, 3 as v, 'a' as c0 union all select 2, 1, 'b') as _v
+ *   update `article` as _t force index (primary)
+ *   straight_join (select 1 as k0, 3 as v, 'a' as c0 union all select 2, 1, 'b') as _v
  *   set _t.`title` = _v.c0, _t.`version` = _t.`version` + 1
  *   where _t.`id` in (1, 2) and _t.`id` = _v.k0 and _t.`version` = _v.v
  *
@@ -64,7 +65,7 @@ export const mysql: Dialect = {
   locksRows: true,
 
   // views have no primary key to name
-  specialRelations:
+  specialTables:
     'select table_name as name, 1 as is_rewritten, 0 as writes_instead from information_schema.views where table_schema = database()',
 
   proposed: (column) => `values(${column})`,
@@ -93,7 +94,7 @@ function isCutOff({ code }: DriverError): boolean {
  * list, and a subquery of the same table must be a table of its own.
  */
 function lockedAll(rows: BatchRows): Statement {
-  const { sql, params } = keyList(rows, '', !rows.keepsVersion);
+  const { sql, params } = keyList(rows, '', !rows.uncovered);
   const locked = `select 1 from ${rows.table} force index (primary) where ${sql} for update`;
   return { sql: `(select count(*) from (${locked}) as _l) = ${rows.version.values.length}`, params };
 }

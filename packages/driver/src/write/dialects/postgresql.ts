@@ -13,11 +13,18 @@
  * That grows with the square of the rows, so many are joined:
  *
  *   with _l as materialized (
- *     select _v.* from "article" as _t join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as _v (k0, v, c0)
+ *     select _v.* from "article" as _t
+ *     join unnest('{1,2}'::int[], '{3,1}'::int[], '{a,b}'::varchar[]) as _v (k0, v, c0)
  *       on _t."id" = _v.k0 and _t."version" = _v.v
  *     where _t."id" = any('{1,2}'::int[]) order by _t."id" for no key update of _t)
  *   update "article" as _t set "title" = _l.c0, "version" = _t."version" + 1
  *   from _l where _t."id" = _l.k0
+ *
+ * Where there is no transaction around it, either of them stands in a third one, which answers with the row count, or
+ * ends itself by an error where a trigger, a rule or a row policy has kept back a part of the rows:
+ *
+ *   with _w as (update "article" as _t set … returning 1)
+ *   select (case when count(*) in (0, 2) then count(*)::text else count(*) || ' of 2: …' end)::bigint as n from _w
  *
  * Without the ordered lock two flushes of the same rows deadlock, because a join updates rows in whatever order the
  * planner finds them. The key list stands in the locking part only: in the outer join it would be searched per row.
@@ -63,7 +70,7 @@ export const postgresql: Dialect = {
   },
 
   // rules but those of SELECT; triggers BEFORE (2) and INSTEAD OF (64), also of partitions
-  specialRelations: `
+  specialTables: `
     select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
     from (
       select ev_class as id, 1 as is_rewritten, 0 as writes_instead from pg_catalog.pg_rewrite where ev_type <> '1'
@@ -89,7 +96,10 @@ export const postgresql: Dialect = {
   losesAnswer: (error) => error.code === '40003' || isCutOff(error) || error.message === 'Query read timeout',
 };
 
-/** The connection ended under a statement: connection exceptions, admin_shutdown, crash_shutdown, and what node-postgres says. */
+/**
+ * The connection ended under a statement: connection exceptions, admin_shutdown, crash_shutdown, and what node-postgres
+ * says.
+ */
 function isCutOff({ code, message = '' }: DriverError): boolean {
   return (
     /^(?:08\w{3}|57P0[12]|ECONNRESET|EPIPE|ETIMEDOUT)$/.test(String(code)) ||
@@ -107,7 +117,9 @@ interface Parts {
 /** Stands in the error by which a statement ends itself, and in the log of the server. */
 const PARTLY = 'a trigger, a rule or a row policy has kept back rows, so nothing is written';
 
-/** Alone, it ends itself when something in the database lets it write some of the rows only: then none of them stays. */
+/**
+ * Alone, it ends itself when something in the database lets it write some of the rows only: then none of them stays.
+ */
 function statementOf({ found, write, params }: Parts, { version }: BatchRows, alone: boolean | undefined): Statement {
   if (!alone) {
     return { sql: found ? `with ${found} ${write}` : write, params };
@@ -155,7 +167,9 @@ function fits({ keys, version, columns = [], returning = [] }: BatchRows & Parti
   );
 }
 
-/** Where in the arrays a row is, by its key. Integers of any size are compared as the largest, whatever the column is. */
+/**
+ * Where in the arrays a row is, by its key. Integers of any size are compared as the largest, whatever the column is.
+ */
 function positionOf(of: string, { keys: [key] }: BatchRows): Statement {
   const type = isText(key!) ? 'text' : /^uuid/i.test(key!.type) ? 'uuid' : 'bigint';
   const ids = arrayOf({ ...key!, type });

@@ -53,7 +53,7 @@ export const sqlite: Dialect = {
     };
   },
 
-  specialRelations: `select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'${OTHERS}`,
+  specialTables: `select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'${OTHERS}`,
 
   // a connection that writes holds the only lock
   locksRows: false,

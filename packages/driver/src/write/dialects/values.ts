@@ -4,7 +4,7 @@ import type { BatchRows, BatchUpdate, Column, Statement } from './dialect.ts';
 /** Its columns: `k0…` the key, `v` the version, `c0…` the new values, `f0…` whether a row has one. */
 export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): Map<string, Column> {
   const columns = new Map(rows.keys.map((key, i) => [`k${i}`, key]));
-  if (!rows.keepsVersion) {
+  if (!rows.uncovered) {
     columns.set('v', rows.version);
   }
   changes.forEach((column, i) => {
@@ -19,14 +19,14 @@ export function valueColumns(rows: BatchRows, changes: readonly Column[] = []): 
 /** The same rows, each with its place in the list where its version was. */
 export function placesOf(rows: BatchRows): BatchRows {
   const { name, values } = rows.version;
-  return { ...rows, keepsVersion: false, version: { name, type: 'int', values: [...values.keys()] } };
+  return { ...rows, uncovered: false, version: { name, type: 'int', values: [...values.keys()] } };
 }
 
 /** One changed row, as MikroORM writes it, with the version added, and a condition where one is needed. */
 export function updateOne(update: BatchUpdate, when?: string): Statement {
-  const { table, keys, version, columns, returning, keepsVersion } = update;
+  const { table, keys, version, columns, returning, uncovered } = update;
   const set = columns.map((column) => `${column.name} = ${column.convert?.('?') ?? '?'}`);
-  const where = keepsVersion ? keys : [...keys, version];
+  const where = uncovered ? keys : [...keys, version];
   return {
     sql:
       `update ${table} set ${[...set, ...bump(update, version.name)].join(', ')} ` +
@@ -51,13 +51,13 @@ export function sameKey(rows: BatchRows, table: string, list: string): string {
 }
 
 /** The assignment of the next version, where there is one. */
-export function bump({ version: { name }, keepsVersion }: BatchRows, current: string, target = ''): string[] {
-  return keepsVersion ? [] : [`${target}${name} = ${current} + 1`];
+export function bump({ version: { name }, uncovered }: BatchRows, current: string, target = ''): string[] {
+  return uncovered ? [] : [`${target}${name} = ${current} + 1`];
 }
 
 /** A condition, to be added: the row of the table has the version that is expected, where one is. */
-export function sameVersion({ version, keepsVersion }: BatchRows, table: string, expected: string): string {
-  return keepsVersion ? '' : ` and ${table}.${version.name} = ${expected}`;
+export function sameVersion({ version, uncovered }: BatchRows, table: string, expected: string): string {
+  return uncovered ? '' : ` and ${table}.${version.name} = ${expected}`;
 }
 
 /** A condition: every row of the list was found with the version that is expected. */

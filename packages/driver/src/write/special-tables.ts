@@ -1,12 +1,12 @@
 /**
- * Relations of which a row count does not say what was written: past a rule, through an INSTEAD OF trigger of a view, or
- * where a BEFORE trigger may leave a row out. The database is asked for them once.
+ * Tables of which a row count does not say what was written (views too): past a rule, through an INSTEAD OF trigger of
+ * a view, or where a BEFORE trigger may leave a row out. The database is asked for them once.
  */
 import type { EntityMetadata, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type DriverError, dialectOf } from './dialects/index.ts';
 
-/** How a relation differs from a table. */
+/** How it differs from a plain table. */
 interface Special {
   /** The database rewrites what is sent (a rule, a view), and refuses the statements of a batch. */
   readonly isRewritten: boolean;
@@ -14,19 +14,19 @@ interface Special {
   readonly writesInstead: boolean;
 }
 
-const known = new WeakMap<AbstractSqlDriver, Relations>();
+const known = new WeakMap<AbstractSqlDriver, SpecialTables>();
 
-/** The relations of the database that a driver is connected to. */
-export function relationsOf(driver: AbstractSqlDriver): Relations {
-  const relations = known.get(driver) ?? new Relations(driver);
-  known.set(driver, relations);
-  return relations;
+/** Those of the database that a driver is connected to. */
+export function specialTablesOf(driver: AbstractSqlDriver): SpecialTables {
+  const tables = known.get(driver) ?? new SpecialTables(driver);
+  known.set(driver, tables);
+  return tables;
 }
 
-export class Relations {
+export class SpecialTables {
   readonly #driver: AbstractSqlDriver;
   #special: ReadonlyMap<string, Special> | undefined;
-  /** The answer is known to be complete. */
+  /** The database has answered. */
   #isSure = true;
 
   constructor(driver: AbstractSqlDriver) {
@@ -39,8 +39,8 @@ export class Relations {
       return;
     }
     const dialect = dialectOf(this.#driver.getPlatform());
-    const reading = dialect?.specialRelations
-      ? this.#driver.execute<Record<string, unknown>[]>(dialect.specialRelations, [], 'all', ctx)
+    const reading = dialect?.specialTables
+      ? this.#driver.execute<Record<string, unknown>[]>(dialect.specialTables, [], 'all', ctx)
       : [];
     const found = await Promise.resolve(reading).catch((error: unknown) => {
       if (ctx || dialect?.losesAnswer((error ?? {}) as DriverError)) {
@@ -58,7 +58,10 @@ export class Relations {
     );
   }
 
-  /** Is it known that what was not counted was not written? */
+  /**
+   * Is it known to be a plain table? Then a statement that counts no row has written none, also where nothing is around
+   * it that could be rolled back. An answer that failed leaves it open.
+   */
   isPlain({ tableName }: EntityMetadata): boolean {
     return this.#isSure && this.#special !== undefined && !this.#special.has(tableName);
   }
