@@ -7,19 +7,10 @@
  * and nothing was sent yet. There, what depends on other rows is refused, and stale rows are looked for. The flush is then
  * done again as if those had not changed, and once more without those that became stale in between.
  */
-import { AsyncLocalStorage } from 'node:async_hooks';
-import {
-  type ChangeSet,
-  ChangeSetType,
-  type Dictionary,
-  type EntityManager,
-  type EventManager,
-  type EventSubscriber,
-  type FlushEventArgs,
-  helper,
-} from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, Refusal, isTouched, touchedIn, verifiedIn, versionOf } from '@mikro-ool/core';
-import { findStale, metaOf } from './stale.ts';
+import { type ChangeSet, ChangeSetType, type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
+import { type Conflict, ConcurrentUpdate, Refusal, isTouched, touchedIn, versionOf } from '@mikro-ool/core';
+import { findStale, isVerified, metaOf } from './stale.ts';
+import { type Turn, flushAs } from './turn.ts';
 
 /** What became of the changed rows. */
 export interface FlushedEach {
@@ -45,69 +36,26 @@ export interface FlushedEach {
 export async function flushEach(em: EntityManager): Promise<FlushedEach> {
   const context = em.getContext();
   const each = new Each(context);
-  listenLast(context.getEventManager());
-  const token: Token = { each };
-  try {
-    await running.run(token, () => each.run());
-  } finally {
-    token.each = undefined;
-  }
+  await each.run();
   return { saved: each.saved, conflicts: each.conflicts };
 }
 
-/** Async context lives as long as what was created in it, such as a connection. So it holds a token, which is emptied. */
-interface Token {
-  each?: Each | undefined;
-}
-
-/** Which flush a listener is called by: flushes of one EntityManager wait for each other, and it may be another one. */
-const running = new AsyncLocalStorage<Token>();
-
-const listeners = new WeakMap<EventManager, LastListener>();
-
-/** Called after all other listeners, in every flush from the first `flushEach()` on. */
-class LastListener implements EventSubscriber {
-  beforeFlush({ em, uow }: FlushEventArgs): void {
-    this.#each(em.getEventManager(), uow)?.begins();
-  }
-
-  async onFlush({ em, uow }: FlushEventArgs): Promise<void> {
-    await this.#each(em.getEventManager(), uow)?.isPlanned();
-  }
-
-  #each(manager: EventManager, uow: object): Each | undefined {
-    const each = running.getStore()?.each;
-    return each?.uow === uow && listeners.get(manager) === this ? each : undefined;
-  }
-}
-
-/** MikroORM cannot forget a listener, so there is one; another one only when somebody has registered one since. */
-function listenLast(manager: EventManager): void {
-  if ([...manager.getSubscribers()].at(-1) !== listeners.get(manager) || !listeners.has(manager)) {
-    const last = new LastListener();
-    manager.registerSubscriber(last);
-    listeners.set(manager, last);
-  }
-}
-
-class Each {
-  readonly uow;
+class Each implements Turn {
+  readonly em: EntityManager;
   readonly conflicts: Conflict[] = [];
   saved: object[] = [];
-  readonly #em: EntityManager;
   readonly #losers = new Set<object>();
   #hasLooked = false;
   #hidden: Hidden | undefined;
 
   constructor(em: EntityManager) {
-    this.#em = em;
-    this.uow = em.getUnitOfWork(false);
+    this.em = em;
   }
 
   async run(): Promise<void> {
     for (let again = true; again;) {
       try {
-        await this.#em.flush();
+        await flushAs(this);
         again = false;
       } catch (error) {
         this.#sitOut(error);
@@ -121,9 +69,8 @@ class Each {
   /** @throws what is no stale row of its own */
   #sitOut(error: unknown): void {
     const stale = error instanceof ConcurrentUpdate ? error.conflicts : [];
-    const verified = verifiedIn(this.uow);
     // who writes a part of an aggregate depends on its root
-    const isNeeded = ({ entity, parts }: Conflict) => parts || verified?.has(entity) || this.#losers.has(entity);
+    const isNeeded = ({ entity, parts }: Conflict) => parts || isVerified(this.em, entity) || this.#losers.has(entity);
     if (stale.length === 0 || stale.some(isNeeded)) {
       throw error;
     }
@@ -133,17 +80,17 @@ class Each {
 
   /** Its turn has come. */
   begins(): void {
-    if (this.#em.isInTransaction()) {
+    if (this.em.isInTransaction()) {
       throw new Refusal(
         'flushEach() was called in an open transaction, where it cannot commit. Call it outside of it.',
       );
     }
-    this.#hidden = new Hidden(this.#em, this.#losers);
+    this.#hidden = new Hidden(this.em, this.#losers);
   }
 
   /** All listeners have run, and nothing was sent. */
   async isPlanned(): Promise<void> {
-    const { uow } = this;
+    const uow = this.em.getUnitOfWork(false);
     const sets = uow.getChangeSets();
     this.#hidden!.show();
     uow
@@ -155,7 +102,7 @@ class Each {
     }
     if (!this.#hasLooked) {
       this.#hasLooked = true;
-      const stale = await findStale(this.#em, sets);
+      const stale = await findStale(this.em, sets);
       if (stale.length > 0) {
         // ends this attempt as the database would
         throw new ConcurrentUpdate(stale);
@@ -171,7 +118,7 @@ class Each {
       refuse(entity, 'is to be removed');
     } else if (type !== ChangeSetType.UPDATE) {
       refuse(entity, 'has to be written before another row');
-    } else if (!versionOf(metaOf(this.#em, entity))) {
+    } else if (!versionOf(metaOf(this.em, entity))) {
       refuse(entity, 'has changed and has no VersionField');
     } else if (this.#losers.has(entity)) {
       refuse(entity, 'is stale and was changed again by a listener of the flush');

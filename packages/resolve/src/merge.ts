@@ -7,9 +7,19 @@
  * Every round is a flush that checks the version which the merge has read, so nothing is overwritten unread.
  */
 import { type EntityManager, helper } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, hasPrecondition, isTouched, verifiedIn, versionOf } from '@mikro-ool/core';
-import { type Clash, type Deleted, type Rebased, type Removed, mergeRows } from './rebase.ts';
-import { metaOf } from './stale.ts';
+import { type Conflict, ConcurrentUpdate, hasPrecondition, isTouched, versionOf } from '@mikro-ool/core';
+import {
+  type Clash,
+  type Deleted,
+  type Merged,
+  type Rebased,
+  type Removed,
+  forget,
+  managedBy,
+  mergeRows,
+} from './rebase.ts';
+import { isVerified, metaOf } from './stale.ts';
+import { betweenFlushes, flushAs } from './turn.ts';
 
 export interface MergeOptions {
   /**
@@ -52,7 +62,9 @@ export class MergeConflict extends ConcurrentUpdate implements Rebased {
 
 /**
  * Flushes; what others have changed meanwhile is merged with the unsaved changes where it does not overlap, and flushed
- * again, until nobody is faster. The entities then hold theirs and mine.
+ * again, until nobody is faster. The entities then hold theirs and mine. When it throws, they are as before: as stale, with
+ * the same unsaved changes, and nothing is decided. No flush of the EntityManager runs while it merges or `resolve` decides;
+ * to wait for its turn, it calls the `beforeFlush` listeners once more.
  *
  * A version that `ifMatch()` of @mikro-ool/http took from a tag is never merged into a later one. One that was merely
  * assigned, from a body or a form, cannot be told from the loaded one when it equals that: `verify(entity)`, too, and a
@@ -65,32 +77,27 @@ export class MergeConflict extends ConcurrentUpdate implements Rebased {
  * @throws {ConcurrentUpdate} what no merge of properties can settle: a row of which it was only said that it must not
  *   change (`verify()`, `touch()`, a claim) or whose version a client has named, one that the database keeps as it is, a
  *   transaction that was aborted
- * @throws whatever `resolve` throws; the rows are then as stale as before
+ * @throws whatever `resolve` throws
+ * @throws {ValidationError} in a listener of a flush, and when `resolve` flushes or merges the same EntityManager
  * @see `rebase()`, which does one round and decides nothing
  */
 export async function mergeOnConflict(em: EntityManager, { resolve }: MergeOptions = {}): Promise<void> {
-  const seen = new Map<object, number | null>();
-  for (;;) {
-    const stale = await flush(em);
-    if (!stale) {
-      return;
+  const rounds = new Rounds(em.getContext(), resolve);
+  try {
+    for (let stale = await conflictOf(em.flush()); stale; stale = await conflictOf(rounds.flush())) {
+      rounds.check(stale);
+      await rounds.merge(stale.conflicts);
     }
-    if (stale.conflicts.length === 0 || stale.conflicts.some((conflict) => !isMergeable(em, conflict))) {
-      throw stale;
-    }
-    // what is as it was in the last round is kept back by something that no merge changes, and so will the next one be
-    if (stale.conflicts.some(({ entity, actual }) => seen.get(entity) === actual)) {
-      throw stale;
-    }
-    stale.conflicts.forEach(({ entity, actual }) => seen.set(entity, actual));
-    await merge(em, stale, resolve);
+  } catch (error) {
+    await rounds.takeBack();
+    throw error;
   }
 }
 
-/** Returns the conflict, if there is one. */
-async function flush(em: EntityManager): Promise<ConcurrentUpdate | undefined> {
+/** The one that ends a flush, if there is one. */
+async function conflictOf(flush: Promise<void>): Promise<ConcurrentUpdate | undefined> {
   try {
-    await em.flush();
+    await flush;
     return undefined;
   } catch (error) {
     if (error instanceof ConcurrentUpdate) {
@@ -100,30 +107,83 @@ async function flush(em: EntityManager): Promise<ConcurrentUpdate | undefined> {
   }
 }
 
+class Rounds {
+  readonly #em: EntityManager;
+  readonly #resolve: MergeOptions['resolve'];
+  /** The version that was found, by entity. */
+  readonly #seen = new Map<object, number | null>();
+  /** What both have removed. */
+  readonly #gone = new Set<object>();
+  readonly #merged: Merged[] = [];
+
+  constructor(em: EntityManager, resolve: MergeOptions['resolve']) {
+    this.#em = em;
+    this.#resolve = resolve;
+  }
+
+  /** @throws what cannot be merged */
+  check(stale: ConcurrentUpdate): void {
+    const { conflicts } = stale;
+    // what is as it was in the last round is kept back by something that no merge changes, and so will the next one be
+    const isStuck = conflicts.some(({ entity, actual }) => this.#seen.get(entity) === actual);
+    if (isStuck || conflicts.length === 0 || !conflicts.every((one) => isMergeable(this.#em, one))) {
+      throw stale;
+    }
+    conflicts.forEach(({ entity, actual }) => this.#seen.set(entity, actual));
+  }
+
+  /** A flush meanwhile would write what is not decided. */
+  async merge(conflicts: readonly Conflict[]): Promise<void> {
+    await betweenFlushes(this.#em, async () => {
+      try {
+        await this.#merge(conflicts);
+      } catch (error) {
+        this.#undo();
+        throw error;
+      }
+    });
+  }
+
+  async #merge(conflicts: readonly Conflict[]): Promise<void> {
+    const managed = managedBy(this.#em);
+    // another merge may have found that both have removed it
+    const entities = conflicts.map(({ entity }) => entity).filter((entity) => managed.has(entity));
+    const merged = await mergeRows(this.#em, new Set(entities));
+    this.#merged.push(merged);
+    const { clashes, deleted, removed } = merged.rebased;
+    if (deleted.length > 0 || removed.length > 0 || (clashes.length > 0 && !this.#resolve)) {
+      throw new MergeConflict(conflicts, merged.rebased);
+    }
+    for (const clash of clashes) {
+      await this.#resolve!(clash);
+    }
+    merged.settle();
+    merged.gone.forEach((entity) => this.#gone.add(entity));
+  }
+
+  /** A flush that fails remembers again what it was to forget. */
+  flush(): Promise<void> {
+    return flushAs({ em: this.#em, begins: () => this.#gone.forEach((entity) => forget(this.#em, entity)) });
+  }
+
+  async takeBack(): Promise<void> {
+    if (this.#merged.length > 0) {
+      await betweenFlushes(this.#em, async () => this.#undo());
+    }
+  }
+
+  #undo(): void {
+    const last = this.#merged.splice(0).toReversed();
+    last.forEach((merged) => merged.undo());
+  }
+}
+
 /**
  * A decision that rests on a row, or on the parts of an aggregate, is not made again by merging the columns of it; nor does a
  * client that has named a version want its change on top of a later one.
  */
 function isMergeable(em: EntityManager, { entity, operation, expected }: Conflict): boolean {
   const version = versionOf(metaOf(em, entity));
-  const isDecision =
-    isTouched(helper(entity).__originalEntityData, version!.name) ||
-    verifiedIn(em.getContext().getUnitOfWork(false))?.has(entity);
+  const isDecision = isTouched(helper(entity).__originalEntityData, version!.name) || isVerified(em, entity);
   return operation !== 'check' && !isDecision && !hasPrecondition(entity, expected);
-}
-
-async function merge(em: EntityManager, stale: ConcurrentUpdate, resolve: MergeOptions['resolve']): Promise<void> {
-  const { rebased, stayStale } = await mergeRows(em, stale);
-  const { clashes, deleted, removed } = rebased;
-  try {
-    if (deleted.length > 0 || removed.length > 0 || (clashes.length > 0 && !resolve)) {
-      throw new MergeConflict(stale.conflicts, rebased);
-    }
-    for (const clash of clashes) {
-      await resolve!(clash);
-    }
-  } catch (error) {
-    stayStale();
-    throw error;
-  }
 }

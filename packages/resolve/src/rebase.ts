@@ -29,10 +29,11 @@ import {
   ConcurrentUpdate,
   Refusal,
   type VersionField,
+  asTouched,
   isOfType,
   isTouched,
   readsSnapshots,
-  touch,
+  touchedIn,
   versionOf,
 } from '@mikro-ool/core';
 import { metaOf } from './stale.ts';
@@ -97,49 +98,81 @@ export interface Rebased<Entity extends object = object> {
 export function rebase(em: EntityManager, stale: ConcurrentUpdate): Promise<Rebased>;
 export function rebase<Entity extends object>(em: EntityManager, stale: Entity): Promise<Rebased<Entity>>;
 export async function rebase(em: EntityManager, stale: object): Promise<Rebased> {
-  return (await mergeRows(em, stale)).rebased;
-}
-
-/** @internal The same, and a way to make the rows as stale again as they were, with all unsaved changes. */
-export async function mergeRows(
-  em: EntityManager,
-  stale: object,
-): Promise<{ rebased: Rebased; stayStale: () => void }> {
   if (stale instanceof ConcurrentUpdate && stale.conflicts.length === 0) {
     throw new ValidationError(
       'There is nothing to rebase: the database itself aborted the transaction, and no row is known to be stale. ' +
         'Run the whole transaction again, for instance by retryOnConflict().',
     );
   }
+  const entities = stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale];
   const context = em.getContext();
-  const entities = new Set(stale instanceof ConcurrentUpdate ? stale.conflicts.map(({ entity }) => entity) : [stale]);
+  const { rebased, gone, settle } = await mergeRows(context, new Set(entities));
+  settle();
+  gone.forEach((entity) => forget(context, entity));
+  return rebased;
+}
+
+/** @internal Merged rows, which conflict as before until it is settled: a flush in between must not overwrite theirs. */
+export interface Merged {
+  readonly rebased: Rebased;
+  /** What both have removed; it is to be forgotten. */
+  readonly gone: readonly object[];
+  /** Gives them the version of theirs. */
+  settle(): void;
+  /** Makes the rows as stale again as they were, with the same unsaved changes. What was assigned since stays. */
+  undo(): void;
+}
+
+/** @internal The same as `rebase()`, and may be taken back. */
+export async function mergeRows(em: EntityManager, entities: ReadonlySet<object>): Promise<Merged> {
   const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
-  const merges = [...entities].map((entity) => new Merge(context, entity));
-  const known = partsOf(context, entities);
-  const stayStale = () => merges.forEach((merge) => merge.stayStale());
+  const managed = managedBy(em);
+  const merges = [...entities].map((entity) => new Merge(em, entity, managed));
+  const known = partsOf(em, entities);
+  const settle = () => merges.forEach((merge) => merge.settle());
+  const undo = () => merges.toReversed().forEach((merge) => merge.undo());
   try {
     for (const merge of merges) {
       await merge.run(rebased);
     }
-    for (const part of new Set([...known, ...partsOf(context, entities)])) {
+    for (const part of new Set([...known, ...partsOf(em, entities)])) {
       if (entities.has(part)) {
         continue;
       }
-      const merge = new Merge(context, part, true);
+      const merge = new Merge(em, part);
       merges.push(merge);
       await merge.run(rebased);
     }
   } catch (error) {
     // a read has failed, and nobody sees the clashes: the next flush must not overwrite what they are about
-    stayStale();
+    undo();
     throw error;
   }
-  return { rebased, stayStale };
+  const gone = merges.filter((merge) => merge.isGone).map((merge) => merge.entity);
+  return { rebased, gone, settle, undo };
+}
+
+/**
+ * @internal Entities may be in several EntityManagers, as those of a transaction are in the one around it, and each names only one of
+ * them. So identity maps are asked; not for the key, which may have been changed.
+ */
+export function managedBy(em: EntityManager): ReadonlySet<object> {
+  return new Set<object>(em.getUnitOfWork(false).getIdentityMap());
+}
+
+/** @internal Or the EntityManager that has loaded it, if that is another one, takes it for a new entity. */
+export function forget(em: EntityManager, entity: object): void {
+  for (const one of new Set([em, helper(entity).__em!])) {
+    if (managedBy(one).has(entity)) {
+      one.getUnitOfWork(false).unsetIdentity(entity);
+    }
+  }
 }
 
 /** The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. */
 function partsOf(em: EntityManager, roots: Iterable<object>): Set<object> {
   const parts = new Set<object>();
+  const managed = managedBy(em);
   const follow = (entity: object, [name, ...rest]: readonly string[]): void => {
     const value: unknown = (entity as Dictionary)[name!];
     const prop = helper(entity).__meta.properties[name as never] as EntityProperty | undefined;
@@ -149,7 +182,7 @@ function partsOf(em: EntityManager, roots: Iterable<object>): Set<object> {
     for (const item of items.map((one) => Reference.unwrapReference(one))) {
       if (rest.length > 0) {
         follow(item, rest);
-      } else if (helper(item).__managed && helper(item).__initialized && helper(item).__originalEntityData) {
+      } else if (managed.has(item) && helper(item).__initialized && helper(item).__originalEntityData) {
         parts.add(item);
       }
     }
@@ -179,19 +212,27 @@ function currentOptions(em: EntityManager) {
 }
 
 class Merge {
+  /** Both have removed it. */
+  isGone = false;
   readonly #em: EntityManager;
   readonly #entity: Dictionary;
   readonly #meta: EntityMetadata;
   /** A part of an aggregate may have none. */
   readonly #version: string | undefined;
   readonly #stale: unknown;
-  /** What the changes were made to, once it is known. */
+  /** What the changes were made to, … */
   #base?: Dictionary;
+  /** … and what they are made to now, once it is merged. */
+  #merged?: Dictionary;
+  /** The version of theirs. */
+  #found: unknown;
+  readonly #undos: (() => void)[] = [];
 
-  constructor(em: EntityManager, entity: object, isPart = false) {
+  /** @param managed what the EntityManager manages; a part is known to be */
+  constructor(em: EntityManager, entity: object, managed?: ReadonlySet<object>) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
     const name = wrapped?.__meta.className ?? entity.constructor.name;
-    if (!wrapped?.__managed || wrapped.__em !== em) {
+    if (managed && !(wrapped?.__managed && managed.has(entity))) {
       throw new Refusal(
         `${name} cannot be rebased, because this EntityManager does not manage it. Pass the one whose flush failed; ` +
           `after a transaction that was rolled back, run the whole transaction again.`,
@@ -200,7 +241,7 @@ class Merge {
     }
     this.#meta = metaOf(em, entity);
     const version = versionOf(this.#meta);
-    if (!version && !isPart) {
+    if (!version && managed) {
       throw new Refusal(`${name} cannot be rebased, because it has no VersionField. Add one.`, entity);
     }
     this.#version = version?.name;
@@ -209,14 +250,39 @@ class Merge {
     this.#stale = this.#version && this.#entity[this.#version];
   }
 
+  get entity(): object {
+    return this.#entity;
+  }
+
+  /** Up to now, any flush would have conflicted. */
+  settle(): void {
+    if (this.#isMerged()) {
+      helper(this.#entity).__originalEntityData = this.#merged as never;
+      if (this.#version) {
+        this.#entity[this.#version] = this.#found;
+      }
+    }
+  }
+
+  /** And neither flushed since, nor read again. A flush that has failed meanwhile has put back what it had begun with. */
+  #isMerged(): boolean {
+    const snapshot: unknown = helper(this.#entity).__originalEntityData;
+    return this.#merged !== undefined && (snapshot === this.#merged || snapshot === this.#base);
+  }
+
   /** Whatever was merged already: it conflicts again. */
-  stayStale(): void {
+  undo(): void {
+    if (!this.#isMerged()) {
+      return;
+    }
+    const orphans: Set<object> = this.#em.getUnitOfWork(false).getOrphanRemoveStack();
+    const pending = new Set(orphans);
+    this.#undos.toReversed().forEach((undo) => undo());
+    orphans.forEach((orphan) => pending.has(orphan) || orphans.delete(orphan));
     if (this.#version) {
       this.#entity[this.#version] = this.#stale;
     }
-    if (this.#base) {
-      helper(this.#entity).__originalEntityData = this.#base as never;
-    }
+    helper(this.#entity).__originalEntityData = this.#base as never;
   }
 
   async run(result: Rebased): Promise<void> {
@@ -257,21 +323,24 @@ class Merge {
     const isClaim = version !== undefined && snapshot[version] !== entity[version];
     const { exclude = [] } = (versionOf(meta)?.customType ?? {}) as Partial<VersionField>;
 
+    const before: [unit: Unit, giveBack: () => void, isClash: boolean][] = [];
+    const differs = (unit: Unit, found: Dictionary, a: Dictionary, b: Dictionary) =>
+      unit.keys ? unit.keys.some((name) => name in found) : !this.#same(unit, a, b);
     for (const unit of this.#units(theirs)) {
       const { prop, path, keys } = unit;
-      const differs = (found: Dictionary, a: Dictionary, b: Dictionary) =>
-        keys ? keys.some((name) => name in found) : !this.#same(unit, a, b);
       const hasBase = !keys || keys.some(isLoaded);
       const isKnown = hasBase || keys.some((name) => name in mineData!);
-      if (!isKnown || !differs(between, entity, theirs)) {
+      if (!isKnown || !differs(unit, between, entity, theirs)) {
         continue;
       }
       // a flush computes what has onUpdate, the failed one too
-      if (prop.onUpdate || !differs(mineDiff, base, entity)) {
+      if (prop.onUpdate || !differs(unit, mineDiff, base, entity)) {
+        before.push([unit, this.#giverOf(unit), false]);
         this.#take(unit, theirs);
       } else if (exclude.includes(path[0]!)) {
         // the version does not cover it: mine stays, and nobody has lost anything that matters
-      } else if (isClaim || !hasBase || differs(theirDiff, base, theirs)) {
+      } else if (isClaim || !hasBase || differs(unit, theirDiff, base, theirs)) {
+        before.push([unit, this.#giverOf(unit), true]);
         const values = {
           property: path.join('.'),
           base: isClaim || !hasBase ? undefined : this.#own(prop, at(base, path)),
@@ -284,18 +353,26 @@ class Merge {
       }
     }
     for (const { name } of meta.props.filter((prop) => prop.generated || prop.formula)) {
-      if (theirs[name] !== undefined && entity[name] !== undefined) {
+      const own: unknown = entity[name];
+      if (theirs[name] !== undefined && own !== undefined) {
         entity[name] = theirs[name];
+        this.#undos.push(() => (entity[name] = own));
       }
     }
-    if (version) {
-      entity[version] = theirs[version];
-    }
+    this.#found = version && theirs[version];
     const merged = Object.entries(theirData!).filter(([name]) => isLoaded(name) || name in mineData!);
-    wrapped.__originalEntityData = Object.fromEntries(merged) as never;
+    this.#merged = Object.fromEntries(merged);
     if (touched) {
-      touch(entity);
+      this.#merged = asTouched(this.#merged, version);
+      touchedIn(uow).add(entity);
     }
+    wrapped.__originalEntityData = this.#merged as never;
+    this.#undos.push(() => {
+      const since = diff(this.#merged!, comparator.prepareEntity(entity) as Dictionary);
+      // a decision on a clash is taken back, and what was assigned since stays
+      const undone = before.filter(([unit, , isClash]) => isClash || !differs(unit, since, theirs, entity));
+      undone.forEach(([, giveBack]) => giveBack());
+    });
     await this.#mergeCollections(reader, theirs);
     // a relation that others have moved on leaves no orphan of ours
     const pending: Set<object> = uow.getOrphanRemoveStack();
@@ -327,9 +404,8 @@ class Merge {
   /** The row is gone. Removed by both is what both wanted. */
   #gone(isRemoved: boolean, result: Rebased): void {
     const [em, entity] = [this.#em, this.#entity];
-    const drop = () => em.getUnitOfWork(false).unsetIdentity(entity);
     if (isRemoved) {
-      drop();
+      this.isGone = true;
       return;
     }
     const recreate = () => {
@@ -354,7 +430,7 @@ class Merge {
       }
       em.persist(entity);
     };
-    result.deleted.push({ entity, drop, recreate });
+    result.deleted.push({ entity, drop: () => forget(em, entity), recreate });
   }
 
   /** Embeddables are merged property by property, except where one side has none, and lists as a whole. */
@@ -389,15 +465,32 @@ class Merge {
     return (left == null && right == null) || Utils.equals(left, right);
   }
 
-  #take({ prop, path }: Unit, theirs: Dictionary): void {
+  #take(unit: Unit, theirs: Dictionary): void {
+    this.#set(unit, this.#own(unit.prop, at(theirs, unit.path)));
+  }
+
+  #set({ path }: Unit, value: unknown): void {
     const holder = at(this.#entity, path.slice(0, -1)) as Dictionary | undefined;
     const name = path.at(-1)!;
-    const value = this.#own(prop, at(theirs, path));
     if (ScalarReference.isScalarReference(holder?.[name])) {
       holder[name].set(value);
     } else if (holder) {
       holder[name] = value;
     }
+  }
+
+  /** Gives the entity the value that it has now. */
+  #giverOf(unit: Unit): () => void {
+    const value = at(this.#entity, unit.path);
+    const others = inverseOf(unit.prop, value);
+    // one that is to be removed is in no collection any more
+    const isThere = others?.getItems(false).includes(this.#entity);
+    return () => {
+      this.#set(unit, value);
+      if (!isThere) {
+        others?.removeWithoutPropagation(this.#entity);
+      }
+    };
   }
 
   /** Entities of another fork become those of ours. */
@@ -441,13 +534,33 @@ class Merge {
         await this.#em.find(Item, { $or: keys } as never, current as never);
       }
       const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
+      const isDirty = collection.isDirty();
       mine.filter((item) => !items.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
       items.forEach((item) => collection.addWithoutPropagation(item));
       collection.takeSnapshot();
       mine.filter((item) => !base.includes(item)).forEach((item) => collection.addWithoutPropagation(item));
       base.filter((item) => !mine.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
+      const merged = collection.getItems(false);
+      this.#undos.push(() => {
+        const now = collection.getItems(false);
+        const added = now.filter((item) => !merged.includes(item));
+        const kept = mine.filter((item) => now.includes(item) || !merged.includes(item));
+        now.forEach((item) => collection.removeWithoutPropagation(item));
+        base.forEach((item) => collection.addWithoutPropagation(item));
+        collection.takeSnapshot();
+        base.forEach((item) => collection.removeWithoutPropagation(item));
+        [...kept, ...added].forEach((item) => collection.addWithoutPropagation(item));
+        collection.setDirty(isDirty || added.length > 0 || kept.length < mine.length);
+      });
     }
   }
+}
+
+/** The collection of the other side of a relation, if there is one. */
+function inverseOf({ inversedBy }: EntityProperty, value: unknown): Collection<object> | undefined {
+  const target = inversedBy && Utils.isEntity<Dictionary>(value, true) ? Reference.unwrapReference(value) : undefined;
+  const items: unknown = target?.[inversedBy!];
+  return Utils.isCollection<object>(items) ? items : undefined;
 }
 
 /** The value, or `undefined` where there is no embeddable around it. */

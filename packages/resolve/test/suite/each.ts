@@ -163,6 +163,28 @@ export function flushesEach(driver: TestDriver): void {
       expect(await fork().count(Tag)).toBe(0);
     });
 
+    test('a unique value that moves from one row to another is refused before any SQL', async () => {
+      const Page = defineEntity({
+        name: 'Page',
+        properties: { id: p.integer().primary(), slug: p.string().unique(), version: p.type(VersionField) },
+      });
+      const { fork, sent } = await open(driver, [Page] as EntitySchema[]);
+      const slugs = async () => (await fork().find(Page, {}, { orderBy: { id: 1 } })).map(({ slug }) => slug);
+      await fork().insertMany(Page, [
+        { id: 1, slug: 'a' },
+        { id: 2, slug: 'b' },
+      ]);
+      const em = fork();
+      const [one, two] = await em.find(Page, {}, { orderBy: { id: 1 } });
+      Object.assign(one!, { slug: 'c' });
+      Object.assign(two!, { slug: 'a' });
+      const message = expect.stringContaining('Page has to be written after another row');
+      expect(await sent(async () => expect(await thrown(() => flushEach(em))).toMatchObject({ message }))).toEqual([]);
+      expect(await slugs()).toEqual(['a', 'b']);
+      await em.flush();
+      expect(await slugs()).toEqual(['c', 'a']);
+    });
+
     for (const [event, add] of [
       ['beforeFlush', (em) => em.persist(em.create(Row, { id: 9, text: 'audit' }))],
       ['onFlush', (em, uow) => uow.computeChangeSet(em.create(Row, { id: 9, text: 'audit' }))],

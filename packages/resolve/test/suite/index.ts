@@ -4,6 +4,7 @@ import type { TestDriver } from '../../../driver/test/harness.ts';
 import { merges } from './merge.ts';
 import { flushesEach } from './each.ts';
 import { mergesOnConflict } from './merge-on-conflict.ts';
+import { mergesInMemory } from './merge-memory.ts';
 import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
 import { rebases } from './rebase.ts';
@@ -16,6 +17,7 @@ export function suite(driver: TestDriver): void {
     oddities(driver);
     merges(driver);
     mergesOnConflict(driver);
+    mergesInMemory(driver);
     flushesEach(driver);
     flushesEachShape(driver);
   });
