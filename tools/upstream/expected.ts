@@ -42,7 +42,7 @@ const EXPECTED: Expectation[] = [
   {
     reason: 'our error says more, or another thing, than that of the lock of MikroORM',
     tests:
-      /EntityManager.(postgre|pglite|mysql|mariadb).test.ts > .* > findOne supports optimistic locking|concurrency-checks.\w+.test.ts > .* > throws when someone changed the state/,
+      /EntityManager.(postgre|pglite|mysql|mariadb).test.ts > .* > (findOne|lock) supports optimistic locking|concurrency-checks.\w+.test.ts > .* > throws when someone changed the state/,
     error: /could not be updated|is not what was claimed/,
   },
   {
