@@ -110,8 +110,8 @@ async function conflictOf(flush: Promise<void>): Promise<ConcurrentUpdate | unde
 class Rounds {
   readonly #em: EntityManager;
   readonly #resolve: MergeOptions['resolve'];
-  /** The version that was found, by entity. */
-  readonly #seen = new Map<object, number | null>();
+  /** The last conflict, by entity. */
+  readonly #seen = new Map<object, Conflict>();
   /** What both have removed. */
   readonly #gone = new Set<object>();
   readonly #merged: Merged[] = [];
@@ -125,11 +125,14 @@ class Rounds {
   check(stale: ConcurrentUpdate): void {
     const { conflicts } = stale;
     // what is as it was in the last round is kept back by something that no merge changes, and so will the next one be
-    const isStuck = conflicts.some(({ entity, actual }) => this.#seen.get(entity) === actual);
+    const isStuck = conflicts.some(({ entity, expected, actual }) => {
+      const last = this.#seen.get(entity);
+      return last?.expected === expected && last.actual === actual;
+    });
     if (isStuck || conflicts.length === 0 || !conflicts.every((one) => isMergeable(this.#em, one))) {
       throw stale;
     }
-    conflicts.forEach(({ entity, actual }) => this.#seen.set(entity, actual));
+    conflicts.forEach((conflict) => this.#seen.set(conflict.entity, conflict));
   }
 
   /** A flush meanwhile would write what is not decided. */

@@ -109,23 +109,6 @@ export function mergesInMemory(driver: TestDriver): void {
       });
     }
 
-    test('many at the same time, with rivals in between: all of it is saved, once', async () => {
-      const all = await setUp();
-      const { em, orders, rival } = all;
-      const calls = [];
-      for (let i = 0; i < 8; i++) {
-        await rival((theirs) => theirs.forEach((one) => (one.total += 1)));
-        orders[i % 2]!.note = `M${i}`;
-        calls.push(mergeOnConflict(em));
-      }
-      await Promise.all(calls);
-      expect(orders.map(({ note, total }) => [note, total])).toEqual([
-        ['M6', 8],
-        ['M7', 8],
-      ]);
-      await isSettled(all);
-    });
-
     test('after one that has thrown, the next one has its turn', async () => {
       const { em, orders, rival } = await setUp();
       await rival((theirs) => (theirs[0].note = 'theirs'));
