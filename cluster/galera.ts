@@ -53,9 +53,25 @@ const SETTINGS = [
   ...['--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0'],
 ];
 
-/** Starts the nodes one after the other: each gets its data from those that are there. */
+/** A port that was free is somebody else's now and then, when it is used. */
+const ATTEMPTS = 3;
+
 export async function startGalera(): Promise<Galera> {
   requirePackages('galera');
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await startNodes();
+    } catch (error) {
+      if (attempt === ATTEMPTS) {
+        throw error;
+      }
+      console.warn(`Galera did not start, and is tried again: ${(error as Error).message}`);
+    }
+  }
+}
+
+/** Starts the nodes one after the other: each gets its data from those that are there. */
+async function startNodes(): Promise<Galera> {
   const installations: MariaDbInstallation[] = [];
   const members: string[] = [];
   for (let i = 0; i < 3; i++) {
@@ -121,6 +137,8 @@ async function install(
   const url = `mysql://root@127.0.0.1:${port}`;
   let pid: number | undefined;
   let founds = isFirst;
+  let end = '';
+  const said: string[] = [];
   const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
   const query = async <Row>(sql: string) => {
     const connection = await createConnection({ uri: `${url}/mysql`, connectTimeout: 2000 });
@@ -139,14 +157,22 @@ async function install(
     while ((await status('wsrep_ready')) !== 'ON' || (await status('wsrep_local_state_comment')) !== 'Synced') {
       if (pids().length === 0 || Date.now() > deadline) {
         const text = existsSync(log) ? readFileSync(log, 'utf8').slice(-4000) : '';
-        throw new Error(`Node ${name} is not in the cluster:\n${text}`);
+        throw new Error(`Node ${name} is not in the cluster${end}:\n${said.join('')}${text}`);
       }
       await wait(50);
     }
   };
   const launch = async () => {
-    const child = spawn(program, [...settings, ...(founds ? ['--wsrep-new-cluster'] : [])], { stdio: 'ignore', env });
-    child.once('exit', () => (pid = undefined));
+    const more = founds ? ['--wsrep-new-cluster'] : [];
+    const child = spawn(program, [...settings, ...more], { stdio: ['ignore', 'ignore', 'pipe'], env });
+    end = '';
+    // what it says before it has a log
+    child.stderr.on('data', (text) => said.push(String(text)) > 50 && said.shift());
+    child.once('error', (error) => (end = `, it could not be started: ${error.message}`));
+    child.once('exit', (code, signal) => {
+      end = `, it ended with ${code ?? signal}`;
+      pid = undefined;
+    });
     ({ pid } = child);
     await synced();
     founds = false;
