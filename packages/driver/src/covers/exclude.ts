@@ -4,7 +4,7 @@
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
-import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
+import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 
 const NONE: ReadonlySet<string> = new Set();
 const NOBODY: ReadonlySet<object> = new Set();
@@ -107,9 +107,4 @@ function reasonAgainst(meta: EntityMetadata, prop: EntityProperty, version: Enti
     return 'no column that a flush writes';
   }
   return prop.concurrencyCheck ? 'compared by MikroORM, as it has a "concurrencyCheck"' : undefined;
-}
-
-/** The updates of a flush, by table. */
-export function updatesOf(groups: ChangeSetGroups): AnyChangeSet[][] {
-  return [...groups.update.values(), ...groups.update_early.values()];
 }

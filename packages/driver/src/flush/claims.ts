@@ -1,8 +1,8 @@
 /** A version that was assigned and nothing else: it is only compared. And how it is told from a change. */
-import { type Dictionary, type EntityManager, type EntityProperty, ChangeSetType } from '@mikro-orm/core';
+import { type Dictionary, type EntityManager, type EntityProperty } from '@mikro-orm/core';
 import { isOfType, isTouched } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
-import { type AnyChangeSet, type ChangeSetGroups, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, type ChangeSetGroups, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
 
 /**
  * Was nothing but the version assigned to this entity? A touched one is written; and what `onUpdate` sets comes along
@@ -19,10 +19,13 @@ export function isClaim({ entity, meta, payload, originalEntity }: AnyChangeSet,
 
 /** With joined-table inheritance an entity has a change set per table: those changed in one without the version. */
 export function changedElsewhere(groups: ChangeSetGroups): Set<object> {
-  const updates = [...groups[ChangeSetType.UPDATE].values(), ...groups[ChangeSetType.UPDATE_EARLY].values()];
   const isElsewhere = ({ meta }: AnyChangeSet) => meta.inheritanceType === 'tpt' && !ownVersionOf(meta);
   // a group is of one table
-  return new Set(updates.filter(([set]) => isElsewhere(set!)).flatMap((sets) => sets.map((set) => set.entity)));
+  return new Set(
+    updatesOf(groups)
+      .filter(([set]) => isElsewhere(set!))
+      .flatMap((sets) => sets.map((set) => set.entity)),
+  );
 }
 
 /** Set by `onUpdate`, and can be set back: the snapshot has the stored value in a form that can be hydrated. */

@@ -3,7 +3,7 @@ import { ChangeSetType, type Collection, type Dictionary, type EntityManager, Re
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import type { Aggregates, Way } from '../covers/aggregate.ts';
 import { changesOnlyUncovered } from '../covers/exclude.ts';
-import { type AnyChangeSet, metaOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, isManaged, isUpdate, metaOf, tablesOf } from '../mikro-orm/entity.ts';
 import { isClaim } from './claims.ts';
 import { Parents } from './parents.ts';
 
@@ -29,7 +29,7 @@ export class Climb {
   run(): Roots {
     const uow = this.#em.getUnitOfWork(false);
     const sets = uow.getChangeSets() as AnyChangeSet[];
-    sets.filter((set) => !isUpdate(set)).forEach(({ entity }) => this.#exempt.add(entity));
+    sets.filter(({ type }) => !isUpdate(type)).forEach(({ entity }) => this.#exempt.add(entity));
     sets.filter(({ type }) => type === ChangeSetType.CREATE).forEach((set) => this.#parents.creates(set));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#fromCollection(collection));
     const written = new Set([...sets.filter(counts).map(({ entity }) => entity), ...this.#parents.later.keys()]);
@@ -84,8 +84,7 @@ export class Climb {
     if (this.#exempt.has(entity)) {
       return;
     }
-    const isManaged = this.#em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
-    if (!isManaged || (entity as Dictionary)[versionOf(way.root)!.name] == null) {
+    if (!isManaged(this.#em, entity) || (entity as Dictionary)[versionOf(way.root)!.name] == null) {
       throw this.#notKnown(start, way);
     }
     this.#roots.set(entity, (this.#roots.get(entity) ?? new Set()).add(way.path));
@@ -101,18 +100,9 @@ export class Climb {
   }
 }
 
-/** With joined-table inheritance there is a change set per table. */
-export function tablesOf(changeSet: AnyChangeSet): AnyChangeSet[] {
-  return [changeSet, ...((changeSet.tptChangeSets ?? []) as AnyChangeSet[])];
-}
-
-function isUpdate({ type }: AnyChangeSet): boolean {
-  return type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
-}
-
 /** Does this change set write something that matters? A claim is only compared. */
 function counts(changeSet: AnyChangeSet): boolean {
   const isChange = (set: AnyChangeSet) =>
     Object.keys(set.payload).length > 0 && !changesOnlyUncovered(set) && !isClaim(set, NOBODY);
-  return !isUpdate(changeSet) || tablesOf(changeSet).some(isChange);
+  return !isUpdate(changeSet.type) || tablesOf(changeSet).some(isChange);
 }

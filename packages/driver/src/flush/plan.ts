@@ -6,10 +6,10 @@ import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { uncoveredAmong, updatesOf } from '../covers/exclude.ts';
+import { uncoveredAmong } from '../covers/exclude.ts';
 import { loneClassOf } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { type UnsureRow, checkedRow, expectedVersion, lockedRow, unsureAmong, validateInitial } from './expected.ts';

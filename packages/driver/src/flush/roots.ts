@@ -13,9 +13,9 @@ import {
   Utils,
 } from '@mikro-orm/core';
 import { aggregatesOf } from '../covers/aggregate.ts';
-import { type AnyChangeSet, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, snapshotOf, tablesOf } from '../mikro-orm/entity.ts';
 import { computeUnchanged } from '../mikro-orm/verified.ts';
-import { type Roots, Climb, tablesOf } from './climb.ts';
+import { type Roots, Climb } from './climb.ts';
 
 export const NO_ROOTS: Roots = new Map();
 
@@ -38,13 +38,9 @@ export function takeRoots(em: EntityManager): Roots {
   if (roots.size === 0) {
     return NO_ROOTS;
   }
-  const uow = em.getUnitOfWork(false);
-  const changed = new Set(uow.getChangeSets().map(({ entity }) => entity as object));
-  computeUnchanged(
-    em,
-    [...roots.keys()].filter((root) => !changed.has(root)),
-  );
-  for (const changeSet of (uow.getChangeSets() as AnyChangeSet[]).filter(({ entity }) => roots.has(entity))) {
+  computeUnchanged(em, [...roots.keys()]);
+  const written = em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
+  for (const changeSet of written.filter(({ entity }) => roots.has(entity))) {
     const sets = tablesOf(changeSet);
     sets.forEach((set) => paths.set(set, [...roots.get(set.entity)!]));
     if (sets.every(canBeEarly)) {

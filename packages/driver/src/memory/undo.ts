@@ -18,7 +18,14 @@ import {
 } from '@mikro-orm/core';
 import { isTouched, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
-import { type ChangeSetGroups, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import {
+  type AnyChangeSet,
+  type ChangeSetGroups,
+  isUpdate,
+  metaOf,
+  restoreSnapshot,
+  snapshotOf,
+} from '../mikro-orm/entity.ts';
 import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
@@ -89,12 +96,12 @@ export class Undo {
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
     for (const [type, group] of Object.entries(groups)) {
       for (const sets of group.values()) {
-        const isUpdate = type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
-        if (isUpdate) {
+        const areUpdates = isUpdate(type as AnyChangeSet['type']);
+        if (areUpdates) {
           this.#updates.push(sets);
         }
         sets
-          .filter((set) => !isUpdate || !isSimple(set))
+          .filter((set) => !areUpdates || !isSimple(set))
           .forEach((set) => this.#rememberEntity(set.entity, set, members));
       }
     }

@@ -1,6 +1,7 @@
 /** What MikroORM knows of an entity and of a change to it: the leaf that everything else of the driver may look at. */
 import {
   type ChangeSet,
+  ChangeSetType,
   type Dictionary,
   type EntityClass,
   type EntityManager,
@@ -33,4 +34,23 @@ export function snapshotOf(entity: object): unknown {
 /** @see snapshotOf */
 export function restoreSnapshot(entity: object, snapshot: unknown): void {
   helper(entity).__originalEntityData = snapshot as never;
+}
+
+/** Does an EntityManager know this very object? */
+export function isManaged(em: EntityManager, entity: object): boolean {
+  return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
+}
+
+export function isUpdate(type: AnyChangeSet['type']): boolean {
+  return type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
+}
+
+/** The updates of a flush, by table. */
+export function updatesOf(groups: ChangeSetGroups): AnyChangeSet[][] {
+  return [...groups.update.values(), ...groups.update_early.values()];
+}
+
+/** With joined-table inheritance there is a change set per table. */
+export function tablesOf(changeSet: AnyChangeSet): AnyChangeSet[] {
+  return [changeSet, ...((changeSet.tptChangeSets ?? []) as AnyChangeSet[])];
 }

@@ -1,4 +1,4 @@
-/** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or shares its entities. */
+/** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or has its entities. */
 import type { UnitOfWork } from '@mikro-orm/core';
 
 const outside = new WeakMap<object, UnitOfWork>();
@@ -10,8 +10,7 @@ export function opened(inside: UnitOfWork, around: UnitOfWork): void {
 
 /** A unit of work, and those around it. */
 export function withOutside(uow: UnitOfWork): UnitOfWork[] {
-  const around = outside.get(uow);
-  return around ? [uow, ...withOutside(around)] : [uow];
+  return upwards(uow, outside);
 }
 
 const sources = new WeakMap<object, UnitOfWork>();
@@ -23,6 +22,10 @@ export function forked(fork: UnitOfWork, source: UnitOfWork): void {
 
 /** A unit of work, and those from which it has entities. */
 export function withSources(uow: UnitOfWork): UnitOfWork[] {
-  const source = sources.get(uow);
-  return source ? [uow, ...withSources(source)] : [uow];
+  return upwards(uow, sources);
+}
+
+function upwards(uow: UnitOfWork, next: WeakMap<object, UnitOfWork>): UnitOfWork[] {
+  const above = next.get(uow);
+  return above ? [uow, ...upwards(above, next)] : [uow];
 }

@@ -5,7 +5,7 @@
 import { type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
 import { Refusal, versionOf } from '@mikro-ool/core';
 import { collectionsOf } from '../memory/entity-state.ts';
-import { type AnyChangeSet, metaOf } from './entity.ts';
+import { type AnyChangeSet, metaOf, tablesOf } from './entity.ts';
 import { type FlushState, flushesOnTheirWay } from './flush-state.ts';
 import { isManyToMany, rawColumns, touchesOf, unsentOf } from './in-flight.ts';
 
@@ -21,12 +21,11 @@ export function refuseLeftOut(state: FlushState): void {
     return;
   }
   const { em } = state;
-  const uow = em.getUnitOfWork(false);
-  const own = new Set(uow.getChangeSets().map(({ entity }) => entity));
-  for (const entity of [...uow.getIdentityMap(), ...uow.getPersistStack()]) {
-    const isLeftOut = helper(entity).__processing && !own.has(entity) && versionOf(metaOf(em, entity));
-    const writer = isLeftOut ? others.find((other) => writtenBy(other, entity)) : undefined;
-    const left = writer && leftOut(state, writer, entity);
+  const elsewhere = writtenElsewhere(em);
+  const written = elsewhere.length > 0 ? writersOf(others) : undefined;
+  for (const entity of elsewhere) {
+    const found = written!.get(entity);
+    const left = found && leftOut(state, found.writer, found.set);
     if (left) {
       throw new Refusal(
         `${metaOf(em, entity).className} ${helper(entity).getSerializedPrimaryKey()} is being written by a flush of another ` +
@@ -38,16 +37,34 @@ export function refuseLeftOut(state: FlushState): void {
   }
 }
 
-function writtenBy({ em }: FlushState, entity: object): AnyChangeSet | undefined {
-  return em
-    .getUnitOfWork(false)
-    .getChangeSets()
-    .find((set) => set.entity === entity);
+/** Entities with a version that somebody is writing, and this flush is not. */
+function writtenElsewhere(em: EntityManager): object[] {
+  const uow = em.getUnitOfWork(false);
+  const written: object[] = [];
+  for (const entities of [uow.getIdentityMap(), uow.getPersistStack()]) {
+    for (const entity of entities as Iterable<object>) {
+      if (helper(entity).__processing && versionOf(metaOf(em, entity))) {
+        written.push(entity);
+      }
+    }
+  }
+  // those of this flush, too
+  const own = new Set<object>(written.length > 0 ? uow.getChangeSets().map(({ entity }) => entity) : []);
+  return written.filter((entity) => !own.has(entity));
+}
+
+/** What flushes write, by entity. */
+function writersOf(flushes: readonly FlushState[]): ReadonlyMap<object, { writer: FlushState; set: AnyChangeSet }> {
+  const all = flushes.flatMap((writer) => {
+    const sets = writer.em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
+    return sets.map((set) => [set.entity as object, { writer, set }] as const);
+  });
+  return new Map(all);
 }
 
 /** What is not in the flush that writes an entity. */
-function leftOut({ em }: FlushState, writer: FlushState, entity: Dictionary): string | undefined {
-  const set = writtenBy(writer, entity)!;
+function leftOut({ em }: FlushState, writer: FlushState, set: AnyChangeSet): string | undefined {
+  const { entity } = set;
   if (em.getUnitOfWork(false).getRemoveStack().has(entity)) {
     return set.type.startsWith('delete') ? undefined : 'its removal';
   }
@@ -63,7 +80,7 @@ function leftOut({ em }: FlushState, writer: FlushState, entity: Dictionary): st
 
 function unsentColumns(em: EntityManager, writer: FlushState, set: AnyChangeSet): string[] {
   const now = em.getComparator().prepareEntity(set.entity) as Dictionary;
-  const payload = Object.assign({}, set.payload, ...(set.tptChangeSets ?? []).map((one) => one.payload)) as Dictionary;
+  const payload = Object.assign({}, ...tablesOf(set).map((one) => one.payload)) as Dictionary;
   // what the database fills in of a new row is not in what is sent
   const isSent = (name: string) => set.type !== 'create' || name in payload;
   return unsentOf(writer, { ...set, payload } as AnyChangeSet, now, rawColumns(set) ?? []).filter(isSent);

@@ -2,9 +2,9 @@
  * A touch counts in the flush, whatever its listeners recompute: MikroORM takes a new snapshot then, and the mark of the
  * touch stands in the old one.
  */
-import { ChangeSetType, type EntityManager, helper } from '@mikro-orm/core';
+import { type EntityManager, helper } from '@mikro-orm/core';
 import { asTouched, isTouched, touchedIn, versionOf } from '@mikro-ool/core';
-import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { type AnyChangeSet, isManaged, isUpdate, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
 import { type FlushState, stateOf } from './flush-state.ts';
 import type { Layer } from './layers.ts';
 
@@ -39,7 +39,7 @@ export function touchAgain(entity: object): void {
   const em = helper(entity).__em;
   const snapshot = snapshotOf(entity);
   if (em && snapshot) {
-    restoreSnapshot(entity, asTouched(snapshot, versionOf(metaOf(em, entity))!.name));
+    restoreSnapshot(entity, marked(em, entity, snapshot));
     touchedIn(em.getUnitOfWork(false)).add(entity);
   }
 }
@@ -57,8 +57,8 @@ export function keepTouches({ em, recomputed }: FlushState): void {
     const changeSet = written.get(entity);
     if (changeSet) {
       mark(em, changeSet);
-    } else if (uow.getIdentityMap().getByEntity(entity) === entity && !uow.getRemoveStack().has(entity)) {
-      restoreSnapshot(entity, asTouched(snapshotOf(entity) as object, versionOf(metaOf(em, entity))!.name));
+    } else if (isManaged(em, entity) && !uow.getRemoveStack().has(entity)) {
+      restoreSnapshot(entity, marked(em, entity, snapshotOf(entity)));
       (uow as unknown as Recomputing).computeChangeSet(entity);
     }
   }
@@ -71,11 +71,15 @@ function hasMark(em: EntityManager, entity: object): boolean {
   return version !== undefined && isTouched(snapshotOf(entity), version);
 }
 
-/** With joined-table inheritance there is a change set per table. */
+/** A snapshot with the mark of a touch. */
+function marked(em: EntityManager, entity: object, snapshot: unknown): object {
+  return asTouched(snapshot as object, versionOf(metaOf(em, entity))!.name);
+}
+
 function mark(em: EntityManager, changeSet: AnyChangeSet): void {
-  const { entity, type, originalEntity, tptChangeSets = [] } = changeSet;
-  if ((type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY) && originalEntity) {
-    const marked = asTouched(originalEntity, versionOf(metaOf(em, entity))!.name);
-    [changeSet, ...tptChangeSets].forEach((set) => (set.originalEntity = marked as never));
+  const { entity, type, originalEntity } = changeSet;
+  if (isUpdate(type) && originalEntity) {
+    const snapshot = marked(em, entity, originalEntity) as never;
+    tablesOf(changeSet).forEach((set) => (set.originalEntity = snapshot));
   }
 }

@@ -4,7 +4,7 @@
  */
 import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
 import { verifiedIn, versionOf } from '@mikro-ool/core';
-import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { type AnyChangeSet, isManaged, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
 import { withSources } from './outside.ts';
 
 interface Computing {
@@ -33,9 +33,10 @@ export function takeVerified(em: EntityManager): Verified {
   );
   taken.forEach((set, entity) => set.delete(entity));
   verifiedIn(uow)?.clear();
-  const changed = new Set(uow.getChangeSets().map((changeSet) => changeSet.entity));
-  const isUnchanged = (entity: object) => !changed.has(entity) && !uow.getRemoveStack().has(entity);
-  computeUnchanged(em, [...taken.keys()].filter(isUnchanged));
+  computeUnchanged(
+    em,
+    [...taken.keys()].filter((entity) => !uow.getRemoveStack().has(entity)),
+  );
   return taken;
 }
 
@@ -49,14 +50,12 @@ export function isVerified(uow: UnitOfWork, entity: object): boolean {
   return withSources(uow).some((one) => verifiedIn(one)?.has(entity));
 }
 
-function isManaged(em: EntityManager, entity: object): boolean {
-  return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
-}
-
-/** Makes change sets of nothing but the version, which is the one that the entity has. */
+/** Makes change sets of nothing but the version, which is the one that the entity has, for those that have none. */
 export function computeUnchanged(em: EntityManager, entities: readonly object[]): void {
   const uow = em.getUnitOfWork(false);
-  const snapshots = new Map(entities.map((entity) => [entity, snapshotOf(entity)]));
+  const changed = new Set(uow.getChangeSets().map(({ entity }) => entity as object));
+  const unchanged = entities.filter((entity) => !changed.has(entity));
+  const snapshots = new Map(unchanged.map((entity) => [entity, snapshotOf(entity)]));
   for (const [entity, snapshot] of snapshots) {
     restoreSnapshot(entity, { ...(snapshot as object), [versionOf(metaOf(em, entity))!.name]: undefined });
     (uow as unknown as Computing).computeChangeSet(entity);
@@ -64,8 +63,8 @@ export function computeUnchanged(em: EntityManager, entities: readonly object[])
   }
   for (const changeSet of snapshots.size > 0 ? uow.getChangeSets() : []) {
     if (snapshots.has(changeSet.entity)) {
-      const sets = [changeSet, ...(changeSet.tptChangeSets ?? [])];
-      sets.forEach((set) => (set.originalEntity = snapshots.get(changeSet.entity) as never));
+      const snapshot = snapshots.get(changeSet.entity) as never;
+      tablesOf(changeSet as AnyChangeSet).forEach((set) => (set.originalEntity = snapshot));
     }
   }
 }
