@@ -4,6 +4,7 @@ import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import type { Roots } from '../flush/climb.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
+import { StateOn } from './layers.ts';
 import type { Verified } from './verified.ts';
 
 /** What is known of a unit of work, and of what belongs to it, beyond MikroORM's own state. */
@@ -40,8 +41,7 @@ export interface FlushState {
   deleted: WeakSet<AnyChangeSet[]>;
 }
 
-const STATE = Symbol('mikro-ool');
-type WithState = { [STATE]?: FlushState };
+const states = new StateOn<FlushState>();
 
 /** The state of an EntityManager that is in no flush yet. */
 export function newState(em: EntityManager, factory: EntityFactory, begin: () => Flush): FlushState {
@@ -63,16 +63,16 @@ export function newState(em: EntityManager, factory: EntityFactory, begin: () =>
 
 /** A unit of work, its persister, or the factory of its entities has this state. */
 export function giveState(owner: object, state: FlushState): void {
-  (owner as WithState)[STATE] = state;
+  states.give(owner, state);
 }
 
 /** @see giveState */
 export function stateOf(owner: object): FlushState {
-  return (owner as WithState)[STATE]!;
+  return states.of(owner);
 }
 
 export function hasState(owner: object): boolean {
-  return STATE in owner;
+  return states.has(owner);
 }
 
 /** The factory of an EntityManager's own entities: MikroORM answers with that of whichever one is in context. */
@@ -82,7 +82,8 @@ export function factoryOf(em: EntityManager): EntityFactory {
 
 /** The flush that an EntityManager is writing, if any. */
 export function flushingIn(em: EntityManager): Flush | undefined {
-  return (em.getUnitOfWork(false) as WithState)[STATE]?.flush;
+  const uow = em.getUnitOfWork(false);
+  return states.has(uow) ? states.of(uow).flush : undefined;
 }
 
 /** Every unit of work of this process that is flushing. */

@@ -26,3 +26,20 @@ export function putting(layers: readonly Layer<never>[]): (target: object) => vo
     Object.setPrototypeOf(target, prototype);
   };
 }
+
+/** What layers know of an object, kept on the object itself. */
+export class StateOn<State extends object> {
+  readonly #key = Symbol('mikro-ool');
+
+  give(owner: object, state: State): void {
+    (owner as Record<symbol, State>)[this.#key] = state;
+  }
+
+  of(owner: object): State {
+    return (owner as Record<symbol, State>)[this.#key]!;
+  }
+
+  has(owner: object): boolean {
+    return this.#key in owner;
+  }
+}

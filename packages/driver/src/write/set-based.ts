@@ -7,7 +7,7 @@ import { type Dictionary, type EntityMetadata, type EntityProperty, type Platfor
 import { VersionField, initialVersion } from '@mikro-ool/core';
 import { areUncovered } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
-import { type Layer, putting } from '../mikro-orm/layers.ts';
+import { type Layer, StateOn, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
 import { validateGiven } from '../versions.ts';
 import { dialectOf } from './dialects/index.ts';
@@ -66,7 +66,7 @@ interface WriterState {
   isGiven: boolean;
 }
 
-const STATE = Symbol('mikro-ool');
+const states = new StateOn<WriterState>();
 
 /**
  * Makes a query builder bump the version, and give new rows one.
@@ -74,18 +74,14 @@ const STATE = Symbol('mikro-ool');
  * @param spared the keys of rows that it leaves out
  */
 export function bumpSetBasedWrites(qb: object, platform: Platform, spared?: (meta: EntityMetadata) => unknown[]): void {
-  (qb as { [STATE]?: WriterState })[STATE] = { platform, spared, isGiven: false };
+  states.give(qb, { platform, spared, isGiven: false });
   overWriter(qb);
-}
-
-function stateOf(qb: object): WriterState {
-  return (qb as { [STATE]?: WriterState })[STATE]!;
 }
 
 const bumping: Layer<Writer> = (Base) =>
   class extends Base {
     override insert(data: object): unknown {
-      const state = stateOf(this);
+      const state = states.of(this);
       const { meta } = this.mainAlias;
       const version = ownVersionOf(meta);
       if (!version || !data || Utils.isEntity(data)) {
@@ -110,14 +106,14 @@ const bumping: Layer<Writer> = (Base) =>
 
     override clone(...args: unknown[]): Writer {
       const copy = super.clone(...args);
-      const { platform, spared } = stateOf(this);
+      const { platform, spared } = states.of(this);
       bumpSetBasedWrites(copy, platform, spared);
       takeGivenVersion(copy);
       return copy;
     }
 
     override merge(data?: string[] | Record<string, unknown>): unknown {
-      const merged = mergedColumns(this, stateOf(this), data);
+      const merged = mergedColumns(this, states.of(this), data);
       if (!merged) {
         return super.merge(data);
       }
@@ -126,7 +122,7 @@ const bumping: Layer<Writer> = (Base) =>
 
     override execute(...args: unknown[]): Promise<unknown> {
       const { meta } = this.mainAlias;
-      const keys = stateOf(this).spared?.(meta) ?? [];
+      const keys = states.of(this).spared?.(meta) ?? [];
       if (keys.length > 0) {
         this.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
       }

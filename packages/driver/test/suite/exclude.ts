@@ -4,6 +4,7 @@ import { EntitySchema, type Opt, defineEntity, p, raw } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, describeWhere, inTransaction, open, refusal, testWhere, thrown } from '../harness.ts';
+import { openRatings } from './ratings.ts';
 
 const version = () => p.type(new VersionField({ exclude: ['likes', 'seen', 'stats', 'extra'] }));
 
@@ -380,23 +381,7 @@ export function excludes(driver: TestDriver): void {
     });
 
     test('a composite key, of which a part is a relation', async () => {
-      const Product = defineEntity({ name: 'Product', properties: { id: p.integer().primary() } });
-      const Rating = defineEntity({
-        name: 'Rating',
-        primaryKeys: ['product', 'by'] as const,
-        properties: {
-          product: () => p.manyToOne(Product).primary(),
-          by: p.string().primary(),
-          stars: p.integer(),
-          hits: p.integer().default(0),
-          version: p.type(new VersionField({ exclude: ['hits'] })),
-        },
-      });
-      const { fork } = await open(driver, [Product, Rating] as EntitySchema[]);
-      const seed = fork();
-      const product = seed.create(Product, { id: 1 });
-      ['ann', 'bob', 'cid'].forEach((by) => seed.create(Rating, { product, by, stars: 3 }));
-      await seed.flush();
+      const { fork, Rating } = await openRatings(driver, new VersionField({ exclude: ['hits'] }));
       const em = fork();
       const ratings = await em.find(Rating, {}, { orderBy: { by: 1 } });
       ratings.forEach((rating, i) => (i < 2 ? (rating.hits = i + 1) : (rating.stars = 4)));

@@ -14,6 +14,7 @@ import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch, verify } from 
 import { describe, expect, test } from 'vitest';
 import { dialectOf } from '../../src/write/dialects/index.ts';
 import { type TestDriver, describeWhere, open, thrown } from '../harness.ts';
+import { openRatings } from './ratings.ts';
 
 const Budget = defineEntity({
   name: 'Budget',
@@ -295,22 +296,7 @@ export function verifies(driver: TestDriver): void {
     }
 
     test('composite keys, of which a part is a relation', async () => {
-      const Product = defineEntity({ name: 'Product', properties: { id: p.integer().primary() } });
-      const Rating = defineEntity({
-        name: 'Rating',
-        primaryKeys: ['product', 'by'] as const,
-        properties: {
-          product: () => p.manyToOne(Product).primary(),
-          by: p.string().primary(),
-          stars: p.integer(),
-          version: p.type(VersionField),
-        },
-      });
-      const { fork } = await open(driver, [Product, Rating] as EntitySchema[]);
-      const seed = fork();
-      const product = seed.create(Product, { id: 1 });
-      ['ann', 'bob', 'cid'].forEach((by) => seed.create(Rating, { product, by, stars: 3 }));
-      await seed.flush();
+      const { fork, Rating } = await openRatings(driver, new VersionField());
       const em = fork();
       const ratings = await em.find(Rating, {}, { orderBy: { by: 1 } });
       const [ann, bob, cid] = ratings as [(typeof ratings)[0], (typeof ratings)[0], (typeof ratings)[0]];
