@@ -236,8 +236,9 @@ async function judge(
     const openSessions = await settled(sessions, sql.sessions);
     const file = join(directory, 'database.jsonl');
     await dump(sessions[0]!, database, file);
-    const verdict = check(readHistory([file, ...crew.files]));
-    const anomalies = findAnomalies(readHistory([file, ...crew.files]));
+    const history = [...readHistory([file, ...crew.files])];
+    const verdict = check(history);
+    const anomalies = findAnomalies(history);
     const broken = anomalies.filter(({ kind }) => ANOMALIES[kind] !== undefined);
     const seen = (pattern: RegExp) => {
       return [...verdict.errors].filter(([label]) => pattern.test(label)).reduce((sum, [, n]) => sum + n, 0);

@@ -1,13 +1,12 @@
 /** The servers of a run, which may be stopped, killed and started again. They end with this process, however it ends. */
-import { spawn } from 'node:child_process';
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { createConnection } from 'mysql2/promise';
 import { type GaleraNode, startGalera } from '../cluster/galera.ts';
 import { installPostgres } from '../tools/controlled-postgres.ts';
 import { installMariaDb } from '../tools/mariadb.ts';
-import { type Controls, STARTING, control, signalTo } from '../tools/processes.ts';
+import { type Controls, ServerProcess, control } from '../tools/processes.ts';
 import type { Plan } from './model.ts';
 
 export interface Server extends Controls {
@@ -101,14 +100,23 @@ async function createMariaDb(): Promise<Server> {
   writeFileSync(init, `create database if not exists chaos;\n${grants.join('')}`);
   chmodSync(init, 0o644);
   const url = (through: number, as = 'root') => `mysql://${as}:chaos@127.0.0.1:${through}`;
-  let pid: number | undefined;
+  const log = join(directory, 'log');
+  const server = new ServerProcess('MariaDB', log);
+  const answers = async () => {
+    try {
+      await (await createConnection(url(port))).end();
+      return true;
+    } catch {
+      return false;
+    }
+  };
   const launch = async () => {
-    const child = spawn(
+    server.spawn(
       program,
       [
         ...options,
         `--init-file=${init}`,
-        `--log-error=${join(directory, 'log')}`,
+        `--log-error=${log}`,
         '--skip-name-resolve',
         '--max-connections=200',
         '--innodb-buffer-pool-size=256M',
@@ -118,26 +126,11 @@ async function createMariaDb(): Promise<Server> {
         // a killed server keeps what it has handed to the operating system; only the machine could lose it
         '--innodb-flush-log-at-trx-commit=2',
       ],
-      { stdio: 'ignore', env },
+      { env },
     );
-    pid = child.pid;
-    let exited = false;
-    child.once('exit', () => (exited = true));
-    const deadline = Date.now() + STARTING;
-    for (;;) {
-      try {
-        await (await createConnection(url(port))).end();
-        return;
-      } catch (error) {
-        if (exited || Date.now() > deadline) {
-          throw new Error(`MariaDB did not start:\n${readFileSync(join(directory, 'log'), 'utf8')}`, { cause: error });
-        }
-        await wait(50);
-      }
-    }
+    await server.until(answers);
   };
-  const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
-  const controls = control(port, directory, launch, pids, 'SIGTERM');
+  const controls = control(port, directory, launch, server.pids, 'SIGTERM');
   await launch();
   return { ...controls, url };
 }

@@ -2,14 +2,12 @@
  * A Galera cluster of three MariaDB nodes on the loopback interface, each of which may be stopped, killed, paused, cut off
  * and held back. It ends with this process, however it ends.
  */
-import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { createConnection } from 'mysql2/promise';
 import { type MariaDbInstallation, installMariaDb } from '../tools/mariadb.ts';
 import { freePort } from '../tools/postgres.ts';
-import { type Controls, STARTING, control, signalTo } from '../tools/processes.ts';
+import { type Controls, ServerProcess, control } from '../tools/processes.ts';
 import { requirePackages } from './packages.ts';
 
 export interface GaleraNode extends Controls {
@@ -53,25 +51,12 @@ const SETTINGS = [
   ...['--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0'],
 ];
 
-/** A port that was free is somebody else's now and then, when it is used. */
+/** How often a node is started: now and then one aborts (SIGABRT) within a second, and its log does not say why. */
 const ATTEMPTS = 3;
 
+/** Starts the nodes one after the other: each gets its data from those that are there. */
 export async function startGalera(): Promise<Galera> {
   requirePackages('galera');
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await startNodes();
-    } catch (error) {
-      if (attempt === ATTEMPTS) {
-        throw error;
-      }
-      console.warn(`Galera did not start, and is tried again: ${(error as Error).message}`);
-    }
-  }
-}
-
-/** Starts the nodes one after the other: each gets its data from those that are there. */
-async function startNodes(): Promise<Galera> {
   const installations: MariaDbInstallation[] = [];
   const members: string[] = [];
   for (let i = 0; i < 3; i++) {
@@ -135,11 +120,8 @@ async function install(
     `--wsrep-sst-receive-address=127.0.0.1:${await freePort()}`,
   ];
   const url = `mysql://root@127.0.0.1:${port}`;
-  let pid: number | undefined;
+  const server = new ServerProcess(`Node ${name}`, log);
   let founds = isFirst;
-  let end = '';
-  const said: string[] = [];
-  const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
   const query = async <Row>(sql: string) => {
     const connection = await createConnection({ uri: `${url}/mysql`, connectTimeout: 2000 });
     try {
@@ -152,34 +134,27 @@ async function install(
     const [row] = await query<{ Value: string }>(`show status like '${variable}'`).catch(() => []);
     return row?.Value;
   };
-  const synced = async () => {
-    const deadline = Date.now() + STARTING;
-    while ((await status('wsrep_ready')) !== 'ON' || (await status('wsrep_local_state_comment')) !== 'Synced') {
-      if (pids().length === 0 || Date.now() > deadline) {
-        const text = existsSync(log) ? readFileSync(log, 'utf8').slice(-4000) : '';
-        throw new Error(`Node ${name} is not in the cluster${end}:\n${said.join('')}${text}`);
+  const synced = () =>
+    server.until(
+      async () => (await status('wsrep_ready')) === 'ON' && (await status('wsrep_local_state_comment')) === 'Synced',
+    );
+  const launch = async (attempt = 1): Promise<void> => {
+    server.spawn(program, [...settings, ...(founds ? ['--wsrep-new-cluster'] : [])], { env });
+    try {
+      await synced();
+    } catch (error) {
+      // one that runs and is not ready has another reason
+      if (attempt === ATTEMPTS || server.pids().length > 0) {
+        throw error;
       }
-      await wait(50);
+      console.warn(`${(error as Error).message}\nIt is started again.`);
+      return launch(attempt + 1);
     }
-  };
-  const launch = async () => {
-    const more = founds ? ['--wsrep-new-cluster'] : [];
-    const child = spawn(program, [...settings, ...more], { stdio: ['ignore', 'ignore', 'pipe'], env });
-    end = '';
-    // what it says before it has a log
-    child.stderr.on('data', (text) => said.push(String(text)) > 50 && said.shift());
-    child.once('error', (error) => (end = `, it could not be started: ${error.message}`));
-    child.once('exit', (code, signal) => {
-      end = `, it ended with ${code ?? signal}`;
-      pid = undefined;
-    });
-    ({ pid } = child);
-    await synced();
     founds = false;
   };
   const isolation = (is: 0 | 1) => query(`set global wsrep_provider_options = 'gmcast.isolate=${is}'`);
   return {
-    ...control(port, directory, launch, pids, 'SIGTERM'),
+    ...control(port, directory, launch, server.pids, 'SIGTERM'),
     ...{ name, url, query, synced },
     isolate: async () => void (await isolation(1)),
     rejoin: async () => void (await isolation(0)),

@@ -1,12 +1,10 @@
 /** PgBouncer before a PostgreSQL, on the loopback interface. It ends with this process, however it ends. */
-import { spawn } from 'node:child_process';
-import { chmodSync, chownSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
 import { Client } from 'pg';
 import { freePort } from '../tools/postgres.ts';
-import { type Controls, STARTING, control, find, otherUser, signalTo } from '../tools/processes.ts';
+import { type Controls, ServerProcess, control, find, otherUser } from '../tools/processes.ts';
 import { requirePackages } from './packages.ts';
 
 export const MODES = ['session', 'transaction', 'statement'] as const;
@@ -55,22 +53,13 @@ logfile = ${log}
     [directory, config, users].forEach((path) => chownSync(path, user.uid!, user.gid!));
     chmodSync(directory, 0o755);
   }
-  let pid: number | undefined;
-  const pids = () => (pid !== undefined && signalTo(pid, 0) ? [pid] : []);
+  const pooler = new ServerProcess('PgBouncer', log);
   const url = `postgresql://${username}:${password}@127.0.0.1:${port}`;
   const launch = async () => {
-    const child = spawn(find('pgbouncer')!, ['--quiet', config], { stdio: 'ignore', ...user });
-    child.once('exit', () => (pid = undefined));
-    ({ pid } = child);
-    const deadline = Date.now() + STARTING;
-    while (!(await answers(url))) {
-      if (pids().length === 0 || Date.now() > deadline) {
-        throw new Error(`PgBouncer did not start:\n${readFileSync(log, 'utf8')}`);
-      }
-      await wait(20);
-    }
+    pooler.spawn(find('pgbouncer')!, ['--quiet', config], user);
+    await pooler.until(() => answers(url));
   };
-  const controls = control(port, directory, launch, pids, 'SIGINT');
+  const controls = control(port, directory, launch, pooler.pids, 'SIGINT');
   try {
     await launch();
   } catch (error) {

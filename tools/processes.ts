@@ -2,8 +2,8 @@
  * Server processes that a run starts itself, on its own port and in its own directory, and that it may stop, kill and start
  * again. They end with this process, however it ends.
  */
-import { execFileSync } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { type SpawnOptions, execFileSync, spawn } from 'node:child_process';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -74,6 +74,56 @@ export function signalTo(pid: number, signal: NodeJS.Signals | 0): boolean {
     return process.kill(pid, signal);
   } catch {
     return false; // it is gone already
+  }
+}
+
+/** A server that is one process at a time. */
+export class ServerProcess {
+  readonly #name: string;
+  readonly #log: string;
+  #pid: number | undefined;
+  /** How it ended, if it has, … */
+  #end = '';
+  /** … and what it said before it had a log. */
+  readonly #said: string[] = [];
+
+  /** @param log the file that it writes */
+  constructor(name: string, log: string) {
+    this.#name = name;
+    this.#log = log;
+  }
+
+  readonly pids = (): number[] => (this.#pid !== undefined && signalTo(this.#pid, 0) ? [this.#pid] : []);
+
+  spawn(program: string, args: readonly string[], options: Pick<SpawnOptions, 'env' | 'uid' | 'gid'>): void {
+    const child = spawn(program, args, { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
+    this.#end = '';
+    child.stderr!.on('data', (text) => this.#said.push(String(text)) > 50 && this.#said.shift());
+    child.once('error', (error) => (this.#end = `, it could not be started: ${error.message}`));
+    child.once('exit', (code, signal) => {
+      // the next one may run already
+      if (this.#pid === child.pid) {
+        this.#end = `, it ended with ${code ?? signal}`;
+        this.#pid = undefined;
+      }
+    });
+    this.#pid = child.pid;
+  }
+
+  /**
+   * Waits until it is ready.
+   *
+   * @throws with what it has said, when it has ended, or takes too long
+   */
+  async until(isReady: () => Promise<boolean>): Promise<void> {
+    const deadline = Date.now() + STARTING;
+    while (!(await isReady())) {
+      if (this.pids().length === 0 || Date.now() > deadline) {
+        const log = existsSync(this.#log) ? readFileSync(this.#log, 'utf8').slice(-4000) : '';
+        throw new Error(`${this.#name} did not start${this.#end}:\n${this.#said.join('')}${log}`);
+      }
+      await wait(50);
+    }
   }
 }
 
