@@ -5,7 +5,7 @@
 import { randomInt } from 'node:crypto';
 import ora from 'ora';
 import { endWithReader, readOptions, refuse } from '../tools/command-line.ts';
-import type { DatabaseKind, Lock, Plan } from './model.ts';
+import { CLUSTERS, type Cluster, type DatabaseKind, type Lock, type Plan } from './model.ts';
 import { DATABASES, errorTable, summarise, table, titleOf, writeResult } from './report.ts';
 import { type Progress, run } from './run.ts';
 
@@ -18,6 +18,8 @@ Writers of the same rows while everything fails, on a server that is started for
   --seed <n>          what is done and broken (chance)
   --database <name>   postgresql (without), or mariadb
   --cluster <name>    galera: writers on all of its nodes, each of which fails in turn
+                      standby: a PostgreSQL, and a hot standby that is read, and takes over; synchronous
+                      standby-async: the same without waiting for the standby, which the engine pays for with commits
   --lock <name>       mikro-ool (without), or version-true, which is MikroORM's own
   --help              this text
 
@@ -37,7 +39,7 @@ function planOf(): Plan {
   if (!(values.database in DATABASES)) {
     refuse(`There is no database "${values.database}".`, USAGE);
   }
-  if (values.cluster !== undefined && values.cluster !== 'galera') {
+  if (values.cluster !== undefined && !(values.cluster in CLUSTERS)) {
     refuse(`There is no cluster "${values.cluster}".`, USAGE);
   }
   if (!['mikro-ool', 'version-true'].includes(values.lock)) {
@@ -46,9 +48,8 @@ function planOf(): Plan {
   if (!(minutes > 0) || !Number.isInteger(seed)) {
     refuse('Minutes are more than 0, and a seed is an integer.', USAGE);
   }
-  const target = values.cluster
-    ? { database: 'mariadb' as const, cluster: values.cluster as 'galera' }
-    : { database: values.database as DatabaseKind };
+  const cluster = values.cluster as Cluster | undefined;
+  const target = cluster ? { database: CLUSTERS[cluster], cluster } : { database: values.database as DatabaseKind };
   return { minutes, seed, ...target, lock: values.lock as Lock };
 }
 

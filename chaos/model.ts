@@ -45,11 +45,19 @@ export const Journal = defineEntity({
 export type Lock = 'mikro-ool' | 'version-true';
 export type DatabaseKind = 'postgresql' | 'mariadb';
 
+/** Several servers instead of one, and which database they are of. */
+export const CLUSTERS = {
+  galera: 'mariadb',
+  standby: 'postgresql',
+  'standby-async': 'postgresql',
+} as const satisfies Readonly<Record<string, DatabaseKind>>;
+
+export type Cluster = keyof typeof CLUSTERS;
+
 /** What a run is asked to do. */
 export interface Plan {
   readonly database: DatabaseKind;
-  /** Several servers that all take writes, instead of one. */
-  readonly cluster?: 'galera';
+  readonly cluster?: Cluster;
   readonly lock: Lock;
   readonly seed: number;
   readonly minutes: number;
@@ -92,6 +100,7 @@ export async function connect(
   url: string,
   name: string,
   poolSize: number,
+  replicas: readonly string[] = [],
 ): Promise<MikroORM<AbstractSqlDriver>> {
   const Plain = DRIVERS[database];
   const options = {
@@ -99,6 +108,7 @@ export async function connect(
     dbName: 'chaos',
     entities: [Account, Journal],
     pool: { min: 0, max: poolSize },
+    ...(replicas.length > 0 && { replicas: replicas.map((clientUrl) => ({ clientUrl })) }),
     driverOptions: POOL_OPTIONS[database](name),
     // lost connections are what this is about
     logger: () => {},

@@ -56,11 +56,12 @@ class Link {
   }
 }
 
-export async function startProxy(target: number): Promise<Proxy> {
+/** @param target whose port may change: new connections go to where it is now */
+export async function startProxy(target: { readonly port: number }): Promise<Proxy> {
   const links = new Set<Link>();
   let losing: (() => void)[] = [];
   const server = createServer({ noDelay: true }, (client) => {
-    const upstream = connect({ port: target, host: '127.0.0.1', noDelay: true });
+    const upstream = connect({ port: target.port, host: '127.0.0.1', noDelay: true });
     const link = new Link(client, upstream);
     links.add(link);
     const forward = (from: Socket, to: Socket, direction: Direction) => {

@@ -3,18 +3,23 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { markdownTable } from 'markdown-table';
 import { ANOMALIES, type Anomaly } from './anomalies.ts';
 import { VIOLATIONS, type Violation } from './checker.ts';
-import type { DatabaseKind, Lock, Plan } from './model.ts';
+import { excuseOf } from './excuses.ts';
+import type { Cluster, DatabaseKind, Lock, Plan } from './model.ts';
 import type { Result } from './run.ts';
 import { type Fault, faultsOf } from './saboteur.ts';
 
 const DIRECTORY = new URL('./results/', import.meta.url);
 const TITLES = { 'mikro-ool': 'mikro-ool', 'version-true': 'MikroORM, `version: true`' };
 export const DATABASES = { postgresql: 'PostgreSQL', mariadb: 'MariaDB' };
-const CLUSTERS = { galera: 'Galera, three nodes of MariaDB' };
+const CLUSTER_TITLES: Readonly<Record<Cluster, string>> = {
+  galera: 'Galera, three nodes of MariaDB',
+  standby: 'PostgreSQL and its hot standby, synchronous replication',
+  'standby-async': 'PostgreSQL and its hot standby, asynchronous replication',
+};
 
 /** What a run is against, for people. */
 export function titleOf({ database, cluster }: Pick<Plan, 'database' | 'cluster'>): string {
-  return cluster ? CLUSTERS[cluster] : DATABASES[database];
+  return cluster ? CLUSTER_TITLES[cluster] : DATABASES[database];
 }
 
 const EXAMPLES = 5;
@@ -24,9 +29,11 @@ const BY_RACES: readonly Fault[] = ['deadlock', 'serialisation failure'];
 
 const NAMES = Object.keys(ANOMALIES) as Anomaly[];
 
-/** What nothing was promised against is no violation: rows that the work only reads, it does not verify. */
-function nameOf(name: Anomaly): string {
-  return `anomaly ${name}${ANOMALIES[name] ? '' : ' (examples; allowed)'}`;
+/** With why it is no violation, where it is none: rows that the work only reads, for example, it does not verify. */
+function nameOf(kind: Violation | Anomaly, plan: Plan): string {
+  const name = kind in VIOLATIONS ? VIOLATIONS[kind as Violation] : `anomaly ${kind}`;
+  const excuse = excuseOf(kind, plan);
+  return excuse ? `${name} (${excuse})` : name;
 }
 
 /** The numbers of a run, as they are kept. */
@@ -60,9 +67,11 @@ export function summarise({ plan, seconds, verdict, anomalies, faults, ...rest }
         all.filter((fault) => !BY_RACES.includes(fault)),
       ),
       ...Object.fromEntries(all.map((fault) => [fault, faults[fault]])),
-      '**violations**': violations.length,
-      ...Object.fromEntries(kinds.map((kind) => [VIOLATIONS[kind], ofKind(kind).length])),
-      ...Object.fromEntries(NAMES.map((name) => [nameOf(name), anomalies.filter(({ kind }) => kind === name).length])),
+      '**violations**': violations.filter(({ kind }) => !excuseOf(kind, plan)).length,
+      ...Object.fromEntries(kinds.map((kind) => [nameOf(kind, plan), ofKind(kind).length])),
+      ...Object.fromEntries(
+        NAMES.map((name) => [nameOf(name, plan), anomalies.filter(({ kind }) => kind === name).length]),
+      ),
       'transactions left open on the server': rest.openTransactions,
       'sessions left open on the server': rest.openSessions,
       'connections that did not come back to their pool': rest.leakedConnections,

@@ -1,7 +1,8 @@
 /** Does everything to a run that can happen to a service: one fault after the other, each kind once before chance decides. */
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Session, SQL, openSession } from './control.ts';
-import { ACCOUNTS, type Plan } from './model.ts';
+import { ACCOUNTS, type Cluster, type Plan } from './model.ts';
+import { isLossy } from './excuses.ts';
 import { DEADLOCK, labelOf } from './outcome.ts';
 import type { Proxy } from './proxy.ts';
 import type { Chance } from './random.ts';
@@ -21,15 +22,28 @@ const RATES = {
   'node paused': 2,
   'node cut off': 2,
   'node held back': 12,
+  'standby promoted': 1,
 };
+
+/** What the workers are known by, on the server too. */
+export const SESSIONS = ['worker1', 'worker2', 'worker3', 'worker4'];
 
 export type Fault = keyof typeof RATES;
 export const FAULTS = Object.keys(RATES) as Fault[];
-const OF_NODES: readonly Fault[] = ['node paused', 'node cut off', 'node held back'];
 
-/** The kinds that a run can have. The nodes of a cluster compare writes at COMMIT, which comes as a deadlock. */
+/** The kinds that a run cannot have, … */
+const NOT_ALONE: readonly Fault[] = ['node paused', 'node cut off', 'node held back', 'standby promoted'];
+const NOT: Readonly<Record<Cluster, readonly Fault[]>> = {
+  // … where nodes compare writes at COMMIT, which comes as a deadlock; …
+  galera: ['serialisation failure', 'standby promoted'],
+  // … where a replica that hears nothing is one that is held back
+  standby: ['node cut off'],
+  'standby-async': ['node cut off'],
+};
+
+/** The kinds that a run can have. */
 export function faultsOf({ cluster }: Pick<Plan, 'cluster'>): readonly Fault[] {
-  return FAULTS.filter((fault) => (cluster ? fault !== 'serialisation failure' : !OF_NODES.includes(fault)));
+  return FAULTS.filter((fault) => !(cluster ? NOT[cluster] : NOT_ALONE).includes(fault));
 }
 
 function sumOf(faults: readonly Fault[]): number {
@@ -41,6 +55,7 @@ export class Saboteur {
   readonly faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
   readonly #target: Target;
   readonly #plan: Plan;
+  readonly #nodes: readonly Server[];
   readonly #proxies: readonly Proxy[];
   readonly #killWorker: (session: string) => boolean;
   readonly #chance: Chance;
@@ -49,7 +64,9 @@ export class Saboteur {
     'session killed': () => this.#killSession(),
     'connection cut': async () => this.#cut(),
     'answer to COMMIT lost': async () =>
-      this.#chance.pick(this.#proxies).loseCommit(() => this.faults['answer to COMMIT lost']++),
+      this.#chance
+        .pick(this.#proxies.slice(0, this.#target.writers.length))
+        .loseCommit(() => this.faults['answer to COMMIT lost']++),
     'lock queue filled': () => this.#fillLockQueue(),
     deadlock: () => this.#deadlock(),
     'serialisation failure': () => this.#poke(),
@@ -59,8 +76,10 @@ export class Saboteur {
     'node paused': () => this.#disturb('node paused'),
     'node cut off': () => this.#disturb('node cut off'),
     'node held back': () => this.#disturb('node held back'),
+    'standby promoted': () => this.#promote(),
   };
 
+  /** @param proxies in the order of the writers, and then of the replicas */
   constructor(
     target: Target,
     plan: Plan,
@@ -69,6 +88,7 @@ export class Saboteur {
     chance: Chance,
   ) {
     this.#target = target;
+    this.#nodes = [...target.writers, ...target.replicas];
     this.#plan = plan;
     this.#proxies = proxies;
     this.#killWorker = killWorker;
@@ -92,8 +112,11 @@ export class Saboteur {
   }
 
   /** With a session of its own, past the proxy. */
-  async #withSession<Result>(use: (session: Session) => Promise<Result>): Promise<Result> {
-    const { url, port } = this.#chance.pick(this.#target.nodes);
+  async #withSession<Result>(
+    use: (session: Session) => Promise<Result>,
+    nodes: readonly Server[] = this.#target.writers,
+  ): Promise<Result> {
+    const { url, port } = this.#chance.pick(nodes);
     const session = await openSession(this.#plan.database, url(port));
     try {
       return await use(session);
@@ -115,7 +138,7 @@ export class Saboteur {
         );
         this.faults['session killed'] += isDone ? 1 : 0;
       }
-    });
+    }, this.#nodes);
   }
 
   #cut(): void {
@@ -186,14 +209,24 @@ export class Saboteur {
   }
 
   async #restart(fault: Fault, end: (server: Server) => Promise<void>): Promise<void> {
-    const server = this.#chance.pick(this.#target.nodes);
+    const server = this.#chance.pick(this.#nodes);
     await end(server);
     this.faults[fault]++;
     await server.start();
   }
 
   async #disturb(fault: NodeFault): Promise<void> {
-    await this.#target.disturb[fault]!(this.#chance.pick(this.#target.nodes));
+    await this.#target.disturb[fault]!(this.#chance.pick(this.#nodes));
     this.faults[fault]++;
+  }
+
+  async #promote(): Promise<void> {
+    await this.#target.failOver!(() => {
+      if (isLossy(this.#plan)) {
+        // versions that are lost are given out again, so what was read must be forgotten, as after a restored backup
+        SESSIONS.forEach((session) => this.#killWorker(session));
+      }
+    });
+    this.faults['standby promoted']++;
   }
 }

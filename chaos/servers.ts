@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { createConnection } from 'mysql2/promise';
 import { type GaleraNode, startGalera } from '../cluster/galera.ts';
-import { installPostgres } from '../tools/controlled-postgres.ts';
+import { query, startReplicated } from '../cluster/standby.ts';
+import { type ControlledPostgres, installPostgres } from '../tools/controlled-postgres.ts';
 import { installMariaDb } from '../tools/mariadb.ts';
 import { type Controls, ServerProcess, control } from '../tools/processes.ts';
 import type { Plan } from './model.ts';
@@ -19,8 +20,17 @@ export type NodeFault = 'node paused' | 'node cut off' | 'node held back';
 
 /** What a run is against: one server, or the nodes of a cluster. */
 export interface Target {
-  readonly nodes: readonly Server[];
+  /** Those that can be written, one of which each worker has, and … */
+  readonly writers: readonly [Server, ...Server[]];
+  /** … those that all workers read from where they are not in a transaction. */
+  readonly replicas: readonly Server[];
   readonly disturb: Partial<Record<NodeFault, (node: Server) => Promise<void>>>;
+  /**
+   * The writer dies while its replica is away, which takes over and gets a replica of its own.
+   *
+   * @param meanwhile called when the one is dead, and the other cannot be written yet
+   */
+  failOver?(meanwhile: () => void): Promise<void>;
   /** Waits until all nodes are there, and have everything. */
   whole(): Promise<void>;
   dispose(): Promise<void>;
@@ -30,12 +40,18 @@ export async function createTarget({ database, cluster }: Pick<Plan, 'database' 
   if (cluster === 'galera') {
     return createGalera();
   }
+  if (cluster) {
+    return createReplicated(cluster === 'standby');
+  }
   const server = await (database === 'postgresql' ? createPostgres() : createMariaDb());
-  return { nodes: [server], disturb: {}, whole: async () => {}, dispose: () => server.dispose() };
+  return { writers: [server], replicas: [], disturb: {}, whole: async () => {}, dispose: () => server.dispose() };
 }
 
 /** So long that the others put it out, and shorter than a worker waits for its connections. */
 const OUT = 3000;
+
+/** How long a node shows nothing new. */
+const HELD = 400;
 
 async function createGalera(): Promise<Target> {
   const galera = await startGalera();
@@ -58,7 +74,8 @@ async function createGalera(): Promise<Target> {
       await whole();
     };
   return {
-    nodes: [...of.keys()],
+    writers: [...of.keys()] as [Server, ...Server[]],
+    replicas: [],
     disturb: {
       'node paused': lasting(
         (node) => node.pause(),
@@ -70,7 +87,7 @@ async function createGalera(): Promise<Target> {
       ),
       'node held back': async (server) => {
         const catchUp = await of.get(server)!.holdBack();
-        await wait(400);
+        await wait(HELD);
         await catchUp();
       },
     },
@@ -79,10 +96,71 @@ async function createGalera(): Promise<Target> {
   };
 }
 
+/** How far behind a replica stays, in milliseconds, when nothing holds it back further. */
+const LAG = 50;
+
+async function createReplicated(isSynchronous: boolean): Promise<Target> {
+  const pair = await startReplicated();
+  await pair.synchronous(isSynchronous);
+  await pair.lag(LAG);
+  // who writes and who follows stays, and which server that is does not
+  const primary = following(() => pair.primary, pair.caughtUp);
+  const standby = following(() => pair.standby, pair.caughtUp);
+  return {
+    writers: [primary],
+    replicas: [standby],
+    disturb: {
+      async 'node paused'(server) {
+        server.pause();
+        await wait(OUT);
+        server.resume();
+        await pair.caughtUp();
+      },
+      async 'node held back'() {
+        await query(pair.standby, 'select pg_wal_replay_pause()');
+        await wait(HELD);
+        await query(pair.standby, 'select pg_wal_replay_resume()');
+      },
+    },
+    async failOver(meanwhile) {
+      await pair.standby.stop();
+      await wait(HELD);
+      await pair.primary.kill();
+      meanwhile();
+      await pair.standby.start();
+      await pair.promote();
+      await pair.replaceOld();
+      await pair.caughtUp();
+    },
+    whole: pair.caughtUp,
+    dispose: pair.dispose,
+  };
+}
+
+function urlOfPostgres(through: number): string {
+  return `postgresql://postgres:postgres@127.0.0.1:${through}`;
+}
+
+/** Whichever server it is at the moment. */
+function following(current: () => ControlledPostgres, whole: () => Promise<void>): Server {
+  return {
+    get port() {
+      return current().port;
+    },
+    url: urlOfPostgres,
+    stop: () => current().stop(),
+    kill: () => current().kill(),
+    start: () => current().start().then(whole),
+    pause: () => current().pause(),
+    resume: () => current().resume(),
+    dispose: () => current().dispose(),
+  };
+}
+
 async function createPostgres(): Promise<Server> {
   const server = await installPostgres('mikro-ool-chaos-');
   await server.start();
-  return { ...server, url: (through) => `postgresql://postgres:postgres@127.0.0.1:${through}` };
+  return { ...server, url: urlOfPostgres };
 }
 
 /** MariaDB's sessions have no names, so each worker has a user. */

@@ -15,6 +15,8 @@ export interface WorkerConfig {
   /** What the server knows its sessions by. */
   readonly session: string;
   readonly url: string;
+  /** Read where it is not in a transaction. */
+  readonly replicas: readonly string[];
   readonly database: DatabaseKind;
   readonly lock: Lock;
   readonly seed: number;
@@ -34,10 +36,17 @@ export interface WorkerReport {
 const LANES = 4;
 const CONNECTIONS = 3;
 
+/** Watches all pools, together. */
+async function watchPools({ em }: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<() => number> {
+  // without replicas they are the same
+  const connections = new Set([em.getConnection('write'), em.getConnection('read')]);
+  const watched = await Promise.all([...connections].map((connection) => watchPool(connection, database)));
+  return () => watched.reduce((sum, checkedOut) => sum + checkedOut(), 0);
+}
+
 /** Watches a pool. Returns how many connections it has given out and not got back; those that are being opened do not count. */
-async function watchPool(orm: MikroORM<AbstractSqlDriver>, database: DatabaseKind): Promise<() => number> {
-  const connection = orm.em.getConnection() as unknown as { getNativeClient(): Promise<unknown> };
-  const pool = await connection.getNativeClient();
+async function watchPool(connection: object, database: DatabaseKind): Promise<() => number> {
+  const pool = await (connection as { getNativeClient(): Promise<unknown> }).getNativeClient();
   const out = new Set<unknown>();
   if (database === 'postgresql') {
     const events = pool as Pool;
@@ -67,13 +76,23 @@ async function patiently<Result>(start: () => Promise<Result>): Promise<Result> 
   }
 }
 
-async function work({ name, session, url, database, lock, seed, file, patience }: WorkerConfig): Promise<void> {
+async function work({
+  name,
+  session,
+  url,
+  replicas,
+  database,
+  lock,
+  seed,
+  file,
+  patience,
+}: WorkerConfig): Promise<void> {
   const stopping = new AbortController();
   process.on('message', () => stopping.abort());
   process.on('disconnect', () => process.exit());
   const recorder = new Recorder(file);
-  const orm = await patiently(() => connect(database, lock, url, session, CONNECTIONS));
-  const checkedOut = await patiently(() => watchPool(orm, database));
+  const orm = await patiently(() => connect(database, lock, url, session, CONNECTIONS, replicas));
+  const checkedOut = await patiently(() => watchPools(orm, database));
   const lanes = Array.from({ length: LANES }, (_, lane) => {
     return new Work(`${name}.${lane + 1}`, () => orm.em.fork(), { database, lock }, new Chance(seed + lane), recorder);
   });

@@ -16,7 +16,7 @@ async function open() {
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const proxy = await startProxy((server.address() as AddressInfo).port);
+  const proxy = await startProxy(server.address() as AddressInfo);
   const client = connect(proxy.port, '127.0.0.1');
   client.on('error', () => {});
   await once(client, 'connect');

@@ -1,0 +1,24 @@
+/** What a run may show without being wrong: what nothing was promised against, and what an engine allows itself. */
+import { ANOMALIES, type Anomaly } from './anomalies.ts';
+import type { Violation } from './checker.ts';
+import type { Plan } from './model.ts';
+
+type Kind = Violation | Anomaly;
+
+/** Commits that were acknowledged, and read, are gone where the server that takes over has not got them. */
+const LOST_WITH_A_PRIMARY: readonly Kind[] = ['lostSuccess', 'read', 'G1a'];
+
+/** Whether commits that were acknowledged may be gone after a fail-over. */
+export function isLossy({ cluster }: Pick<Plan, 'cluster'>): boolean {
+  return cluster === 'standby-async';
+}
+
+/** Why this is no violation, in a few words; `undefined`: it is one. */
+export function excuseOf(kind: Kind, plan: Pick<Plan, 'cluster'>): string | undefined {
+  if (kind in ANOMALIES && ANOMALIES[kind as Anomaly] === undefined) {
+    return 'examples; allowed';
+  }
+  return isLossy(plan) && LOST_WITH_A_PRIMARY.includes(kind)
+    ? 'the engine allows it: asynchronous fail-over, which bounds promises 1 and 3'
+    : undefined;
+}
