@@ -32,6 +32,9 @@ export interface WorkerReport {
   readonly checkedOut: number;
 }
 
+/** A ROLLBACK that a node refuses is repeated after 5 seconds at most, and gives its connection back when it is carried out. */
+const RETURNING = 15_000;
+
 /** At work at the same time, on one pool that is smaller than they are many. */
 const LANES = 4;
 const CONNECTIONS = 3;
@@ -123,6 +126,9 @@ async function work({
     }),
   );
   clearInterval(clock);
+  for (const deadline = Date.now() + RETURNING; checkedOut() > 0 && Date.now() < deadline;) {
+    await wait(50);
+  }
   await report('done');
   // a pool waits for connections that it never gets back
   await Promise.race([orm.close(), wait(2000)]);

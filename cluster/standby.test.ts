@@ -148,6 +148,26 @@ describe('the primary dies, and the standby takes over', () => {
     });
   }
 
+  test('the new primary gets a standby of its own, which takes over in turn, and what was acknowledged is there', async () => {
+    await pair.synchronous(true);
+    for (let turn = 1; turn <= 2; turn++) {
+      const orm = await open(pair.primary.url);
+      const { saved } = await storm([orm], { ...STORM, flushes: 20 });
+      expect(saved).toBeGreaterThan(0);
+      const told = await tellsOf(orm.em);
+      await pair.primary.kill();
+      await pair.promote();
+      await pair.replaceOld();
+      await pair.caughtUp();
+      expect(await query(pair.primary, 'show synchronous_standby_names')).toEqual([
+        { synchronous_standby_names: 'standby' },
+      ]);
+      for (const { url } of [pair.primary, pair.standby]) {
+        expect(await tellsOf((await open(url)).em)).toEqual(told);
+      }
+    }
+  });
+
   test('what a lossy fail-over cannot promise: a version is given out twice, and a form with the lost one is saved', async () => {
     const orm = await open(pair.primary.url);
     const editor = orm.em.fork();

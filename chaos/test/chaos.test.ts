@@ -6,7 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { missingPackages } from '../../cluster/packages.ts';
+import { VIOLATIONS } from '../checker.ts';
+import { excuseOf } from '../excuses.ts';
 import type { Plan } from '../model.ts';
+import { summarise } from '../report.ts';
 import { run } from '../run.ts';
 import { faultsOf } from '../saboteur.ts';
 
@@ -32,6 +35,34 @@ test.skipIf(missingPackages('galera').length > 0)(
   'mikro-ool loses nothing on Galera, whichever node fails',
   { timeout: 300_000 },
   () => expectNothingLost({ database: 'mariadb', cluster: 'galera' }),
+);
+
+test('mikro-ool loses nothing on a hot standby that lags and takes over', { timeout: 300_000 }, () =>
+  expectNothingLost({ database: 'postgresql', cluster: 'standby' }),
+);
+
+test(
+  'without synchronous replication commits are lost, and the report says by whom',
+  { timeout: 300_000 },
+  async () => {
+    const plan = {
+      database: 'postgresql',
+      cluster: 'standby-async',
+      lock: 'mikro-ool',
+      seed: 7,
+      minutes: MINUTES,
+    } as const;
+    const result = await run(plan);
+    const kinds = new Set(result.verdict.violations.map(({ kind }) => kind));
+    expect(kinds).toContain('lostSuccess');
+    // where the standby is waited for, each of them is a violation
+    expect([...kinds].map((kind) => excuseOf(kind, { cluster: 'standby' }))).toEqual([...kinds].map(() => undefined));
+    expect(result.isGood).toBe(true);
+    expect(summarise(result).rows).toMatchObject({
+      '**violations**': 0,
+      [`${VIOLATIONS.lostSuccess} (${excuseOf('lostSuccess', plan)})`]: expect.any(Number),
+    });
+  },
 );
 
 test('version: true loses updates, and the checker says so', { timeout: 300_000 }, async () => {

@@ -4,6 +4,11 @@ import { type AddressInfo, type Socket, connect, createServer } from 'node:net';
 import { expect, onTestFinished, test } from 'vitest';
 import { startProxy } from '../proxy.ts';
 
+/** Where the proxy goes, a property that may change. */
+interface Address {
+  port: number;
+}
+
 /** A server that answers everything with the same in capitals, behind a proxy. */
 async function open() {
   const received: string[] = [];
@@ -16,7 +21,8 @@ async function open() {
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const proxy = await startProxy(server.address() as AddressInfo);
+  const address: Address = { port: (server.address() as AddressInfo).port };
+  const proxy = await startProxy(address);
   const client = connect(proxy.port, '127.0.0.1');
   client.on('error', () => {});
   await once(client, 'connect');
@@ -25,7 +31,7 @@ async function open() {
     proxy.stop();
     server.close();
   });
-  return { proxy, client, received };
+  return { address, proxy, client, received };
 }
 
 async function ask(client: Socket, text: string): Promise<string> {
@@ -47,6 +53,17 @@ test('passes everything on', async () => {
   expect(await ask(client, 'begin')).toBe('BEGIN');
   expect(await ask(client, 'commit')).toBe('COMMIT');
   expect(proxy.connections).toBe(1);
+});
+
+test('goes where the server is now, with what connects from now on', async () => {
+  const { address, proxy, client } = await open();
+  const other = await open();
+  address.port = other.address.port;
+  const later = connect(proxy.port, '127.0.0.1');
+  onTestFinished(() => void later.destroy());
+  expect(await ask(later, 'new')).toBe('NEW');
+  expect(await ask(client, 'old')).toBe('OLD');
+  expect(other.received).toEqual(['new']);
 });
 
 test('cuts a request after some bytes', async () => {
