@@ -93,6 +93,18 @@ export class Flush {
     return this.#plan.versioned;
   }
 
+  /** What it writes. */
+  get classNames(): string[] {
+    return [
+      ...new Set(
+        this.#em
+          .getUnitOfWork(false)
+          .getChangeSets()
+          .map(({ meta }) => meta.className),
+      ),
+    ];
+  }
+
   /** Change sets are no longer looked at: what is touched now is for the next flush. */
   get isPlanned(): boolean {
     return this.#stage !== 'new';

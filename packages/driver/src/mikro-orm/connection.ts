@@ -1,10 +1,28 @@
 /** Transactions and savepoints, for memory to follow: events miss a COMMIT that fails, and subscribers are the user's. */
 import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
+import type { Flush } from '../flush/flush.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { doubt } from './doubt.ts';
 import { flushingIn } from './flush-state.ts';
 import { unwatch, watch } from './transaction-watch.ts';
+
+/** What says at BEGIN that there is no such thing: kysely-d1, for Cloudflare's D1, and PgBouncer in statement mode. */
+const NO_TRANSACTIONS = /transactions are not supported|transaction blocks not allowed/i;
+
+/** The same error, or a sentence where there are no transactions. The code of the error is kept. */
+function explained(error: unknown, flush: Flush | undefined): unknown {
+  const { message, code } = error as { message?: string; code?: unknown };
+  if (!NO_TRANSACTIONS.test(String(message))) {
+    return error;
+  }
+  const sentence = flush
+    ? `This flush (${flush.classNames.join(', ')}) takes a transaction, and there are none here. Nothing of it was ` +
+      `written, and all of it is pending. Flush rows of one class at a time, all of them new, changed, or removed: ` +
+      `that is one statement, which takes none.`
+    : `There are no transactions here. Leave em.transactional() and em.begin() out, and flush rows of one class at a time.`;
+  return Object.assign(new Error(`${sentence} (${message})`, { cause: error }), code !== undefined && { code });
+}
 
 /**
  * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
@@ -26,7 +44,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
       await log.beginning(options.ctx);
       log.going(options.ctx);
     }
-    const transaction = (await begin.call(connection, options)) as Transaction<object>;
+    const { em } = (options?.eventBroadcaster ?? {}) as { em?: EntityManager };
+    const transaction = (await begin.call(connection, options).catch((error: unknown) => {
+      throw explained(error, em && flushingIn(em));
+    })) as Transaction<object>;
     log.began(transaction, options?.ctx as object | undefined);
     if (!options?.ctx) {
       // not known yet when the connection is made
