@@ -1,7 +1,7 @@
 /** A PostgreSQL with a hot standby: reads that lag, and what is left when the standby takes over. */
 import { setTimeout as wait } from 'node:timers/promises';
 import { PostgreSqlDriver } from '@mikro-orm/postgresql';
-import { CommitOutcomeUnknown, ConcurrentUpdate } from '@mikro-ool/core';
+import { CommitOutcomeUnknown, ConcurrentUpdate, verify } from '@mikro-ool/core';
 import { etag, ifMatch } from '@mikro-ool/http';
 import { retryOnConflict } from '@mikro-ool/resolve';
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest';
@@ -89,6 +89,24 @@ describe(`a standby as replica, ${LAG} ms behind`, () => {
     });
   });
 
+  test('never both: each verifies what the other one writes', async () => {
+    const orm = await behind();
+    const relying = async (read: number, written: number) => {
+      const em = orm.em.fork();
+      verify(await em.findOneOrFail(Counter, read));
+      (await em.findOneOrFail(Counter, written)).n++;
+      await em.flush();
+    };
+    const saved: number[] = [];
+    for (let round = 0; round < 10; round++) {
+      const results = await Promise.allSettled([relying(1, 2), relying(2, 1)]);
+      saved.push(results.filter(({ status }) => status === 'fulfilled').length);
+      await pair.caughtUp();
+    }
+    expect(saved).not.toContain(2);
+    expect(saved).toContain(1);
+  });
+
   test('a fresh ETag does not match a row that the standby has not got, and does where the primary is read', async () => {
     const orm = await behind();
     const em = orm.em.fork();
@@ -103,6 +121,21 @@ describe(`a standby as replica, ${LAG} ms behind`, () => {
   });
 });
 
+/** Somebody else is faster the first time. */
+async function expectRetried({ em }: Orm): Promise<void> {
+  let attempts = 0;
+  await retryOnConflict(em, async (tx) => {
+    const counter = await tx.findOneOrFail(Counter, 1);
+    if (attempts++ === 0) {
+      const rival = em.fork();
+      (await rival.findOneOrFail(Counter, 1)).n++;
+      await rival.flush();
+    }
+    counter.n++;
+  });
+  expect(attempts).toBe(2);
+}
+
 describe('the primary dies, and the standby takes over', () => {
   /** The standby is away when the primary dies, so what was committed in between is on the primary alone. */
   const failOver = async (meanwhile: () => Promise<unknown>) => {
@@ -113,7 +146,9 @@ describe('the primary dies, and the standby takes over', () => {
     await working;
     await pair.standby.start();
     await pair.promote();
-    return open(pair.standby.url);
+    // where commits wait for a standby, the new primary needs one, too
+    await pair.replaceOld();
+    return open(pair.primary.url);
   };
 
   for (const synchronous of [false, true]) {
@@ -145,6 +180,7 @@ describe('the primary dies, and the standby takes over', () => {
       const more = await storm([after], { ...STORM, flushes: 100 });
       const n = told[0]!.n + more.saved;
       expect(await tellsOf(after.em)).toEqual([{ n, writes: n }]);
+      await expectRetried(after);
     });
   }
 
