@@ -84,8 +84,8 @@ class Crew {
       ...{ name, session, database, lock, file },
       ...this.#urls(session),
       seed: seed + 1000 * this.#hired,
-      // a node that was put out answers nothing useful until it is back
-      patience: cluster ? 30_000 : 5000,
+      // a node that was put out answers nothing useful until it is back, nor does a primary until it is replaced
+      patience: { galera: 30_000, standby: 15_000, 'standby-async': 15_000, none: 5000 }[cluster ?? 'none'],
     };
     const child = fork(join(import.meta.dirname, 'worker.ts'), [JSON.stringify(config)], {
       execArgv: [],

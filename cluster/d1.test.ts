@@ -1,7 +1,7 @@
 /** Cloudflare D1, in the program that Cloudflare's own tools run it by. It has no transactions. */
 import { defineEntity, p } from '@mikro-orm/core';
 import { SqliteDriver } from '@mikro-orm/sqlite';
-import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { ConcurrentUpdate, VersionField, verify } from '@mikro-ool/core';
 import { D1Dialect } from 'kysely-d1';
 import { Miniflare } from 'miniflare';
 import { expect, onTestFinished, test } from 'vitest';
@@ -93,7 +93,12 @@ test('a flush of more than one statement is refused in a sentence before any SQL
   expect((await stored()).counters[0]).toEqual([10, 2]);
 });
 
-test('a transaction of yours is refused, too', async () => {
-  const { fork } = await open();
+test('what has to hold until COMMIT, and a transaction of yours, are refused, too', async () => {
+  const { fork, stored } = await open();
+  const em = fork();
+  verify(await em.findOneOrFail(Note, 1));
+  (await em.findOneOrFail(Counter, 1)).n = 10;
+  await expect(em.flush()).rejects.toThrow(/^This flush \(Counter, Note\) takes a transaction, and there are none here/);
+  expect((await stored()).counters[0]).toEqual([0, 1]);
   await expect(fork().transactional(async () => {})).rejects.toThrow(/^There are no transactions here\. Leave /);
 });
