@@ -98,7 +98,9 @@ test('what has to hold until COMMIT, and a transaction of yours, are refused, to
   const em = fork();
   verify(await em.findOneOrFail(Note, 1));
   (await em.findOneOrFail(Counter, 1)).n = 10;
-  await expect(em.flush()).rejects.toThrow(/^This flush \(Counter, Note\) takes a transaction, and there are none here/);
+  await expect(em.flush()).rejects.toThrow(
+    /^This flush \(Counter, Note\) takes a transaction, and there are none here/,
+  );
   expect((await stored()).counters[0]).toEqual([0, 1]);
   await expect(fork().transactional(async () => {})).rejects.toThrow(/^There are no transactions here\. Leave /);
 });
