@@ -5,7 +5,7 @@
  * transactions as the rows, and no constraint keeps two writers of one version out of it. A lost update is two writers
  * of one version; every other accident breaks a chain, the sum, or what a worker was told.
  */
-import type { HistoryRecord, Outcome, Write } from './history.ts';
+import type { HistoryRecord, Outcome, Seen, Write } from './history.ts';
 
 /** What can be wrong. */
 export const VIOLATIONS = {
@@ -18,6 +18,7 @@ export const VIOLATIONS = {
   lostSuccess: 'a success was reported that is not in the database',
   hiddenSuccess: 'a failure was reported for what is in the database',
   torn: 'a part of a transaction is in the database, and a part is not',
+  diverged: 'another node has something else',
   unheard: 'something is in the database that no worker was going to write',
 } as const;
 
@@ -55,6 +56,7 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
   let reads = 0;
   const attemptOf = (id: string) => attempts.get(id) ?? attempts.set(id, { writes: [], journal: [] }).get(id)!;
   const badReads = new Set<string>();
+  const nodes: Extract<HistoryRecord, { type: 'elsewhere' }>[] = [];
 
   for (const record of history) {
     switch (record.type) {
@@ -89,6 +91,9 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
           }
         }
         break;
+      case 'elsewhere':
+        nodes.push(record);
+        break;
       case 'intent':
         attemptOf(record.attempt).writes = record.writes;
         break;
@@ -105,12 +110,36 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
   if (sum !== total) {
     report('sum', `All balances together are ${sum}, and should be ${total}.`);
   }
+  nodes.forEach((node) => checkNode(node, [...rows.values()], writes, report));
   const counts = checkAttempts(attempts, report);
   checkChains(incarnations, rows, report);
   return { violations, ...counts, errors, writes, reads };
 }
 
 type Report = (kind: Violation, text: string) => void;
+
+function checkNode(
+  { node, rows, lines }: Extract<HistoryRecord, { type: 'elsewhere' }>,
+  first: readonly Extract<HistoryRecord, { type: 'row' }>[],
+  writes: number,
+  report: Report,
+): void {
+  const tell = ([account, incarnation, version, balance]: Seen) =>
+    `account ${account} (incarnation ${incarnation}) at version ${version} with ${balance}`;
+  const here = first.map(({ account, incarnation, version, balance }) =>
+    tell([account, incarnation, version, balance]),
+  );
+  const there = rows.map(tell);
+  const onlyHere = here.filter((row) => !there.includes(row));
+  const onlyThere = there.filter((row) => !here.includes(row));
+  if (onlyHere.length + onlyThere.length > 0) {
+    const list = (names: string[]) => names.join(', ') || 'nothing';
+    report('diverged', `Only the first node has ${list(onlyHere)}; only node ${node} has ${list(onlyThere)}.`);
+  }
+  if (lines !== writes) {
+    report('diverged', `Node ${node} has ${lines} lines in its journal, and the first one ${writes}.`);
+  }
+}
 
 function checkAttempts(
   attempts: ReadonlyMap<string, Attempt>,

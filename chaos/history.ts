@@ -33,8 +33,10 @@ export type HistoryRecord =
       readonly version: number;
       readonly balance: number;
     }
-  /** … and each line of its journal, which was written in the same transaction as the row. */
+  /** … each line of its journal, which was written in the same transaction as the row, … */
   | ({ readonly type: 'journal'; readonly attempt: string } & Write)
+  /** … and what another node of a cluster has: all rows, and how many lines. */
+  | { readonly type: 'elsewhere'; readonly node: number; readonly rows: readonly Seen[]; readonly lines: number }
   /** From a worker: committed rows that it has read, … */
   | { readonly type: 'read'; readonly attempt: string; readonly rows: readonly Seen[] }
   /** … what it is about to commit, written down before anything can be committed, … */

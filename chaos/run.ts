@@ -8,7 +8,7 @@ import { type Finding, findAnomalies } from './anomalies.ts';
 import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { excuseOf } from './excuses.ts';
-import { type HistoryRecord, type Write, readHistory } from './history.ts';
+import { type HistoryRecord, type Seen, type Write, readHistory } from './history.ts';
 import { ACCOUNTS, type DatabaseKind, OPENING_BALANCE, type Plan, SETUP, connect, createTables } from './model.ts';
 import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
@@ -239,7 +239,7 @@ async function judge(
     const openTransactions = await settled(sessions, sql.transactions);
     const openSessions = await settled(sessions, sql.sessions);
     const file = join(directory, 'database.jsonl');
-    await dump(sessions[0]!, database, file);
+    await dump(sessions, database, file);
     const history = [...readHistory([file, ...crew.files])];
     const verdict = check(history);
     const anomalies = findAnomalies(history);
@@ -278,16 +278,29 @@ async function settled(sessions: readonly Session[], sql: string): Promise<numbe
   }
 }
 
-async function dump(session: Session, database: DatabaseKind, file: string): Promise<void> {
-  const rows = await session.query<{ id: number; incarnation: number; version: number; balance: number }>(
-    'select id, incarnation, version, balance from account',
-  );
-  const journal = await session.query<Write & { attempt: string }>(SQL[database].journal);
+interface Row {
+  readonly id: number;
+  readonly incarnation: number;
+  readonly version: number;
+  readonly balance: number;
+}
+
+async function dump(nodes: readonly Session[], database: DatabaseKind, file: string): Promise<void> {
+  const rowsOf = (node: Session) => node.query<Row>('select id, incarnation, version, balance from account');
+  const elsewhere = async (node: Session, i: number) => {
+    const [lines] = await node.query<{ n: number | string }>('select count(*) as n from journal');
+    const rows = (await rowsOf(node)).map((row): Seen => [row.id, row.incarnation, row.version, row.balance]);
+    return { type: 'elsewhere' as const, node: i + 2, rows, lines: Number(lines!.n) };
+  };
+  const [first, ...others] = nodes as [Session, ...Session[]];
+  const rows = await rowsOf(first);
+  const journal = await first.query<Write & { attempt: string }>(SQL[database].journal);
   const writes: Write[] = journal.filter(({ attempt }) => attempt === SETUP);
   const records: HistoryRecord[] = [
     { type: 'total', total: ACCOUNTS * OPENING_BALANCE },
     ...rows.map(({ id, ...row }) => ({ type: 'row' as const, account: id, ...row })),
     ...journal.map((line) => ({ type: 'journal' as const, ...line })),
+    ...(await Promise.all(others.map(elsewhere))),
     { type: 'intent', attempt: SETUP, writes },
     { type: 'end', attempt: SETUP, outcome: 'success' },
   ];

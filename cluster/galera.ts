@@ -79,9 +79,11 @@ export async function startGalera(): Promise<Galera> {
   }
   const whole = async () => {
     const size = `show status like 'wsrep_cluster_size'`;
+    // one that has just noticed that it was out ends its connections
+    const sizeOf = async (node: GaleraNode) => (await node.query<{ Value: string }>(size).catch(() => []))[0]?.Value;
     for (const node of nodes) {
       await node.synced();
-      while ((await node.query<{ Value: string }>(size))[0]!.Value !== String(nodes.length)) {
+      while ((await sizeOf(node)) !== String(nodes.length)) {
         await wait(50);
         await node.synced();
       }

@@ -1,7 +1,7 @@
 /** The checker on histories into which one thing was planted that must not happen. */
 import { expect, test } from 'vitest';
 import { type Violation, check } from '../checker.ts';
-import type { HistoryRecord, Outcome, Write } from '../history.ts';
+import type { HistoryRecord, Outcome, Seen, Write } from '../history.ts';
 
 const create = (account: number, balance: number, incarnation = 1, written = 1): Write => {
   return { account, incarnation, kind: 'create', read: null, written, balance };
@@ -22,9 +22,11 @@ interface Planted {
   readonly rows: readonly HistoryRecord[];
   readonly total?: number;
   readonly reads?: readonly (readonly [number, number, number, number])[];
+  /** What a second node has. */
+  readonly elsewhere?: { readonly rows: readonly Seen[]; readonly lines: number };
 }
 
-function history({ attempts, rows, total = 200, reads = [] }: Planted): HistoryRecord[] {
+function history({ attempts, rows, total = 200, reads = [], elsewhere }: Planted): HistoryRecord[] {
   const entries = Object.entries(attempts);
   return [
     { type: 'total', total },
@@ -33,6 +35,7 @@ function history({ attempts, rows, total = 200, reads = [] }: Planted): HistoryR
       const found = journal ?? (outcome === 'success' ? writes : []);
       return found.map((write) => ({ type: 'journal' as const, attempt, ...write }));
     }),
+    ...(elsewhere ? [{ type: 'elsewhere' as const, node: 2, ...elsewhere }] : []),
     ...(reads.length > 0 ? [{ type: 'read' as const, attempt: 'reader', rows: reads }] : []),
     ...entries.flatMap(([attempt, [writes, outcome]]): HistoryRecord[] => [
       ...(writes.length > 0 ? [{ type: 'intent' as const, attempt, writes }] : []),
@@ -48,6 +51,17 @@ const unmoved = [row(1, 1, 100), row(2, 1, 100)] as const;
 
 const sound: Record<string, Planted> = {
   'nothing but a transfer': { attempts: { setup, a: [move, 'success'] }, rows: moved },
+  'two nodes that have the same': {
+    attempts: { setup, a: [move, 'success'] },
+    rows: moved,
+    elsewhere: {
+      rows: [
+        [2, 1, 2, 110],
+        [1, 1, 2, 90],
+      ],
+      lines: 4,
+    },
+  },
   'a failure that left nothing': { attempts: { setup, a: [move, 'failure'] }, rows: unmoved },
   'an unknown outcome that is in the database': { attempts: { setup, a: [move, 'unknown', move] }, rows: moved },
   'an unknown outcome that is not': { attempts: { setup, a: [move, 'unknown'] }, rows: unmoved },
@@ -160,6 +174,36 @@ const planted: Record<string, [Planted, Violation, RegExp]> = {
     { attempts: { setup, a: [move, 'success'] }, rows: [row(1, 2, 80), row(2, 2, 120)] },
     'balance',
     /holds 80, but its last writer left 90/,
+  ],
+  'a node that has an older row': [
+    {
+      attempts: { setup, a: [move, 'success'] },
+      rows: moved,
+      elsewhere: {
+        rows: [
+          [1, 1, 1, 100],
+          [2, 1, 2, 110],
+        ],
+        lines: 4,
+      },
+    },
+    'diverged',
+    /Only the first node has account 1 \(incarnation 1\) at version 2 with 90; only node 2 has account 1 .* version 1/,
+  ],
+  'a node that has less of the journal': [
+    {
+      attempts: { setup },
+      rows: unmoved,
+      elsewhere: {
+        rows: [
+          [1, 1, 1, 100],
+          [2, 1, 1, 100],
+        ],
+        lines: 1,
+      },
+    },
+    'diverged',
+    /Node 2 has 1 lines in its journal, and the first one 2/,
   ],
   'a read of what nobody has committed': [
     { attempts: { setup, a: [move, 'failure'] }, rows: unmoved, reads: [[1, 1, 2, 90]] },
