@@ -23,7 +23,8 @@ Writers of the same rows while everything fails, on a server that is started for
   --lock <name>       mikro-ool (without), or version-true, which is MikroORM's own
   --help              this text
 
-CHAOS_HISTORY names a directory where the files that the checker reads are kept.`;
+CHAOS_HISTORY names a directory where the files that the checker reads are kept; those of a run that went wrong are kept
+anyway.`;
 
 const values = readOptions(USAGE, {
   minutes: { type: 'string', default: '1' },

@@ -234,6 +234,7 @@ async function judge(
   const sessions = await Promise.all(
     [...writers, ...replicas].map(({ url, port }) => openSession(database, url(port))),
   );
+  let isGood = false;
   try {
     const sql = SQL[database];
     const openTransactions = await settled(sessions, sql.transactions);
@@ -255,14 +256,14 @@ async function judge(
     const { accidents, leaked: leakedConnections, starved: starvedWorkers } = crew;
     const leaks =
       openTransactions + openSessions + (isStrict(database, plan.lock) ? leakedConnections + starvedWorkers : 0);
-    const isGood = broken.length + accidents.length + leaks === 0;
+    isGood = broken.length + accidents.length + leaks === 0;
     return {
       ...{ plan, seconds, faults, verdict, anomalies, leakedConnections, starvedWorkers },
       ...{ openTransactions, openSessions, accidents, isGood },
     };
   } finally {
     await Promise.all(sessions.map((session) => session.end()));
-    keep(directory);
+    keep(directory, !isGood && plan.lock === 'mikro-ool');
   }
 }
 
@@ -307,10 +308,11 @@ async function dump(nodes: readonly Session[], database: DatabaseKind, file: str
   writeFileSync(file, records.map((record) => `${JSON.stringify(record)}\n`).join(''));
 }
 
-/** CHAOS_HISTORY names a directory where the history of a run is kept. */
-function keep(directory: string): void {
-  const target = process.env.CHAOS_HISTORY;
+/** CHAOS_HISTORY names a directory where the history of a run is kept; one that nobody expected is kept anyway. */
+function keep(directory: string, isWanted: boolean): void {
+  const target = process.env.CHAOS_HISTORY ?? (isWanted && mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-kept-')));
   if (target) {
+    console.warn(`The history is in ${target}.`);
     mkdirSync(target, { recursive: true });
     for (const name of readdirSync(directory)) {
       copyFileSync(join(directory, name), join(target, name));
