@@ -7,8 +7,8 @@ const TOUCHED = Symbol.for('mikro-ool:touched');
 
 type Snapshot = Record<string, unknown>;
 
-/** Entities that were touched, by the unit of work that will flush them. */
-const touched = new WeakMap<object, Set<object>>();
+/** On a unit of work: the entities that its next flush writes. Another copy of this package may look for it. */
+const PENDING = Symbol.for('mikro-ool:pending-touches');
 
 /**
  * Lets the next flush check and bump the version of an entity, whether or not anything else of it changes. In a listener
@@ -35,11 +35,7 @@ export function asTouched(snapshot: object, version: string): object {
 
 /** @internal The entities of a unit of work that were touched since its last flush, or before it. */
 export function touchedIn(uow: object): Set<object> {
-  let entities = touched.get(uow);
-  if (!entities) {
-    touched.set(uow, (entities = new Set()));
-  }
-  return entities;
+  return ((uow as { [PENDING]?: Set<object> })[PENDING] ??= new Set());
 }
 
 /** @internal Was the entity with this snapshot touched? */

@@ -171,7 +171,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): Promise<QueryResult<T>> {
       this.#validateVersions(entityName as never, [data], options);
       const write = (more: PersistOptions) => super.nativeUpdate(entityName, where, data, more);
-      return readingBack(this, entityName, [where], options, write);
+      return options.upsert ? readingBack(this, entityName, [where], options, write) : write(options);
     }
 
     override nativeUpdateMany<T extends object>(
@@ -183,7 +183,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): Promise<QueryResult<T>> {
       this.#validateVersions(entityName as never, data, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
-      return readingBack(this, entityName, where, options, write);
+      return options.upsert ? readingBack(this, entityName, where, options, write) : write(options);
     }
 
     /** Of versions that an EntityManager is given from outside; a flush has planned what it writes. */

@@ -163,11 +163,22 @@ export class Flush {
     }
   }
 
-  /** Compares what no statement does, sorts, and writes. */
   async #carryOut(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
-    const { claims, beside, unsure, unsorted, meetsExisting, writes, hasSeveralRows, versioned } = this.#plan;
+    const { versioned, unsure, hasSeveralRows } = this.#plan;
     this.#stage = 'begun';
     this.#log.carries(ctx, this.#undo, versioned);
+    if (versioned || unsure.length > 0) {
+      await this.#prepare(ctx);
+    }
+    this.#autocommits = ctx === undefined && (this.#sending.alone || !hasSeveralRows);
+    await write(ctx);
+    this.#stage = 'written';
+    this.#undo.done();
+  }
+
+  /** Compares what no statement does, and sorts. */
+  async #prepare(ctx: Transaction | undefined): Promise<void> {
+    const { claims, beside, unsure, unsorted, meetsExisting, writes } = this.#plan;
     if (meetsExisting && !this.#sending.alone) {
       await this.#tables.ask(ctx);
     }
@@ -177,10 +188,6 @@ export class Flush {
       await sortInDatabase(this.#driver, sets, ctx);
     }
     await this.deletes.checkBeforeOrphans(ctx);
-    this.#autocommits = ctx === undefined && (this.#sending.alone || !hasSeveralRows);
-    await write(ctx);
-    this.#stage = 'written';
-    this.#undo.done();
   }
 
   /** A statement was carried out; listeners may still fail. */

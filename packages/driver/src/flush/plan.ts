@@ -41,7 +41,7 @@ export interface Plan {
   readonly loneClass?: EntityMetadata;
 }
 
-/** Of a flush that failed before it could be planned. */
+/** Of a flush in which no version is concerned, or that failed before it could be planned. */
 export const NO_PLAN: Plan = {
   claims: [],
   beside: [],
@@ -91,6 +91,10 @@ export function planFlush(
   verified: ReadonlySet<object> = new Set(),
   roots: Roots = NO_ROOTS,
 ): Plan {
+  const plain = verified.size + roots.size === 0 ? planOfPlain(em, groups) : undefined;
+  if (plain) {
+    return plain;
+  }
   const compared = roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified;
   const draft: Draft = {
     uncovered: uncoveredAmong(updatesOf(groups), compared),
@@ -114,6 +118,18 @@ export function planFlush(
     }
   }
   return completed(em, driver, draft, planFollowUps(em, draft));
+}
+
+/** Where all classes have no version, nor do those that extend them, everything is MikroORM's business alone. */
+function planOfPlain(em: EntityManager, groups: ChangeSetGroups): Plan | undefined {
+  const uow = em.getUnitOfWork(false);
+  const tables = Object.values(groups).flatMap((group) => [...group.values()]);
+  const isPlain = tables.every(([set]) => !set!.meta.root.inheritanceType && !versionOf(set!.meta));
+  if (!isPlain || uow.getExtraUpdates().size > 0) {
+    return undefined;
+  }
+  const rows = tables.reduce((sum, sets) => sum + sets.length, uow.getCollectionUpdates().length);
+  return { ...NO_PLAN, writes: rows > 0, hasSeveralRows: rows > 1 };
 }
 
 function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, followUps: number): Plan {

@@ -3,35 +3,48 @@ import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
 import { asLostRace, asUnknown, publish } from '../errors.ts';
 import { isFlushing, whenIdle } from '../mikro-orm/flush-state.ts';
 import type { Dialect, DriverError } from '../write/dialects/dialect.ts';
+import { StateOn } from '../mikro-orm/layers.ts';
 import type { Send } from '../mikro-orm/transaction-watch.ts';
 import { discard } from './discard.ts';
 import { Turns } from './turns.ts';
 import { Undo } from './undo.ts';
 
+interface Failure {
+  readonly error: unknown;
+}
+
+/** What is known of a transaction or a savepoint. */
+interface Carried {
+  /** The transaction around a savepoint. */
+  readonly parent?: Carried;
+  /** Its flushes, in order. */
+  undos: Undo[];
+  /** It was committed, released or rolled back. */
+  isOver: boolean;
+  /** A statement of it failed, or a flush, which may have aborted it. */
+  suspect?: Failure;
+  /** The database has aborted it. */
+  aborted?: Failure;
+  /** Of the outermost one: the database has ended it, … */
+  ended?: Failure;
+  /** … and rows with a version were written in it: the others are none of our business. */
+  carriesVersions: boolean;
+  /** Of the outermost one, when something was flushed in it. */
+  turns?: Turns;
+}
+
 /** Which flushes a transaction carries: taken back by its ROLLBACK, handed on by the release of a savepoint. */
 export class TransactionLog {
   readonly #dialect: Dialect | undefined;
-  readonly #undos = new WeakMap<object, Undo[]>();
-  readonly #parents = new WeakMap<object, object>();
-  readonly #versioned = new WeakSet<Undo>();
-  readonly #aborted = new WeakMap<object, unknown>();
-  readonly #suspects = new WeakMap<object, unknown>();
-  readonly #turns = new Turns();
-  /** Transactions and savepoints that were committed, released or rolled back. */
-  readonly #over = new WeakSet<object>();
-  /** Transactions that the database has ended, … */
-  readonly #ended = new WeakMap<object, unknown>();
-  /** … and those in which rows with a version were written: the others are none of our business. */
-  readonly #carryVersions = new WeakSet<object>();
+  readonly #transactions = new StateOn<Carried>();
 
   constructor(dialect: Dialect | undefined) {
     this.#dialect = dialect;
   }
 
-  began(transaction: object, parent: object | undefined): void {
-    if (parent) {
-      this.#parents.set(transaction, parent);
-    }
+  began(transaction: object, around: object | undefined): void {
+    const parent = around && this.#of(around);
+    this.#transactions.give(transaction, { parent, undos: [], isOver: false, carriesVersions: false });
   }
 
   /**
@@ -40,39 +53,38 @@ export class TransactionLog {
    * @throws when it is over by then: what is sent would be outside of it
    */
   flush(transaction: object, uow: UnitOfWork, flush: () => Promise<void>): Promise<void> {
-    return this.#turns.take(this.#rootOf(transaction), uow, async () => {
-      if (this.#isOver(transaction)) {
+    const carried = this.#of(transaction);
+    const root = rootOf(carried);
+    root.turns ??= new Turns();
+    return root.turns.take(uow, async () => {
+      if (isOver(carried)) {
         throw new Error('The transaction of this flush was over before it could write. Nothing was written.');
       }
       await flush();
     });
   }
 
-  /** A savepoint is about to begin in a transaction. */
-  beginning(transaction: object): Promise<void> {
-    return this.#turns.idle(this.#rootOf(transaction));
+  /** A savepoint is about to begin in a transaction. Returns what to wait for, if anything. */
+  beginning(transaction: object): Promise<void> | undefined {
+    return rootOf(this.#of(transaction)).turns?.idle();
   }
 
   /** A transaction or savepoint is about to end. */
   async ending(transaction: object): Promise<void> {
-    await this.#turns.idle(this.#rootOf(transaction));
-    this.#over.add(transaction);
-  }
-
-  #isOver(transaction: object): boolean {
-    const parent = this.#parents.get(transaction);
-    return this.#over.has(transaction) || (parent !== undefined && this.#isOver(parent));
+    const carried = this.#of(transaction);
+    const { turns } = rootOf(carried);
+    if (turns) {
+      await turns.idle();
+    }
+    carried.isOver = true;
   }
 
   carries(transaction: object | undefined, undo: Undo, versioned: boolean): void {
-    if (versioned) {
-      this.#versioned.add(undo);
-    }
+    undo.isVersioned ||= versioned;
     if (transaction) {
-      this.#add(transaction, [undo]);
-      if (versioned) {
-        this.#carryVersions.add(this.#rootOf(transaction));
-      }
+      const carried = this.#of(transaction);
+      carried.undos.push(undo);
+      rootOf(carried).carriesVersions ||= versioned;
     }
   }
 
@@ -81,11 +93,12 @@ export class TransactionLog {
    * one: it goes into one that cannot be committed.
    */
   async statementFailed(transaction: object, error: unknown, send: Send): Promise<void> {
+    const carried = this.#of(transaction);
     if (!this.#dialect?.endsTransaction?.((error ?? {}) as DriverError)) {
-      this.#suspects.set(transaction, error);
+      carried.suspect = { error };
       return;
     }
-    this.#ended.set(transaction, this.#ended.get(transaction) ?? asLostRace(error, this.#dialect));
+    carried.ended ??= { error: asLostRace(error, this.#dialect) };
     for (const sql of ['rollback', 'begin']) {
       await send(sql).catch(() => {});
     }
@@ -105,18 +118,19 @@ export class TransactionLog {
 
   /** The database aborted the transaction during a flush. */
   aborted(transaction: object, error: unknown): void {
-    this.#aborted.set(transaction, error);
+    this.#of(transaction).aborted = { error };
   }
 
   /** The same, with all transactions around it. */
   ended(transaction: object, error: unknown): void {
-    this.#ended.set(this.#rootOf(transaction), error);
-    this.#carryVersions.add(this.#rootOf(transaction));
+    const root = rootOf(this.#of(transaction));
+    root.ended = { error };
+    root.carriesVersions = true;
   }
 
   /** A flush failed in the transaction, whose statement may have aborted it. */
   suspect(transaction: object, error: unknown): void {
-    this.#suspects.set(transaction, error);
+    this.#of(transaction).suspect = { error };
   }
 
   /**
@@ -125,36 +139,38 @@ export class TransactionLog {
    * @param versioned rows with a version are about to be written
    */
   going(transaction: object, versioned = false): void {
-    if (this.#aborted.has(transaction)) {
-      throw this.#aborted.get(transaction);
+    const carried = this.#of(transaction);
+    if (carried.aborted) {
+      throw carried.aborted.error;
     }
-    const root = this.#rootOf(transaction);
-    if (versioned) {
-      this.#carryVersions.add(root);
-    }
-    if (this.#ended.has(root) && this.#carryVersions.has(root)) {
-      throw publish(this.#ended.get(root));
+    const root = rootOf(carried);
+    root.carriesVersions ||= versioned;
+    if (root.ended && root.carriesVersions) {
+      throw publish(root.ended.error);
     }
   }
 
-  /** PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first. */
-  async committing(transaction: object, isAlive: () => Promise<unknown>): Promise<void> {
+  /**
+   * PostgreSQL answers the COMMIT of an aborted transaction with a silent ROLLBACK, so where one may be, we ask first.
+   * Returns what to wait for, if anything.
+   */
+  committing(transaction: object, isAlive: () => Promise<unknown>): Promise<unknown> | undefined {
     this.going(transaction);
-    if (this.#suspects.has(transaction) && this.#carryVersions.has(this.#rootOf(transaction))) {
-      const error = this.#suspects.get(transaction);
-      await isAlive().catch(() => {
-        throw error;
-      });
+    const carried = this.#of(transaction);
+    const { suspect } = carried;
+    if (!suspect || !rootOf(carried).carriesVersions) {
+      return undefined;
     }
+    return isAlive().catch(() => {
+      throw suspect.error;
+    });
   }
 
   /** COMMIT, or the release of a savepoint: then the transaction around it carries the flushes. */
   committed(transaction: object): void {
-    const parent = this.#parents.get(transaction);
+    const { parent } = this.#of(transaction);
     const undos = this.#take(transaction);
-    if (parent) {
-      this.#add(parent, undos);
-    }
+    parent?.undos.push(...undos);
   }
 
   /**
@@ -162,9 +178,10 @@ export class TransactionLog {
    * or of the one around a savepoint.
    */
   rollbackFailed(transaction: object, error: unknown): void {
-    const open = this.#parents.get(transaction) ?? transaction;
-    if (!this.#aborted.has(open) && !this.#ended.has(this.#rootOf(open))) {
-      this.aborted(open, asLostRace(error, this.#dialect));
+    const carried = this.#of(transaction);
+    const open = carried.parent ?? carried;
+    if (!open.aborted && !rootOf(open).ended) {
+      open.aborted = { error: asLostRace(error, this.#dialect) };
     }
   }
 
@@ -184,27 +201,31 @@ export class TransactionLog {
 
   /** COMMIT may lose a race too, or its answer. */
   commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown {
-    const wroteVersions = this.#carriedBy(transaction).some((undo) => this.#versioned.has(undo));
+    const wroteVersions = this.#of(transaction).undos.some((undo) => undo.isVersioned);
     const failure = wroteVersions && wasSent ? asUnknown(error, this.#dialect) : error;
     return publish(wroteVersions ? asLostRace(failure, this.#dialect) : error);
   }
 
-  #rootOf(transaction: object): object {
-    const parent = this.#parents.get(transaction);
-    return parent ? this.#rootOf(parent) : transaction;
-  }
-
-  #carriedBy(transaction: object): Undo[] {
-    return this.#undos.get(transaction) ?? [];
-  }
-
-  #add(transaction: object, undos: Undo[]): void {
-    this.#undos.set(transaction, [...this.#carriedBy(transaction), ...undos]);
-  }
-
   #take(transaction: object): Undo[] {
-    const undos = this.#carriedBy(transaction);
-    this.#undos.delete(transaction);
+    const carried = this.#of(transaction);
+    const { undos } = carried;
+    carried.undos = [];
     return undos;
   }
+
+  /** One that somebody else has begun is known from its first use on. */
+  #of(transaction: object): Carried {
+    if (!this.#transactions.has(transaction)) {
+      this.began(transaction, undefined);
+    }
+    return this.#transactions.of(transaction);
+  }
+}
+
+function rootOf(carried: Carried): Carried {
+  return carried.parent ? rootOf(carried.parent) : carried;
+}
+
+function isOver({ isOver: is, parent }: Carried): boolean {
+  return is || (parent !== undefined && isOver(parent));
 }

@@ -6,46 +6,39 @@
 import type { UnitOfWork } from '@mikro-orm/core';
 import { flushesOf, isInFlushOf } from '../mikro-orm/flush-state.ts';
 
-interface Line {
-  /** The last flush. */
-  tail: Promise<unknown>;
-  readonly units: Set<UnitOfWork>;
-}
-
+/** Of an outermost transaction. */
 export class Turns {
-  /** By the outermost transaction. */
-  readonly #lines = new WeakMap<object, Line>();
+  /** The last flush. */
+  #tail: Promise<unknown> = Promise.resolve();
+  readonly #units = new Set<UnitOfWork>();
 
-  /** Flushes in a transaction, when those before it have. */
-  take<Result>(root: object, uow: UnitOfWork, flush: () => Promise<Result>): Promise<Result> {
-    const line = this.#lines.get(root) ?? { tail: Promise.resolve(), units: new Set() };
-    this.#lines.set(root, line);
-    if (isInside(line)) {
+  /** Flushes in the transaction, when those before it have. */
+  take<Result>(uow: UnitOfWork, flush: () => Promise<Result>): Promise<Result> {
+    if (this.#isInside()) {
       return flush();
     }
-    line.units.add(uow);
-    const turn = line.tail.then(flush);
-    line.tail = turn.catch(() => {});
+    this.#units.add(uow);
+    const turn = this.#tail.then(flush);
+    this.#tail = turn.catch(() => {});
     return turn;
   }
 
   /** Waits for all flushes, unless it is one of them that asks. */
-  async idle(root: object): Promise<void> {
-    const line = this.#lines.get(root);
-    if (!line || isInside(line)) {
+  async idle(): Promise<void> {
+    if (this.#isInside()) {
       return;
     }
     let tail: unknown;
-    while (tail !== line.tail) {
-      tail = line.tail;
+    while (tail !== this.#tail) {
+      tail = this.#tail;
       await tail;
       // MikroORM has some tidying up to do
-      await Promise.all([...line.units].map(flushesOf));
+      await Promise.all([...this.#units].map(flushesOf));
     }
   }
-}
 
-/** A listener may flush another EntityManager in the same transaction. */
-function isInside({ units }: Line): boolean {
-  return [...units].some(isInFlushOf);
+  /** A listener may flush another EntityManager in the same transaction. */
+  #isInside(): boolean {
+    return [...this.#units].some(isInFlushOf);
+  }
 }

@@ -64,9 +64,11 @@ export class Undo {
   readonly #removals: (() => void)[] = [];
   readonly #unstacked: (() => void)[] = [];
   readonly #followUps = new Set<readonly unknown[]>();
-  readonly #generations: ReadonlyMap<UnitOfWork, number>;
+  readonly #generations: readonly (readonly [UnitOfWork, number])[];
   /** The flush has told its caller that it succeeded. */
   succeeded = false;
+  /** The flush writes rows with a version. */
+  isVersioned = false;
   #restored = false;
 
   /** Remembers what is pending when the flush begins. */
@@ -74,7 +76,7 @@ export class Undo {
     this.#em = em;
     this.uow = em.getUnitOfWork(false);
     this.#generation = generationOf(this.uow);
-    this.#generations = new Map(withOutside(this.uow).map((uow) => [uow, generationOf(uow)]));
+    this.#generations = withOutside(this.uow).map((uow) => [uow, generationOf(uow)]);
     const removes: Set<object> = this.uow.getRemoveStack();
     const orphans: Set<object> = this.uow.getOrphanRemoveStack();
     const persists: Set<object> = this.uow.getPersistStack();
@@ -235,7 +237,8 @@ export class Undo {
   /** Has the EntityManager of this entity been cleared since? */
   hasForgotten(entity: object): boolean {
     const uow = (helper(entity).__em ?? this.#em).getUnitOfWork(false);
-    return this.#generations.has(uow) && this.#generations.get(uow) !== generationOf(uow);
+    const before = this.#generations.find(([one]) => one === uow);
+    return before !== undefined && before[1] !== generationOf(uow);
   }
 
   /** MikroORM is about to copy into these entities what another EntityManager has of their rows. */

@@ -58,7 +58,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
     ): Promise<void> {
       const { flush } = stateOf(this);
       if (!flush || !withSchema) {
-        const before = flush?.updates.versionsBefore(sets) ?? [];
+        const before = flush?.isVersioned ? flush.updates.versionsBefore(sets) : [];
         if (before.length > 0) {
           await this.executeUpdates(before, false, options);
         }

@@ -31,8 +31,7 @@ function explained(error: unknown, flush: Flush | undefined): unknown {
 export function hookTransactions(connection: AbstractSqlConnection, log: TransactionLog): void {
   const { begin, commit, rollback, transactional } = connection;
   connection.transactional = async (work, options = {}) => {
-    const { em } = (options.eventBroadcaster ?? {}) as { em?: EntityManager };
-    const flush = em && flushingIn(em);
+    const flush = flushOf(options);
     const inTransaction = () => transactional.call(connection, work, options);
     const isOneStatement = await flush?.isOneStatement();
     return (
@@ -40,6 +39,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     ) as never;
   };
   connection.begin = async (options) => {
+    const flush = flushOf(options);
     if (options?.ctx) {
       await log.beginning(options.ctx);
       log.going(options.ctx);
@@ -49,7 +49,7 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
       throw explained(error, em && flushingIn(em));
     })) as Transaction<object>;
     log.began(transaction, options?.ctx as object | undefined);
-    if (!options?.ctx) {
+    if (!options?.ctx && flush?.isVersioned !== false) {
       // not known yet when the connection is made
       const converter = connection.getPlatform().getExceptionConverter();
       await watch(transaction, (error, send) =>
@@ -95,4 +95,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     }
     log.rolledBack(transaction);
   };
+}
+
+/** The flush that opens a transaction of its own. */
+function flushOf(options?: { eventBroadcaster?: object }): Flush | undefined {
+  const { em } = (options?.eventBroadcaster ?? {}) as { em?: EntityManager };
+  return em && flushingIn(em);
 }

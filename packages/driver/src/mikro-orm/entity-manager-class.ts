@@ -47,9 +47,11 @@ let isSettingUp = false;
 /** `em.getEntityFactory()` answers with the factory of whichever EntityManager is in context; this one is asked for its own. */
 let asked: EntityManager | undefined;
 
-/** Makes the flushes of an EntityManager, until it is hooked. */
+/** Makes the flushes of an EntityManager. */
 const BEGIN = Symbol('mikro-ool begin');
 type Begin = (em: EntityManager) => Flush;
+/** What belongs to an EntityManager is hooked. */
+const HOOKED = Symbol('mikro-ool hooked');
 
 /**
  * Hooks an EntityManager that a driver has created. Returns it.
@@ -77,12 +79,13 @@ export function hookManager<Manager extends EntityManager>(em: Manager, log: Tra
 }
 
 /** Hooks what belongs to an EntityManager, if it is not yet. */
-function hookFirst(em: EntityManager): void {
-  const begin = (em as { [BEGIN]?: Begin })[BEGIN];
-  if (!begin || isSettingUp) {
+function hookFirst(manager: EntityManager): void {
+  const em = manager as EntityManager & { [BEGIN]?: Begin; [HOOKED]?: boolean };
+  const begin = em[BEGIN];
+  if (em[HOOKED] || !begin || isSettingUp) {
     return;
   }
-  Object.defineProperty(em, BEGIN, { value: undefined });
+  em[HOOKED] = true;
   const uow = em.getUnitOfWork(false);
   const factory = ownFactory(em);
   const state = newState(em, factory, () => begin(em));

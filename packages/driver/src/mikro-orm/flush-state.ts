@@ -38,7 +38,7 @@ export interface FlushState {
   /** What is written, … */
   groups?: ChangeSetGroups;
   /** … and the groups that have been deleted. */
-  deleted: WeakSet<AnyChangeSet[]>;
+  deleted?: Set<AnyChangeSet[]>;
 }
 
 const states = new StateOn<FlushState>();
@@ -57,7 +57,6 @@ export function newState(em: EntityManager, factory: EntityFactory, begin: () =>
     removed: new Set(),
     isClearing: false,
     recomputed: new Set(),
-    deleted: new WeakSet(),
   };
 }
 
@@ -102,9 +101,10 @@ export async function flushingMeanwhile(state: FlushState, flush: () => Promise<
   }
 }
 
-/** @see flushingMeanwhile */
-export function flushesOnTheirWay(): FlushState[] {
-  return [...onTheirWay];
+/** The other units of work that are flushing. */
+export function flushesBeside(state: FlushState): FlushState[] {
+  const isAlone = onTheirWay.size === 0 || (onTheirWay.size === 1 && onTheirWay.has(state));
+  return isAlone ? [] : [...onTheirWay].filter((other) => other !== state);
 }
 
 /** Settles when a unit of work has no flush on its way. */

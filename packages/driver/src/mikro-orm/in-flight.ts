@@ -13,6 +13,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { isTouched, touchedIn, versionOf } from '@mikro-ool/core';
+import { collectionsOf } from '../memory/entity-state.ts';
 import { forgetSnapshot } from './collection.ts';
 import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { type FlushState, stateOf } from './flush-state.ts';
@@ -92,15 +93,24 @@ export const keepingValues: Layer<InFlightMethods> = (Base) =>
       inSeveral.forEach((set) => keepUnsent(stateOf(this), set, []));
     }
 
-    override async commitUpdateChangeSets(sets: AnyChangeSet[], ctx?: Transaction, batched?: boolean): Promise<void> {
+    override commitUpdateChangeSets(sets: AnyChangeSet[], ctx?: Transaction, batched?: boolean): Promise<void> {
       const state = stateOf(this);
       // the version may stand in another of its tables
       const versioned = sets.filter(({ entity }) => versionOf(metaOf(state.em, entity)));
-      const raw = new Map(versioned.map((set) => [set, rawColumns(set)]));
-      await super.commitUpdateChangeSets(sets, ctx, batched);
-      versioned.forEach((set) => keepUnsent(state, set, raw.get(set) ?? []));
+      const writing = () => super.commitUpdateChangeSets(sets, ctx, batched);
+      return versioned.length > 0 ? keepingUnsent(state, versioned, writing) : writing();
     }
   };
+
+async function keepingUnsent(
+  state: FlushState,
+  sets: readonly AnyChangeSet[],
+  write: () => Promise<void>,
+): Promise<void> {
+  const raw = new Map(sets.map((set) => [set, rawColumns(set)]));
+  await write();
+  sets.forEach((set) => keepUnsent(state, set, raw.get(set) ?? []));
+}
 
 /** The database computes these. */
 export function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
@@ -187,12 +197,9 @@ export const keepingItems: Layer<InFlightMethods> = (Base) =>
 
     override takeCollectionSnapshots(entity: object, visited: Set<object>): void {
       // it comes along relations, of which some have the key alone (`mapToPk`), and is no entity then
-      const isNext = Utils.isEntity(entity) && !visited.has(entity);
-      const values = isNext ? helper(entity).__meta.relations.map((prop) => (entity as Dictionary)[prop.name]) : [];
+      const isNext = !visited.has(entity) && Utils.isEntity(entity);
       // those that were written are not dirty any more
-      const dirty = values.filter(
-        (value) => Utils.isCollection(value) && isManyToMany(value as never) && value.isDirty(),
-      );
+      const dirty = (isNext ? collectionsOf(entity) : []).filter((one) => isManyToMany(one) && one.isDirty());
       const known = dirty.map((collection) => [collection, collection.getSnapshot()] as const);
       super.takeCollectionSnapshots(entity, visited);
       known.forEach(([collection, items]) => isUnsent(collection, items));

@@ -1,11 +1,12 @@
 /** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or has its entities. */
 import type { UnitOfWork } from '@mikro-orm/core';
+import { StateOn } from './layers.ts';
 
-const outside = new WeakMap<object, UnitOfWork>();
+const outside = new StateOn<UnitOfWork>();
 
 /** A transaction works on a unit of work of its own, inside this one. */
 export function opened(inside: UnitOfWork, around: UnitOfWork): void {
-  outside.set(inside, around);
+  outside.give(inside, around);
 }
 
 /** A unit of work, and those around it. */
@@ -13,11 +14,11 @@ export function withOutside(uow: UnitOfWork): UnitOfWork[] {
   return upwards(uow, outside);
 }
 
-const sources = new WeakMap<object, UnitOfWork>();
+const sources = new StateOn<UnitOfWork>();
 
 /** A fork has the entities of this unit of work, as that of a transaction has. */
 export function forked(fork: UnitOfWork, source: UnitOfWork): void {
-  sources.set(fork, source);
+  sources.give(fork, source);
 }
 
 /** A unit of work, and those from which it has entities. */
@@ -25,7 +26,6 @@ export function withSources(uow: UnitOfWork): UnitOfWork[] {
   return upwards(uow, sources);
 }
 
-function upwards(uow: UnitOfWork, next: WeakMap<object, UnitOfWork>): UnitOfWork[] {
-  const above = next.get(uow);
-  return above ? [uow, ...upwards(above, next)] : [uow];
+function upwards(uow: UnitOfWork, next: StateOn<UnitOfWork>): UnitOfWork[] {
+  return next.has(uow) ? [uow, ...upwards(next.of(uow), next)] : [uow];
 }

@@ -6,7 +6,7 @@ import { type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
 import { Refusal, versionOf } from '@mikro-ool/core';
 import { collectionsOf } from '../memory/entity-state.ts';
 import { type AnyChangeSet, metaOf, tablesOf } from './entity.ts';
-import { type FlushState, flushesOnTheirWay } from './flush-state.ts';
+import { type FlushState, flushesBeside } from './flush-state.ts';
 import { isManyToMany, rawColumns, touchesOf, unsentOf } from './in-flight.ts';
 
 /**
@@ -16,7 +16,7 @@ import { isManyToMany, rawColumns, touchesOf, unsentOf } from './in-flight.ts';
  * @throws {Refusal} when an entity with a version has changes that neither flush writes
  */
 export function refuseLeftOut(state: FlushState): void {
-  const others = flushesOnTheirWay().filter((other) => other !== state);
+  const others = flushesBeside(state);
   if (others.length === 0) {
     return;
   }

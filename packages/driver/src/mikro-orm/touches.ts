@@ -48,6 +48,9 @@ export function touchAgain(entity: object): void {
 export function keepTouches({ em, recomputed }: FlushState): void {
   const uow = em.getUnitOfWork(false);
   const touched = touchedIn(uow);
+  if (recomputed.size + touched.size === 0) {
+    return;
+  }
   const entities = new Set([...recomputed, ...[...touched].filter((entity) => hasMark(em, entity))]);
   recomputed.clear();
   touched.clear();

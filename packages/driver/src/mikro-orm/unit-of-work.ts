@@ -76,6 +76,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
         state.roots = undefined;
         state.verified = undefined;
         state.groups = undefined;
+        state.deleted = undefined;
         state.sent.clear();
       }
     }
@@ -145,19 +146,21 @@ export const ordering: Layer<UnitOfWorkMethods> = (Base) =>
       const state = stateOf(this);
       state.groups = groups;
       // it is called again where a statement alone could not write
-      state.deleted = new WeakSet();
+      state.deleted = undefined;
       return super.persistToDatabase(groups, ctx);
     }
 
     /** Called for one table after the other: the first time, all of them are deleted from. */
     override async commitDeleteChangeSets(sets: AnyChangeSet[], ctx?: Transaction): Promise<void> {
-      const { em, flush, groups, deleted } = stateOf(this);
-      if (sets.length === 0 || deleted.has(sets)) {
+      const state = stateOf(this);
+      if (sets.length === 0 || state.deleted?.has(sets)) {
         return;
       }
+      const { em, flush, groups } = state;
       if (!flush?.isVersioned) {
         return super.commitDeleteChangeSets(sets, ctx);
       }
+      const deleted = (state.deleted ??= new Set());
       const byTable = groups![sets[0]!.type];
       const metas = [...byTable.values()].map(([set]) =>
         set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,

@@ -18,8 +18,10 @@ const known = new WeakMap<AbstractSqlDriver, SpecialTables>();
 
 /** Those of the database that a driver is connected to. */
 export function specialTablesOf(driver: AbstractSqlDriver): SpecialTables {
-  const tables = known.get(driver) ?? new SpecialTables(driver);
-  known.set(driver, tables);
+  let tables = known.get(driver);
+  if (!tables) {
+    known.set(driver, (tables = new SpecialTables(driver)));
+  }
   return tables;
 }
 

@@ -17,7 +17,7 @@ import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
 
 /**
- * Writes, and where it is an upsert that does not say so itself, reads back which versions the rows have now. Without
+ * Upserts, and where that does not say so itself, reads back which versions the rows have now. Without
  * RETURNING they are read before anybody else can bump them: a later version than that of the values would let them
  * overwrite what was written in between.
  */
@@ -31,7 +31,7 @@ export async function readingBack<T extends object>(
   const meta = driver.getMetadata().get(entityName) as unknown as EntityMetadata;
   const returns = driver.getPlatform().usesReturningStatement();
   const mayLeave = mayWriteNothing(options) && versionOf(meta);
-  if (!options.upsert || !(mayLeave || (!returns && ownVersionOf(meta)))) {
+  if (!mayLeave && (returns || !ownVersionOf(meta))) {
     return write(options);
   }
   const run = async (ctx?: Transaction) => {
