@@ -126,24 +126,24 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
     },
     'update, alone': {
       sql:
-        'with _l as materialized (select 1 from json_each(?) as _v cross join "article" as _t on _t."id" = ' +
-        '(_v.value ->> 0) and _t."version" = (_v.value ->> 1)) update "article" as _t set "title" = (_v.value ' +
-        '->> 2), "version" = _t."version" + 1 from json_each(?) as _v where _t."id" = (_v.value ->> 0) and ' +
-        '_t."version" = (_v.value ->> 1) and (select count(*) from _l) = 2 and not exists (select 1 from ' +
-        `sqlite_master where type = 'trigger' and tbl_name = 'article' collate nocase) and not exists (select ` +
-        `1 from sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`, `[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`],
+        'with _v (k0, v, c0) as materialized (select (_v.value ->> 0), (_v.value ->> 1), (_v.value ->> 2) from ' +
+        'json_each(?) as _v) update "article" as _t set "title" = _v.c0, "version" = _t."version" + 1 from _v ' +
+        'where _t."id" = _v.k0 and _t."version" = _v.v and (select count(*) from _v cross join "article" as ' +
+        '_t on _t."id" = _v.k0 and _t."version" = _v.v) = 2 and not exists (select 1 from sqlite_master where ' +
+        `type = 'trigger' and tbl_name = 'article' collate nocase union all select 1 from sqlite_temp_master ` +
+        `where type = 'trigger' and tbl_name = 'article' collate nocase)`,
+      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`],
     },
     'update of other columns per row, alone': {
       sql:
-        'with _l as materialized (select 1 from json_each(?) as _v cross join "article" as _t on _t."id" = ' +
-        '(_v.value ->> 0) and _t."version" = (_v.value ->> 1)) update "article" as _t set "title" = case when ' +
-        '(_v.value ->> 3) then (_v.value ->> 2) else _t."title" end, "version" = _t."version" + 1 from ' +
-        'json_each(?) as _v where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1) and (select ' +
-        `count(*) from _l) = 2 and not exists (select 1 from sqlite_master where type = 'trigger' and ` +
-        `tbl_name = 'article' collate nocase) and not exists (select 1 from sqlite_temp_master where type = ` +
+        'with _v (k0, v, c0, f0) as materialized (select (_v.value ->> 0), (_v.value ->> 1), (_v.value ->> 2), ' +
+        '(_v.value ->> 3) from json_each(?) as _v) update "article" as _t set "title" = case when _v.f0 then ' +
+        '_v.c0 else _t."title" end, "version" = _t."version" + 1 from _v where _t."id" = _v.k0 and ' +
+        '_t."version" = _v.v and (select count(*) from _v cross join "article" as _t on _t."id" = _v.k0 and ' +
+        `_t."version" = _v.v) = 2 and not exists (select 1 from sqlite_master where type = 'trigger' and ` +
+        `tbl_name = 'article' collate nocase union all select 1 from sqlite_temp_master where type = ` +
         `'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`, `[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`],
+      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`],
     },
     'rich update': {
       sql:
@@ -165,7 +165,7 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
         'with _l as materialized (select _t."id" from json_each(?) as _v cross join "article" as _t on ' +
         '_t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)) delete from "article" where ("id") ' +
         'in (select * from _l) and (select count(*) from _l) = 2 and not exists (select 1 from sqlite_master ' +
-        `where type = 'trigger' and tbl_name = 'article' collate nocase) and not exists (select 1 from ` +
+        `where type = 'trigger' and tbl_name = 'article' collate nocase union all select 1 from ` +
         `sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
       params: ['[[1,3],[2,1]]'],
     },

@@ -15,18 +15,19 @@ const OTHERS = ` and name not glob '*_${GUARD}_*'`;
 
 export const sqlite: Dialect = {
   update(batch, alone) {
-    const { source, params, cell } = listOf(batch, batch.columns);
-    const set = assignments(batch, cell);
+    const { source, params, cell, names } = listOf(batch, batch.columns);
     const returning = batch.returning.length > 0 ? ` returning ${batch.returning.join(', ')}` : '';
-    const update = `update ${batch.table} as _t set ${set} from ${source} where ${sameRow(batch, cell)}`;
+    const update = (from: string, at: Cell) =>
+      `update ${batch.table} as _t set ${assignments(batch, at)} from ${from} where ${sameRow(batch, at)}`;
     if (!alone) {
-      return { sql: update + returning, params };
+      return { sql: update(source, cell) + returning, params };
     }
-    const found = `select 1 from ${source} cross join ${batch.table} as _t on ${sameRow(batch, cell)}`;
-    return {
-      sql: `with _l as materialized (${found}) ${update} and ${allFound(batch)} and ${hasNoTriggers(batch)}${returning}`,
-      params: [...params, ...params],
-    };
+    // looked through twice, but parsed once
+    const list = `with _v (${names.join(', ')}) as materialized (select ${names.map(cell).join(', ')} from ${source}) `;
+    const at: Cell = (name) => `_v.${name}`;
+    const found = `(select count(*) from _v cross join ${batch.table} as _t on ${sameRow(batch, at)})`;
+    const isAll = `${found} = ${batch.version.values.length} and ${hasNoTriggers(batch)}`;
+    return { sql: `${list}${update('_v', at)} and ${isAll}${returning}`, params };
   },
 
   // a connection that writes holds the only write lock, so finding the rows and deleting them see the same state
@@ -77,9 +78,9 @@ function hasNoTriggers({ table, guarded }: BatchRows): string {
   const [, schema = '', name] = /^(?:([^.]+\.))?(.+)$/.exec(table)!;
   const text = `'${name!.slice(1, -1).replaceAll("'", "''")}'`;
   const others = guarded ? OTHERS : '';
-  const none = (master: string) =>
-    `not exists (select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase${others})`;
-  return `${none(`${schema}sqlite_master`)} and ${none('sqlite_temp_master')}`;
+  const triggers = (master: string) =>
+    `select 1 from ${master} where type = 'trigger' and tbl_name = ${text} collate nocase${others}`;
+  return `not exists (${triggers(`${schema}sqlite_master`)} union all ${triggers('sqlite_temp_master')})`;
 }
 
 function sameRow(rows: BatchRows, cell: Cell): string {
@@ -90,7 +91,14 @@ function sameKeys(rows: BatchRows, cell: Cell): string {
   return rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`).join(' and ');
 }
 
-function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string; params: unknown[]; cell: Cell } {
+interface List {
+  readonly names: readonly string[];
+  readonly source: string;
+  readonly params: unknown[];
+  readonly cell: Cell;
+}
+
+function listOf(rows: BatchRows, changes?: readonly Column[]): List {
   const list = valueColumns(rows, changes);
   const names = [...list.keys()];
   const columns = [...list.values()];
@@ -98,10 +106,11 @@ function listOf(rows: BatchRows, changes?: readonly Column[]): { source: string;
   const json = jsonOf(lines);
   if (json !== undefined) {
     const cell = (name: string) => `(_v.value ->> ${names.indexOf(name)})`;
-    return { source: 'json_each(?) as _v', params: [json], cell };
+    return { names, source: 'json_each(?) as _v', params: [json], cell };
   }
   const row = `(${columns.map(() => '?').join(', ')})`;
   return {
+    names,
     source: `(values ${lines.map(() => row).join(', ')}) as _v`,
     params: lines.flat(),
     cell: (name) => `_v.column${names.indexOf(name) + 1}`,
