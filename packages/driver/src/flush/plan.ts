@@ -33,6 +33,8 @@ export interface Plan {
   readonly versioned: boolean;
   /** One that is in its table already is. */
   readonly meetsExisting: boolean;
+  /** The tables in which rows are written. */
+  readonly tables: readonly EntityMetadata[];
   /** Something is written, … */
   readonly writes: boolean;
   /** … and more than one row, so that a part of it could stay. */
@@ -51,6 +53,7 @@ export const NO_PLAN: Plan = {
   unsorted: [],
   versioned: false,
   meetsExisting: false,
+  tables: [],
   writes: false,
   hasSeveralRows: false,
 };
@@ -117,15 +120,16 @@ export function planFlush(
 }
 
 function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, followUps: number): Plan {
-  const { written: tables, rows, ...plan } = draft;
+  const { written: groups, rows, ...plan } = draft;
   const { claims, unsure, uncovered, versioned, meetsExisting } = plan;
-  const written = tables.filter((sets) => sets.length > 0);
+  const written = groups.filter((sets) => sets.length > 0);
   const isPlain = followUps + claims.length + unsure.length === 0;
   const total = rows + followUps;
   return {
     ...plan,
     beside: claims.length > 0 ? written.flat().filter(isThere).map(lockedRow) : [],
     versioned: versioned || meetsExisting,
+    tables: written.map(([set]) => versionTable(set!.meta)),
     writes: total > 0,
     hasSeveralRows: total > 1,
     loneClass: isPlain ? loneClassOf(em, driver, written, uncovered) : undefined,
