@@ -11,6 +11,8 @@ import {
   type Row,
   type VersionedRow,
   isComparable,
+  keyHash,
+  keyHashIn,
   keyOf,
   keyValues,
   locate,
@@ -233,12 +235,11 @@ export async function findRows(
     );
     return reading.catch(failRead);
   };
-  // SQLite has dates as numbers in one place and as objects in the other
-  const hash = (key: unknown[]) =>
-    Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const keyIn = (row: Dictionary) => hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true));
+  const keyIn = (row: Dictionary) => keyHashIn(row, meta, platform);
   const rows = new Map((await read(changeSets)).map((row) => [keyIn(row), row]));
-  const bySpelling = new Map(changeSets.map((changeSet) => [changeSet, rows.get(hash(keyValues(changeSet)))]));
+  const bySpelling = new Map(
+    changeSets.map((changeSet) => [changeSet, rows.get(keyHash(keyValues(changeSet), platform))]),
+  );
   bySpelling.forEach((row) => row && rows.delete(keyIn(row)));
   // what is left has its key spelled otherwise (by case, padding, zeros), and only the database knows whose it is
   for (const [changeSet] of [...bySpelling].filter(([, row]) => !row)) {
