@@ -6,7 +6,14 @@ import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
+import {
+  type AnyChangeSet,
+  type ChangeSetGroups,
+  isUnsavedOrphan,
+  metaOf,
+  snapshotOf,
+  updatesOf,
+} from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { uncoveredAmong } from '../covers/exclude.ts';
@@ -214,13 +221,15 @@ function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets;
   }
-  for (const changeSet of sets.filter((set) => versionOf(set.meta))) {
+  // what was never saved has no version, and no row
+  const saved = sets.filter((set) => !versionOf(set.meta) || !isUnsavedOrphan(em, set));
+  for (const changeSet of saved.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since
     changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
     expectedVersion(entity, meta, 'delete');
   }
-  return sets;
+  return saved;
 }
 
 /** Is there a version among these rows of one table? In joined tables it may be in another one. */

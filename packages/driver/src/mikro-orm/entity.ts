@@ -41,6 +41,18 @@ export function isManaged(em: EntityManager, entity: object): boolean {
   return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
 }
 
+/** MikroORM removes a new entity, too, that was taken out of a collection again before it was saved. */
+export function isUnsavedOrphan(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
+  const isNew = type !== ChangeSetType.CREATE && snapshotOf(entity) === undefined;
+  return (
+    isNew &&
+    em
+      .getUnitOfWork(false)
+      .getOrphanRemoveStack()
+      .has(entity as never)
+  );
+}
+
 export function isUpdate(type: AnyChangeSet['type']): boolean {
   return type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
 }
