@@ -3,7 +3,7 @@ import { ChangeSetType, type Collection, type Dictionary, type EntityManager, Re
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import type { Aggregates, Way } from '../covers/aggregate.ts';
 import { changesOnlyUncovered } from '../covers/exclude.ts';
-import { type AnyChangeSet, isManaged, isUpdate, metaOf, tablesOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, isManaged, isUnsavedOrphan, isUpdate, metaOf, tablesOf } from '../mikro-orm/entity.ts';
 import { isClaim } from './claims.ts';
 import { Parents } from './parents.ts';
 
@@ -32,7 +32,8 @@ export class Climb {
     sets.filter(({ type }) => !isUpdate(type)).forEach(({ entity }) => this.#exempt.add(entity));
     sets.filter(({ type }) => type === ChangeSetType.CREATE).forEach((set) => this.#parents.creates(set));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#fromCollection(collection));
-    const written = new Set([...sets.filter(counts).map(({ entity }) => entity), ...this.#parents.later.keys()]);
+    const changes = sets.filter((set) => counts(set) && !isUnsavedOrphan(this.#em, set));
+    const written = new Set([...changes.map(({ entity }) => entity), ...this.#parents.later.keys()]);
     written.forEach((entity) => this.#fromRow(entity));
     // a root may be a part itself; what is found meanwhile is visited too
     this.#roots.forEach((_, root) => written.has(root) || this.#fromRow(root));

@@ -11,6 +11,8 @@ import {
   type Row,
   type VersionedRow,
   isComparable,
+  keyHash,
+  keyHashIn,
   keyOf,
   keyValues,
   locate,
@@ -48,20 +50,25 @@ function isStale(row: VersionedRow, actual: number | null): boolean {
   return row.kind === 'uncovered' ? actual === null : actual !== row.expected;
 }
 
-/**
- * A statement has not written one of its rows. Where reading what is there takes a lock, it is read when the flush is
- * rolled back and its locks are gone: who describes conflicts while it keeps others waiting ends in deadlocks with
- * them.
- */
+/** A statement has not written one of its rows. */
 export async function describeOne(
   driver: AbstractSqlDriver,
   row: VersionedRow,
   operation: 'update' | 'delete',
   options: PersistOptions,
 ): Promise<ConcurrentUpdate | StaleRows> {
-  return readsFreely(driver)
+  return isDescribedAtOnce(driver, row)
     ? describeConflict(driver, [row], operation, options)
     : new StaleRows([row], operation, options);
+}
+
+/**
+ * What is there is read when the flush is rolled back where reading takes a lock, because who describes conflicts while
+ * it keeps others waiting ends in deadlocks with them; and where a rule or trigger may have written although nothing was
+ * counted, because that is not what stays.
+ */
+function isDescribedAtOnce(driver: AbstractSqlDriver, { changeSet }: Row): boolean {
+  return readsFreely(driver) && specialTablesOf(driver).isPlain(versionTable(changeSet.meta));
 }
 
 function readsFreely(driver: AbstractSqlDriver): boolean {
@@ -108,7 +115,7 @@ export async function describeBatch(
   options: PersistOptions,
   written: number,
 ): Promise<ConcurrentUpdate | StaleRows> {
-  if (!readsFreely(driver)) {
+  if (!isDescribedAtOnce(driver, rows[0]!)) {
     return new StaleRows(rows, operation, options);
   }
   if (written === 0) {
@@ -228,12 +235,11 @@ export async function findRows(
     );
     return reading.catch(failRead);
   };
-  // SQLite has dates as numbers in one place and as objects in the other
-  const hash = (key: unknown[]) =>
-    Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
-  const keyIn = (row: Dictionary) => hash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true));
+  const keyIn = (row: Dictionary) => keyHashIn(row, meta, platform);
   const rows = new Map((await read(changeSets)).map((row) => [keyIn(row), row]));
-  const bySpelling = new Map(changeSets.map((changeSet) => [changeSet, rows.get(hash(keyValues(changeSet)))]));
+  const bySpelling = new Map(
+    changeSets.map((changeSet) => [changeSet, rows.get(keyHash(keyValues(changeSet), platform))]),
+  );
   bySpelling.forEach((row) => row && rows.delete(keyIn(row)));
   // what is left has its key spelled otherwise (by case, padding, zeros), and only the database knows whose it is
   for (const [changeSet] of [...bySpelling].filter(([, row]) => !row)) {

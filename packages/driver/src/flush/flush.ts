@@ -95,14 +95,8 @@ export class Flush {
 
   /** What it writes. */
   get classNames(): string[] {
-    return [
-      ...new Set(
-        this.#em
-          .getUnitOfWork(false)
-          .getChangeSets()
-          .map(({ meta }) => meta.className),
-      ),
-    ];
+    const sets = this.#em.getUnitOfWork(false).getChangeSets();
+    return [...new Set(sets.map(({ meta }) => meta.className))];
   }
 
   /** Change sets are no longer looked at: what is touched now is for the next flush. */
@@ -142,10 +136,7 @@ export class Flush {
       this.#log.going(ctx, this.#plan.versioned);
     }
     this.#around = ownTransaction ? undefined : ctx;
-    const { hasSeveralRows, versioned, claims, writes } = this.#plan;
-    // a part of several rows could stay; and what was compared must hold until what rests on it is committed
-    const isDivisible = hasSeveralRows || (writes && claims.length > 0 && !ctx);
-    if (this.#sending.alone || !isDivisible || !versioned || ownTransaction) {
+    if (this.#sending.alone || !this.#plan.versioned || ownTransaction || !(await this.#isDivisible(ctx))) {
       return this.#carryOut(write, ctx);
     }
     // In the transaction around the flush it is a savepoint: who catches the conflict and commits must not commit half
@@ -161,6 +152,22 @@ export class Flush {
       // MikroORM has left the savepoint there, which is over
       this.#em.setTransactionContext(ctx);
     }
+  }
+
+  /**
+   * Could a part of it stay? One of several rows, or what a rule or trigger has written in place of the only one; and what
+   * was compared must hold until what rests on it is committed.
+   */
+  async #isDivisible(ctx: Transaction | undefined): Promise<boolean> {
+    const { hasSeveralRows, claims, writes, meetsExisting, tables } = this.#plan;
+    if (hasSeveralRows || (writes && claims.length > 0 && !ctx)) {
+      return true;
+    }
+    if (!writes || !meetsExisting) {
+      return false;
+    }
+    await this.#tables.ask(ctx);
+    return !tables.every((table) => this.#tables.isPlain(table));
   }
 
   async #carryOut(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
@@ -208,6 +215,7 @@ export class Flush {
   /** The flush failed, its COMMIT included. Returns what to throw, and what to restore when MikroORM has tidied up. */
   async failed(failure: unknown): Promise<{ error: unknown; undo?: Undo }> {
     const { hasSeveralRows, versioned } = this.#plan;
+    const hasOwn = hasSeveralRows || this.#hasSavepoint;
     if (this.#stage === 'new') {
       this.#undo.remember();
     }
@@ -219,7 +227,7 @@ export class Flush {
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
     this.#tellTransaction(error, lost);
     const hasBegun = this.#stage === 'begun' || this.#stage === 'written';
-    const isLogged = hasSeveralRows && hasBegun && !this.#sending.alone;
+    const isLogged = hasOwn && hasBegun && !this.#sending.alone;
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: isLogged || this.#sent ? undefined : this.#undo };
   }

@@ -6,7 +6,14 @@ import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
+import {
+  type AnyChangeSet,
+  type ChangeSetGroups,
+  isUnsavedOrphan,
+  metaOf,
+  snapshotOf,
+  updatesOf,
+} from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { uncoveredAmong } from '../covers/exclude.ts';
@@ -33,6 +40,8 @@ export interface Plan {
   readonly versioned: boolean;
   /** One that is in its table already is. */
   readonly meetsExisting: boolean;
+  /** The tables in which rows are written. */
+  readonly tables: readonly EntityMetadata[];
   /** Something is written, … */
   readonly writes: boolean;
   /** … and more than one row, so that a part of it could stay. */
@@ -51,6 +60,7 @@ export const NO_PLAN: Plan = {
   unsorted: [],
   versioned: false,
   meetsExisting: false,
+  tables: [],
   writes: false,
   hasSeveralRows: false,
 };
@@ -133,15 +143,16 @@ function planOfPlain(em: EntityManager, groups: ChangeSetGroups): Plan | undefin
 }
 
 function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, followUps: number): Plan {
-  const { written: tables, rows, ...plan } = draft;
+  const { written: groups, rows, ...plan } = draft;
   const { claims, unsure, uncovered, versioned, meetsExisting } = plan;
-  const written = tables.filter((sets) => sets.length > 0);
+  const written = groups.filter((sets) => sets.length > 0);
   const isPlain = followUps + claims.length + unsure.length === 0;
   const total = rows + followUps;
   return {
     ...plan,
     beside: claims.length > 0 ? written.flat().filter(isThere).map(lockedRow) : [],
     versioned: versioned || meetsExisting,
+    tables: written.map(([set]) => versionTable(set!.meta)),
     writes: total > 0,
     hasSeveralRows: total > 1,
     loneClass: isPlain ? loneClassOf(em, driver, written, uncovered) : undefined,
@@ -226,13 +237,15 @@ function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
   if (!isVersioned(em, sets)) {
     return sets;
   }
-  for (const changeSet of sets.filter((set) => versionOf(set.meta))) {
+  // what was never saved has no version, and no row
+  const saved = sets.filter((set) => !versionOf(set.meta) || !isUnsavedOrphan(em, set));
+  for (const changeSet of saved.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since
     changeSet.originalEntity ??= snapshotOf(entity) as AnyChangeSet['originalEntity'];
     expectedVersion(entity, meta, 'delete');
   }
-  return sets;
+  return saved;
 }
 
 /** Is there a version among these rows of one table? In joined tables it may be in another one. */

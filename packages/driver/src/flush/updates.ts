@@ -1,5 +1,5 @@
 /** The rows that a flush inserts and updates: which statement writes them, and the version that they have then. */
-import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, Utils, helper } from '@mikro-orm/core';
+import { ChangeSet, ChangeSetType, type Dictionary, type EntityProperty, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { initialVersion, versionOf } from '@mikro-ool/core';
 import { changesOnlyUncovered } from '../covers/exclude.ts';
@@ -8,7 +8,7 @@ import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
-import type { CheckedRow, VersionedRow } from '../write/batch.ts';
+import { type CheckedRow, type VersionedRow, keyHash, keyHashIn, keyValues } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import type { Sending } from './alone.ts';
@@ -208,12 +208,14 @@ export class Updates {
     options: PersistOptions,
   ): Promise<void> {
     const { meta } = rows[0]!.changeSet;
-    const fields = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames);
-    const hash = (key: unknown[]) => Utils.getPrimaryKeyHash(key as string[]);
-    const byKey = new Map(found.map((row) => [hash(fields.map((field) => row[field])), row]));
+    const platform = this.#driver.getPlatform();
+    const keyIn = (row: Dictionary) => keyHashIn(row, meta, platform);
+    const byKey = new Map(found.map((row) => [keyIn(this.#driver.mapResult(row, meta)!), row]));
     const rest: AnyChangeSet[] = [];
     for (const { changeSet } of found.length > 0 ? rows : []) {
-      const row = byKey.get(helper(changeSet.entity).getSerializedPrimaryKey());
+      const row =
+        byKey.get(helper(changeSet.entity).getSerializedPrimaryKey()) ??
+        byKey.get(keyHash(keyValues(changeSet), platform));
       if (row) {
         returned.set(changeSet, row);
       } else {
@@ -224,7 +226,7 @@ export class Updates {
     const find = rest.length > 0 ? await findRows(this.#driver, meta, rest, [], options) : undefined;
     for (const changeSet of rest) {
       const known = find!(changeSet);
-      const row = known && byKey.get(hash(Utils.flatten(Utils.getCompositeKeyValue(known, meta) as unknown[][], true)));
+      const row = known && byKey.get(keyIn(known));
       if (row) {
         returned.set(changeSet, row);
       }

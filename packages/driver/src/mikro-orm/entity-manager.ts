@@ -80,8 +80,9 @@ export const refreshing: Layer<Copying> = (Base) =>
       const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
       const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
       const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
-      const current = versionOf(metaOf(em, entity)) ? currentRow(em) : {};
-      const all = { ...current, ...options, ...(lazy.length > 0 ? { populate } : {}) };
+      // a part of an older row would stand under a newer version, so no replica and no cache that is asked for
+      const current = versionOf(metaOf(em, entity)) ? currentRow(em, options) : {};
+      const all = { ...options, ...current, ...(lazy.length > 0 ? { populate } : {}) };
       const { result, reader } = withReader(em, entity, () => super.refresh(entity, all));
       const refreshed = await result;
       for (const source of refreshed && reader ? reader.getUnitOfWork(false).getIdentityMap() : []) {
@@ -182,8 +183,8 @@ function enter(tx: EntityManager, outside: EntityManager): void {
 }
 
 /** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */
-function currentRow(em: EntityManager): Dictionary {
-  const sees = !em.isInTransaction() || !readsSnapshots(em.getPlatform());
+function currentRow(em: EntityManager, { lockMode = LockMode.NONE }: { lockMode?: LockMode }): Dictionary {
+  const sees = !em.isInTransaction() || !readsSnapshots(em.getPlatform()) || lockMode > LockMode.OPTIMISTIC;
   const lock = sees ? {} : { lockMode: LockMode.PESSIMISTIC_READ };
   return { connectionType: 'write', cache: false, ...lock };
 }

@@ -41,6 +41,13 @@ export function isManaged(em: EntityManager, entity: object): boolean {
   return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
 }
 
+/** MikroORM removes a new entity, too, that was taken out of a collection again before it was saved. */
+export function isUnsavedOrphan(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
+  const isNew = helper(entity).__initialized && snapshotOf(entity) === undefined;
+  const orphans: Set<object> = em.getUnitOfWork(false).getOrphanRemoveStack();
+  return type !== ChangeSetType.CREATE && isNew && orphans.has(entity);
+}
+
 export function isUpdate(type: AnyChangeSet['type']): boolean {
   return type === ChangeSetType.UPDATE || type === ChangeSetType.UPDATE_EARLY;
 }

@@ -3,6 +3,7 @@
  */
 import {
   type ChangeSet,
+  type Dictionary,
   type EntityMetadata,
   type EntityProperty,
   type Platform,
@@ -113,6 +114,17 @@ export function locate(table: string, meta: EntityMetadata, rows: readonly Row[]
 export function keyValues(changeSet: ChangeSet<object>): unknown[] {
   const key = keyOf(changeSet);
   return isPrimitive(key) ? [key] : Utils.flatten(Utils.asArray(key) as unknown[][], true);
+}
+
+/** A primary key as text, to find rows by. */
+export function keyHash(key: unknown[], platform: Platform): string {
+  // SQLite has dates as numbers in one place and as objects in the other
+  return Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
+}
+
+/** The same of a row that was read, by the names of its properties. */
+export function keyHashIn(row: Dictionary, meta: EntityMetadata, platform: Platform): string {
+  return keyHash(Utils.flatten(Utils.getCompositeKeyValue(row, meta) as unknown[][], true), platform);
 }
 
 function isPrimitive(value: unknown): boolean {

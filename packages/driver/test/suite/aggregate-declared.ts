@@ -140,6 +140,31 @@ export function aggregatesDeclared(driver: TestDriver): void {
       expect(await versions()).toEqual([3, 3]);
     });
 
+    for (const key of ['given', 'generated']) {
+      test(`a new part with a ${key} key, taken out again before it was saved, is no change`, async () => {
+        const Shelf = defineEntity({
+          name: 'Shelf',
+          properties: {
+            id: p.integer().primary(),
+            books: () => p.oneToMany(Book).mappedBy('shelf').orphanRemoval(),
+            version: version('books'),
+          },
+        });
+        const Book = defineEntity({
+          name: 'Book',
+          properties: { id: p.integer().primary(), shelf: () => p.manyToOne(Shelf) },
+        });
+        const { fork } = await open(driver, [Shelf, Book] as EntitySchema[]);
+        await fork().insert(Shelf, { id: 1 });
+        const em = fork();
+        const shelf = await em.findOneOrFail(Shelf, 1, { populate: ['books'] });
+        const book = em.create(Book, { ...(key === 'given' ? { id: 7 } : {}), shelf });
+        shelf.books.remove(book);
+        await em.flush();
+        expect([shelf.version, await fork().count(Book)]).toEqual([1, 0]);
+      });
+    }
+
     test('parts that are removed along with their root, which is checked', async () => {
       const Tree = defineEntity({
         name: 'Tree',

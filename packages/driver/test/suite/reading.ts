@@ -132,6 +132,8 @@ const WAYS: Record<string, Way> = {
   'Collection.matching() of many-to-many': async (em, isPart) =>
     (await em.findOneOrFail(Tag, 1)).books.matching({ ...own(isPart), where: {} }),
   'em.refresh()': async (em, isPart) => em.refresh(await em.findOneOrFail(Book, 1), own(isPart)),
+  'em.refresh() that asks for the replica': async (em, isPart) =>
+    em.refresh(await em.findOneOrFail(Book, 1), { ...own(isPart), connectionType: 'read' }),
   'em.refresh() of another entity': async (em, isPart) =>
     em.refresh(await em.findOneOrFail(Author, 1), { ...nested(isPart, 'books'), populate: ['books'] } as never),
   'qb.getResult()': (em, isPart) => em.createQueryBuilder(Book).select(columns(isPart)).getResult(),
@@ -391,6 +393,21 @@ export function readings(driver: TestDriver): void {
         expect((await tx.findOneOrFail(Book, 1)).n).toBe(43);
       });
     });
+
+    for (const isPart of [false, true]) {
+      test(`em.refresh() of ${isPart ? 'a part' : 'the whole'} that asks for the cache reads what is there`, async () => {
+        const { fork, rival, row } = await cached();
+        await fork().findOneOrFail(Book, 1, { ...own(isPart), cache });
+        await rival();
+        const em = fork();
+        const book = await em.findOneOrFail(Book, 1);
+        await em.refresh(book, { ...own(isPart), cache });
+        expect([book.n, book.version]).toEqual([42, 2]);
+        book.n += 1;
+        await em.flush();
+        expect(await row()).toMatchObject({ title: 'now', n: 43, version: 3 });
+      });
+    }
 
     test('what a transaction has read is not cached: it may be rolled back', async () => {
       const { fork, rival } = await cached();

@@ -184,6 +184,30 @@ export function removals(driver: TestDriver): void {
       expect((await db.fork().find(Tag, {})).map((tag) => tag.version)).toEqual([1, 1, 1, 1]);
     });
 
+    for (const key of ['given', 'generated']) {
+      test(`a new item with a ${key} key that is taken out again before it was saved is none`, async () => {
+        const Shelf = defineEntity({
+          name: 'Shelf',
+          properties: {
+            id: p.integer().primary(),
+            items: () => p.oneToMany(Item).mappedBy('shelf').orphanRemoval(),
+            version,
+          },
+        });
+        const Item = defineEntity({
+          name: 'Item',
+          properties: { id: p.integer().primary(), shelf: () => p.manyToOne(Shelf), version },
+        });
+        const { fork } = await open(driver, [Shelf, Item] as EntitySchema[]);
+        await fork().insert(Shelf, { id: 1 });
+        const em = fork();
+        const shelf = await em.findOneOrFail(Shelf, 1, { populate: ['items'] });
+        shelf.items.remove(em.create(Item, { ...(key === 'given' ? { id: 7 } : {}), shelf }));
+        await em.flush();
+        expect([await em.findOne(Item, 7), await fork().count(Item), shelf.version]).toEqual([null, 0, 1]);
+      });
+    }
+
     test('pivot rows change without their owner, and a removed item is checked', async () => {
       const db = await setUp();
       const [em, first, second] = await db.authors('tags');
