@@ -93,6 +93,7 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
     try {
       const result = await (em.fork() as Em).transactional(
         async (tx) => {
+          const merged = mergedInto(tx);
           try {
             const worked = await work(tx as Em);
             if (verifyReads) {
@@ -103,7 +104,9 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
             return worked;
           } catch (error) {
             // before the rollback, which gives entities other versions
-            isAssigned = error instanceof ConcurrentUpdate && error.conflicts.some(hasAssignedVersion);
+            isAssigned =
+              error instanceof ConcurrentUpdate &&
+              error.conflicts.some((one) => merged.has(one.entity) || hasAssignedVersion(one));
             throw error;
           }
         },
@@ -161,6 +164,26 @@ function isLostRace(error: unknown): boolean {
   // MariaDB has ended the transaction by then, and only says that its savepoints are gone
   const isEnded = errno === 1305 && message.includes('SAVEPOINT');
   return error instanceof ConcurrentUpdate || LOST_RACES.has(String(code)) || isEnded;
+}
+
+/** The entities that will have been handed to `em.merge()`, whose versions are none that were loaded. Rows of `em.map()` are. */
+function mergedInto(em: EntityManager): ReadonlySet<object> {
+  const merged = new Set<object>();
+  const { merge } = em as unknown as { merge(...args: unknown[]): object };
+  em.merge = ((...args: unknown[]) => {
+    const known = em.getUnitOfWork(false).getIdentityMap();
+    const before = new Set<object>(known);
+    const entity = merge.apply(em, args);
+    const isRow = (args[2] as Dictionary | undefined)?.['convertCustomTypes'] === true;
+    // what is nested in the data comes along
+    for (const one of isRow ? [] : (known as Iterable<object>)) {
+      if (!before.has(one)) {
+        merged.add(one);
+      }
+    }
+    return entity;
+  }) as never;
+  return merged;
 }
 
 /** Is the version that was expected none that was loaded? */

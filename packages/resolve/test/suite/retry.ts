@@ -271,6 +271,11 @@ export function retries(driver: TestDriver): void {
         },
         'of a reference': async (em) => em.assign(em.getReference(Counter, 1), { n: 5, version: 1 }),
         'of a reference to remove': async (em) => em.remove(em.assign(em.getReference(Counter, 1), { version: 1 })),
+        'of an entity to merge': async (em) => {
+          const merged: object = em.merge(Counter, { id: 1, version: 1 } as never);
+          Object.assign(merged, { n: 6 });
+        },
+        'of an entity to merge and remove': async (em) => em.remove(em.merge(Counter, { id: 1, version: 1 } as never)),
         'of a lock': async (em) => em.lock(await em.findOneOrFail(Counter, 1), LockMode.OPTIMISTIC, 1),
       };
       for (const [name, claim] of Object.entries(claims)) {
