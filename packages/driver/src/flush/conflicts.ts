@@ -115,7 +115,8 @@ export async function describeBatch(
   options: PersistOptions,
   written: number,
 ): Promise<ConcurrentUpdate | StaleRows> {
-  if (!isDescribedAtOnce(driver, rows[0]!)) {
+  // which rows a trigger has kept back among others is seen only before the rollback
+  if (!(written > 0 ? readsFreely(driver) : isDescribedAtOnce(driver, rows[0]!))) {
     return new StaleRows(rows, operation, options);
   }
   if (written === 0) {
