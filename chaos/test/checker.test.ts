@@ -23,7 +23,7 @@ interface Planted {
   readonly total?: number;
   readonly reads?: readonly (readonly [number, number, number, number])[];
   /** What a second node has. */
-  readonly elsewhere?: { readonly rows: readonly Seen[]; readonly lines: number };
+  readonly elsewhere?: HistoryRecord;
 }
 
 function history({ attempts, rows, total = 200, reads = [], elsewhere }: Planted): HistoryRecord[] {
@@ -35,7 +35,7 @@ function history({ attempts, rows, total = 200, reads = [], elsewhere }: Planted
       const found = journal ?? (outcome === 'success' ? writes : []);
       return found.map((write) => ({ type: 'journal' as const, attempt, ...write }));
     }),
-    ...(elsewhere ? [{ type: 'elsewhere' as const, node: 2, ...elsewhere }] : []),
+    ...(elsewhere ? [elsewhere] : []),
     ...(reads.length > 0 ? [{ type: 'read' as const, attempt: 'reader', rows: reads }] : []),
     ...entries.flatMap(([attempt, [writes, outcome]]): HistoryRecord[] => [
       ...(writes.length > 0 ? [{ type: 'intent' as const, attempt, writes }] : []),
@@ -43,6 +43,9 @@ function history({ attempts, rows, total = 200, reads = [], elsewhere }: Planted
     ]),
   ];
 }
+
+/** What the second node has. */
+const node = (lines: number, ...rows: Seen[]): HistoryRecord => ({ type: 'elsewhere', node: 2, rows, lines });
 
 const setup = [[create(1, 100), create(2, 100)], 'success'] as const;
 const move = [update(1, 1, 90), update(2, 1, 110)] as const;
@@ -54,13 +57,7 @@ const sound: Record<string, Planted> = {
   'two nodes that have the same': {
     attempts: { setup, a: [move, 'success'] },
     rows: moved,
-    elsewhere: {
-      rows: [
-        [2, 1, 2, 110],
-        [1, 1, 2, 90],
-      ],
-      lines: 4,
-    },
+    elsewhere: node(4, [2, 1, 2, 110], [1, 1, 2, 90]),
   },
   'a failure that left nothing': { attempts: { setup, a: [move, 'failure'] }, rows: unmoved },
   'an unknown outcome that is in the database': { attempts: { setup, a: [move, 'unknown', move] }, rows: moved },
@@ -179,13 +176,7 @@ const planted: Record<string, [Planted, Violation, RegExp]> = {
     {
       attempts: { setup, a: [move, 'success'] },
       rows: moved,
-      elsewhere: {
-        rows: [
-          [1, 1, 1, 100],
-          [2, 1, 2, 110],
-        ],
-        lines: 4,
-      },
+      elsewhere: node(4, [1, 1, 1, 100], [2, 1, 2, 110]),
     },
     'diverged',
     /Only the first node has account 1 \(incarnation 1\) at version 2 with 90; only node 2 has account 1 .* version 1/,
@@ -194,13 +185,7 @@ const planted: Record<string, [Planted, Violation, RegExp]> = {
     {
       attempts: { setup },
       rows: unmoved,
-      elsewhere: {
-        rows: [
-          [1, 1, 1, 100],
-          [2, 1, 1, 100],
-        ],
-        lines: 1,
-      },
+      elsewhere: node(1, [1, 1, 1, 100], [2, 1, 1, 100]),
     },
     'diverged',
     /Node 2 has 1 lines in its journal, and the first one 2/,

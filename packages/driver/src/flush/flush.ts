@@ -170,6 +170,7 @@ export class Flush {
     return !tables.every((table) => this.#tables.isPlain(table));
   }
 
+  /** Writes, in the transaction or savepoint that is open by now, if any. */
   async #carryOut(write: (ctx?: Transaction) => Promise<void>, ctx: Transaction | undefined): Promise<void> {
     const { versioned, unsure, hasSeveralRows } = this.#plan;
     this.#stage = 'begun';

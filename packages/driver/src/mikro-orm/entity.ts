@@ -41,11 +41,15 @@ export function isManaged(em: EntityManager, entity: object): boolean {
   return em.getUnitOfWork(false).getIdentityMap().getByEntity(entity) === entity;
 }
 
+/** Was it never in the database? A reference by a key that is not the primary one has no snapshot either. */
+export function isNew(entity: object): boolean {
+  return helper(entity).__initialized && snapshotOf(entity) === undefined;
+}
+
 /** MikroORM removes a new entity, too, that was taken out of a collection again before it was saved. */
 export function isUnsavedOrphan(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
-  const isNew = helper(entity).__initialized && snapshotOf(entity) === undefined;
   const orphans: Set<object> = em.getUnitOfWork(false).getOrphanRemoveStack();
-  return type !== ChangeSetType.CREATE && isNew && orphans.has(entity);
+  return type !== ChangeSetType.CREATE && isNew(entity) && orphans.has(entity);
 }
 
 export function isUpdate(type: AnyChangeSet['type']): boolean {

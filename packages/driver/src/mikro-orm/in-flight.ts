@@ -15,7 +15,7 @@ import {
 import { isTouched, touchedIn, versionOf } from '@mikro-ool/core';
 import { collectionsOf } from '../memory/entity-state.ts';
 import { forgetSnapshot } from './collection.ts';
-import { type AnyChangeSet, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { type AnyChangeSet, isNew, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
 import { type FlushState, stateOf } from './flush-state.ts';
 import type { Layer } from './layers.ts';
 import { touchAgain } from './touches.ts';
@@ -61,7 +61,7 @@ export const keepingStacks: Layer<InFlightMethods> = (Base) =>
       const { isClearing, hasFailed, removed } = stateOf(this);
       const removes = isClearing ? [] : [...this.getRemoveStack(), ...removed];
       const orphans = isClearing ? [] : [...this.getOrphanRemoveStack()];
-      const created = isClearing ? [] : [...this.getPersistStack()].filter(isNew);
+      const created = isClearing ? [] : [...this.getPersistStack()].filter(isWritable).filter(isNew);
       removed.clear();
       super.postCommitCleanup();
       if (hasFailed) {
@@ -77,10 +77,8 @@ export const keepingStacks: Layer<InFlightMethods> = (Base) =>
     }
   };
 
-/** A reference by a key that is not the primary one has no snapshot either. */
-function isNew(entity: object): boolean {
-  const { __initialized, __meta: meta } = helper(entity);
-  return __initialized && snapshotOf(entity) === undefined && !meta.readonly;
+function isWritable(entity: object): boolean {
+  return !helper(entity).__meta.readonly;
 }
 
 /** Values that were assigned, and entities that were touched. */
