@@ -1,6 +1,14 @@
 /** What a part of an aggregate belongs to, and what it has belonged to, as far as it was read. */
-import { type Dictionary, type EntityManager, type EntityProperty, Reference, Utils, helper } from '@mikro-orm/core';
-import { type AnyChangeSet, snapshotOf } from '../mikro-orm/entity.ts';
+import {
+  ChangeSetType,
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  Reference,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
+import { type AnyChangeSet, isUpdate, snapshotOf } from '../mikro-orm/entity.ts';
 
 /** Relations that this process has written as none, by part: snapshots lack them. */
 const none = new WeakMap<object, Set<string>>();
@@ -11,9 +19,14 @@ export class Parents {
   readonly later = new Map<object, Dictionary>();
   /** The former owners of items, by the relation that leads back. */
   readonly #left = new Map<object, Dictionary<object>>();
+  readonly #removed: ReadonlySet<object>;
 
   constructor(em: EntityManager) {
     this.#em = em;
+    const sets = em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
+    this.#removed = new Set(
+      sets.filter(({ type }) => type !== ChangeSetType.CREATE && !isUpdate(type)).map(({ entity }) => entity),
+    );
     for (const [entity, names, values] of em.getUnitOfWork(false).getExtraUpdates()) {
       const later = Array.isArray(names) ? names.map((name, i) => [name, (values as unknown[])[i]]) : [[names, values]];
       this.later.set(entity, { ...this.later.get(entity), ...Object.fromEntries(later) });
@@ -50,7 +63,9 @@ export class Parents {
     } else if (stored !== undefined) {
       none.set(part, new Set([...(none.get(part) ?? []), back.name]));
     }
-    return [this.#find(part, back, now, false), isGone ? null : before, left ?? null];
+    // what a row was handed to before it was removed has never had it
+    const isNever = this.#removed.has(part) && !back.primary && !back.mappedBy;
+    return [isNever ? null : this.#find(part, back, now, false), isGone ? null : before, left ?? null];
   }
 
   #now(part: object, relation: string): unknown {

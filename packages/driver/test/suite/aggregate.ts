@@ -141,6 +141,39 @@ export function aggregates(driver: TestDriver): void {
       [2, 2],
       'invoice',
     ],
+    // whoever it was handed over to in memory alone has never had it
+    'a part that moves and is removed': [
+      (order, em, other) => {
+        const [item] = order.items;
+        item!.order = other;
+        em.remove(item!);
+      },
+      [2, 1],
+    ],
+    'a part that moves and is taken out there': [
+      (order, _, other) => {
+        const [item] = order.items;
+        other.items.add(item!);
+        other.items.remove(item!);
+      },
+      [2, 1],
+    ],
+    'a part of a part that moves and is removed': [
+      (order, em, other) => {
+        const [option] = order.items[0]!.options;
+        option!.item = other.items[0]!;
+        em.remove(option!);
+      },
+      [2, 1],
+    ],
+    'a 1:1 part that moves and is removed': [
+      (order, em, other) => {
+        const invoice = order.invoice!;
+        invoice.order = other;
+        em.remove(invoice);
+      },
+      [2, 1],
+    ],
     'another 1:1 part, key on the root': [(order, em) => void (order.address = em.create(Address, { id: 9 })), [2, 1]],
     'a 1:1 part that moves, key on the root': [(order, _, other) => void (other.address = order.address), [2, 2]],
     'a 1:1 part let go': [(order) => void (order.invoice!.order = null), [2, 1], 'invoice'],
