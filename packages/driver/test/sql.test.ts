@@ -126,24 +126,23 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
     },
     'update, alone': {
       sql:
-        'with _v (k0, v, c0) as materialized (select (_v.value ->> 0), (_v.value ->> 1), (_v.value ->> 2) from ' +
-        'json_each(?) as _v) update "article" as _t set "title" = _v.c0, "version" = _t."version" + 1 from _v ' +
-        'where _t."id" = _v.k0 and _t."version" = _v.v and (select count(*) from _v cross join "article" as ' +
-        '_t on _t."id" = _v.k0 and _t."version" = _v.v) = 2 and not exists (select 1 from sqlite_master where ' +
+        'update "article" as _t set "title" = (_v.value ->> 2), "version" = _t."version" + 1 from ' +
+        'json_each(?) as _v where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1) and ' +
+        '(select count(*) from (values (?, ?), (?, ?)) as _v cross join "article" as _t on _t."id" = ' +
+        '_v.column1 and _t."version" = _v.column2) = 2 and not exists (select 1 from sqlite_master where ' +
         `type = 'trigger' and tbl_name = 'article' collate nocase union all select 1 from sqlite_temp_master ` +
         `where type = 'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`],
+      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`, 1, 3, 2, 1],
     },
     'update of other columns per row, alone': {
       sql:
-        'with _v (k0, v, c0, f0) as materialized (select (_v.value ->> 0), (_v.value ->> 1), (_v.value ->> 2), ' +
-        '(_v.value ->> 3) from json_each(?) as _v) update "article" as _t set "title" = case when _v.f0 then ' +
-        '_v.c0 else _t."title" end, "version" = _t."version" + 1 from _v where _t."id" = _v.k0 and ' +
-        '_t."version" = _v.v and (select count(*) from _v cross join "article" as _t on _t."id" = _v.k0 and ' +
-        `_t."version" = _v.v) = 2 and not exists (select 1 from sqlite_master where type = 'trigger' and ` +
-        `tbl_name = 'article' collate nocase union all select 1 from sqlite_temp_master where type = ` +
-        `'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`],
+        'update "article" as _t set "title" = case when (_v.value ->> 3) then (_v.value ->> 2) else ' +
+        '_t."title" end, "version" = _t."version" + 1 from json_each(?) as _v where _t."id" = (_v.value ->> ' +
+        '0) and _t."version" = (_v.value ->> 1) and (select count(*) from (values (?, ?), (?, ?)) as _v ' +
+        'cross join "article" as _t on _t."id" = _v.column1 and _t."version" = _v.column2) = 2 and not exists ' +
+        `(select 1 from sqlite_master where type = 'trigger' and tbl_name = 'article' collate nocase union ` +
+        `all select 1 from sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
+      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`, 1, 3, 2, 1],
     },
     'rich update': {
       sql:
@@ -155,27 +154,24 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
     },
     delete: {
       sql:
-        'with _l as materialized (select _t."id" from json_each(?) as _v cross join "article" as _t on ' +
-        '_t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)) delete from "article" where ("id") ' +
-        'in (select * from _l) and (select count(*) from _l) = 2',
-      params: ['[[1,3],[2,1]]'],
+        'delete from "article" where "id" in (?, ?) and (select count(*) from (values (?, ?), (?, ?)) as _v ' +
+        'cross join "article" as _t on _t."id" = _v.column1 and _t."version" = _v.column2) = 2',
+      params: [1, 2, 1, 3, 2, 1],
     },
     'delete, alone': {
       sql:
-        'with _l as materialized (select _t."id" from json_each(?) as _v cross join "article" as _t on ' +
-        '_t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)) delete from "article" where ("id") ' +
-        'in (select * from _l) and (select count(*) from _l) = 2 and not exists (select 1 from sqlite_master ' +
-        `where type = 'trigger' and tbl_name = 'article' collate nocase union all select 1 from ` +
-        `sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
-      params: ['[[1,3],[2,1]]'],
+        'delete from "article" where "id" in (?, ?) and (select count(*) from (values (?, ?), (?, ?)) as _v ' +
+        'cross join "article" as _t on _t."id" = _v.column1 and _t."version" = _v.column2) = 2 and not exists ' +
+        `(select 1 from sqlite_master where type = 'trigger' and tbl_name = 'article' collate nocase union ` +
+        `all select 1 from sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
+      params: [1, 2, 1, 3, 2, 1],
     },
     'delete of a composite key': {
       sql:
-        'with _l as materialized (select _t."tenant", _t."day" from json_each(?) as _v cross join ' +
-        '"app"."visit" as _t on _t."tenant" = (_v.value ->> 0) and _t."day" = (_v.value ->> 1) and ' +
-        '_t."version" = (_v.value ->> 2)) delete from "app"."visit" where ("tenant", "day") in (select * from ' +
-        '_l) and (select count(*) from _l) = 2',
-      params: ['[["x","2024-02-29",1],["y","2024-03-01",1]]'],
+        'delete from "app"."visit" where ("tenant", "day") in (values (?, ?), (?, ?)) and (select count(*) ' +
+        'from (values (?, ?, ?), (?, ?, ?)) as _v cross join "app"."visit" as _t on _t."tenant" = _v.column1 ' +
+        'and _t."day" = _v.column2 and _t."version" = _v.column3) = 2',
+      params: ['x', '2024-02-29', 'y', '2024-03-01', 'x', '2024-02-29', 1, 'y', '2024-03-01', 1],
     },
   },
   mysql: {

@@ -203,9 +203,15 @@ export class Flush {
     this.#sent = true;
   }
 
+  /** Its transaction is not its own, and may roll back when the flush has long succeeded. */
+  get isInside(): boolean {
+    // MikroORM's EntityManager is in a transaction also while the flush is in its own
+    return this.#hasBegun ? this.#around !== undefined : this.#em.isInTransaction();
+  }
+
   /** An entity is about to leave an identity map, because this flush deleted its row. */
   removing(uow: UnitOfWork, entity: object): void {
-    this.#undo.removing(uow, entity);
+    this.#undo.removing(uow, entity, this.isInside);
   }
 
   /** Whatever becomes of the transaction around it, nothing of this flush is pending. */
@@ -227,10 +233,13 @@ export class Flush {
     const cause = this.#autocommits && versioned ? asUnknown(error, this.#dialect) : error;
     const lost = versioned ? asLostRace(cause, this.#dialect) : error;
     this.#tellTransaction(error, lost);
-    const hasBegun = this.#stage === 'begun' || this.#stage === 'written';
-    const isLogged = hasOwn && hasBegun && !this.#sending.alone;
+    const isLogged = hasOwn && this.#hasBegun && !this.#sending.alone;
     // the log of transactions tells whether rows stay; a statement that failed has changed none
     return { error: publish(lost), undo: isLogged || this.#sent ? undefined : this.#undo };
+  }
+
+  get #hasBegun(): boolean {
+    return this.#stage === 'begun' || this.#stage === 'written';
   }
 
   /** The transaction around the flush may be aborted, or over. */

@@ -127,8 +127,12 @@ export class Undo {
     return this.#moved.flat().toReversed();
   }
 
-  /** An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does. */
-  removing(uow: UnitOfWork, entity: object): void {
+  /**
+   * An entity leaves an identity map: that of the flush, or of an EntityManager around it. Called before it does.
+   *
+   * @param isInside what the flush wrote may be discarded when it has succeeded
+   */
+  removing(uow: UnitOfWork, entity: object, isInside: boolean): void {
     const map = uow.getIdentityMap();
     const generation = generationOf(uow);
     // with `clear: true`, the EntityManager around has an object of its own for the row
@@ -142,7 +146,9 @@ export class Undo {
       () => generation === generationOf(uow) && stacks.forEach((stack) => stack.add(entity as never)),
     );
     this.#rememberEntity(entity);
-    this.#entities.get(entity)!.left ??= this.#em.getComparator().prepareEntity(entity) as Dictionary;
+    if (isInside) {
+      this.#entities.get(entity)!.left ??= this.#em.getComparator().prepareEntity(entity) as Dictionary;
+    }
     for (const { meta, prop } of helper(entity).__meta.referencingProperties) {
       for (const referrer of map.getStore(meta).values() as Iterable<Dictionary>) {
         const value: unknown = referrer[prop.name];

@@ -31,7 +31,7 @@ export interface UnitOfWorkMethods extends InFlightMethods {
   getChangeSets(): AnyChangeSet[];
 }
 
-/** The flush that deleted an entity: EntityManagers around its transaction forget the entity later. */
+/** The flush that deleted an entity, in a transaction whose EntityManager outside forgets the entity later. */
 const removers = new WeakMap<object, Flush>();
 
 /**
@@ -96,7 +96,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
     override unsetIdentity(entity: object): void {
       const { flush } = stateOf(this);
       (flush ?? removers.get(entity))?.removing(this as unknown as UnitOfWork, entity);
-      if (flush) {
+      if (flush?.isInside) {
         removers.set(entity, flush);
       }
       super.unsetIdentity(entity);

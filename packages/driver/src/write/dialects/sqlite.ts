@@ -6,41 +6,45 @@
  *   where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)
  *
  * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
+ *
+ * Keys and versions alone are quickest as VALUES, to write all rows or none:
+ *
+ *   delete from "article" where "id" in (1, 2) and (select count(*)
+ *     from (values (1, 3), (2, 1)) as _v cross join "article" as _t
+ *     on _t."id" = _v.column1 and _t."version" = _v.column2) = 2
  */
-import { type BatchRows, type Column, type Dialect, GUARD } from './dialect.ts';
-import { allFound, assignments, placesOf, sameVersion, valueColumns } from './values.ts';
+import { type BatchRows, type Column, type Dialect, GUARD, type Statement } from './dialect.ts';
+import { assignments, placesOf, sameVersion, valueColumns } from './values.ts';
 
 /** Triggers that are none of ours. */
 const OTHERS = ` and name not glob '*_${GUARD}_*'`;
 
 export const sqlite: Dialect = {
   update(batch, alone) {
-    const { source, params, cell, names } = listOf(batch, batch.columns);
+    const { source, params, cell } = listOf(batch, batch.columns);
+    const update = `update ${batch.table} as _t set ${assignments(batch, cell)} from ${source} where ${sameRow(batch, cell)}`;
     const returning = batch.returning.length > 0 ? ` returning ${batch.returning.join(', ')}` : '';
-    const update = (from: string, at: Cell) =>
-      `update ${batch.table} as _t set ${assignments(batch, at)} from ${from} where ${sameRow(batch, at)}`;
     if (!alone) {
-      return { sql: update(source, cell) + returning, params };
+      return { sql: update + returning, params };
     }
-    // looked through twice, but parsed once
-    const list = `with _v (${names.join(', ')}) as materialized (select ${names.map(cell).join(', ')} from ${source}) `;
-    const at: Cell = (name) => `_v.${name}`;
-    const found = `(select count(*) from _v cross join ${batch.table} as _t on ${sameRow(batch, at)})`;
-    const isAll = `${found} = ${batch.version.values.length} and ${hasNoTriggers(batch)}`;
-    return { sql: `${list}${update('_v', at)} and ${isAll}${returning}`, params };
+    const all = areAllFound(batch);
+    return {
+      sql: `${update} and ${all.sql} and ${hasNoTriggers(batch)}${returning}`,
+      params: [...params, ...all.params],
+    };
   },
 
   // a connection that writes holds the only write lock, so finding the rows and deleting them see the same state
   delete(rows, alone) {
-    const { source, params, cell } = listOf(rows);
     const keys = rows.keys.map((column) => column.name).join(', ');
-    const found = `select ${rows.keys.map((column) => `_t.${column.name}`).join(', ')} from ${source} cross join ${rows.table} as _t`;
+    const places = rows.version.values.map((_, r) => rows.keys.map(({ values }) => values[r]));
+    const isOne = rows.keys.length === 1;
+    const all = areAllFound(rows);
     return {
       sql:
-        `with _l as materialized (${found} on ${sameRow(rows, cell)}) ` +
-        `delete from ${rows.table} where (${keys}) in (select * from _l) and ${allFound(rows)}` +
-        (alone ? ` and ${hasNoTriggers(rows)}` : ''),
-      params,
+        `delete from ${rows.table} where ${isOne ? `${keys} in (${places.map(() => '?').join(', ')})` : `(${keys}) in (${valuesOf(places)})`}` +
+        ` and ${all.sql}${alone ? ` and ${hasNoTriggers(rows)}` : ''}`,
+      params: [...places.flat(), ...all.params],
     };
   },
 
@@ -91,30 +95,48 @@ function sameKeys(rows: BatchRows, cell: Cell): string {
   return rows.keys.map((column, i) => `_t.${column.name} = ${cell(`k${i}`)}`).join(' and ');
 }
 
+/** A condition: every row was found with the version that is expected. */
+function areAllFound(rows: BatchRows): Statement {
+  const { names, lines } = linesOf(rows);
+  const { source, params, cell } = listOfValues(names, lines);
+  const found = `select count(*) from ${source} cross join ${rows.table} as _t on ${sameRow(rows, cell)}`;
+  return { sql: `(${found}) = ${lines.length}`, params };
+}
+
 interface List {
-  readonly names: readonly string[];
   readonly source: string;
   readonly params: unknown[];
   readonly cell: Cell;
 }
 
-function listOf(rows: BatchRows, changes?: readonly Column[]): List {
+function linesOf(rows: BatchRows, changes?: readonly Column[]) {
   const list = valueColumns(rows, changes);
-  const names = [...list.keys()];
   const columns = [...list.values()];
   const lines = columns[0]!.values.map((_, r) => columns.map((column) => column.values[r]));
+  return { names: [...list.keys()], lines };
+}
+
+function listOf(rows: BatchRows, changes?: readonly Column[]): List {
+  const { names, lines } = linesOf(rows, changes);
   const json = jsonOf(lines);
   if (json !== undefined) {
     const cell = (name: string) => `(_v.value ->> ${names.indexOf(name)})`;
-    return { names, source: 'json_each(?) as _v', params: [json], cell };
+    return { source: 'json_each(?) as _v', params: [json], cell };
   }
-  const row = `(${columns.map(() => '?').join(', ')})`;
+  return listOfValues(names, lines);
+}
+
+function listOfValues(names: readonly string[], lines: readonly unknown[][]): List {
   return {
-    names,
-    source: `(values ${lines.map(() => row).join(', ')}) as _v`,
+    source: `(${valuesOf(lines)}) as _v`,
     params: lines.flat(),
     cell: (name) => `_v.column${names.indexOf(name) + 1}`,
   };
+}
+
+function valuesOf(lines: readonly unknown[][]): string {
+  const row = `(${lines[0]!.map(() => '?').join(', ')})`;
+  return `values ${lines.map(() => row).join(', ')}`;
 }
 
 /** The same values as MikroORM would write them into SQL; undefined when one of them has no form in JSON. */
