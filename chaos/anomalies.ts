@@ -8,14 +8,16 @@
  * @see Adya, "Weak Consistency"; Kingsbury and Alvaro, "Elle"; Berenson et al., "A Critique of ANSI SQL Isolation Levels" (P4)
  */
 import type { HistoryRecord, Write } from './history.ts';
+import { nameOf } from './rows.ts';
 
-/** What each breaks; `undefined`: nothing that was promised, because rows that are only read are not verified here. */
+/** What each breaks; `undefined`: nothing that was promised, because most rows that are only read are not verified. */
 export const ANOMALIES = {
   P4: 'promise 1: a version is written over once (lost update)',
   G0: 'promise 4: a flush is all or nothing (writes of two transactions in both orders)',
   G1a: 'the engine: nobody reads what was rolled back',
   G1b: 'the engine: nobody reads what its writer has written over before it committed',
   G1c: 'the engine: what one has read of the other, the other has not read of it',
+  'G2-verified': 'verify(): what a write rests on stays as it is until COMMIT (write skew)',
   'G-single': undefined,
   'G2-item': undefined,
 } as const;
@@ -47,25 +49,30 @@ export function findAnomalies(history: Iterable<HistoryRecord>): Finding[] {
   const versions: Version[] = [];
   const intended: Version[] = [];
   const reads: ReadRow[] = [];
+  const rests: ReadRow[] = [];
   for (const record of history) {
     if (record.type === 'journal') {
       versions.push(record);
     } else if (record.type === 'intent') {
       intended.push(...record.writes.map((write) => ({ ...write, attempt: record.attempt })));
-    } else if (record.type === 'read') {
-      reads.push(...record.rows.map((row) => ({ attempt: record.attempt, row })));
+    } else if (record.type === 'read' || record.type === 'rests') {
+      const rows = record.rows.map((row) => ({ attempt: record.attempt, row }));
+      (record.type === 'read' ? reads : rests).push(...rows);
     }
   }
   const committed = new Set(versions.map(({ attempt }) => attempt));
-  const graph = new Graph();
+  const ofCommitted = (rows: readonly ReadRow[]) => rows.filter(({ attempt }) => committed.has(attempt));
+  const [graph, verified] = [new Graph(), new Graph()];
   const lost = addWrites(graph, versions);
-  addReads(
-    graph,
-    versions,
-    reads.filter(({ attempt }) => committed.has(attempt)),
-    lost.steps,
-  );
-  return [...lost.findings, ...dirtyReads(versions, intended, reads, committed), ...graph.cycles()];
+  addReads(graph, versions, ofCommitted(reads), lost.steps);
+  addWrites(verified, versions);
+  addReads(verified, versions, ofCommitted(rests), lost.steps);
+  return [
+    ...lost.findings,
+    ...dirtyReads(versions, intended, reads, committed),
+    ...verified.cyclesOfVerified(),
+    ...graph.cycles(),
+  ];
 }
 
 /** Of a row: which version; null is that it is not there. */
@@ -88,7 +95,7 @@ function addWrites(graph: Graph, versions: readonly Version[]): { findings: Find
       steps.add(key);
       findings.push({
         kind: 'P4',
-        text: `${[...names].join(' and ')} have both written over version ${read} of account ${account}.`,
+        text: `${[...names].join(' and ')} have both written over version ${read} of ${nameOf(account)}.`,
       });
     } else if (writers.has(key)) {
       graph.add(writers.get(key)!.attempt, { kind: 'ww', to: attempt, account });
@@ -142,7 +149,7 @@ function dirtyReads(
     const key = keyOf(account, incarnation, version);
     const writer = present.get(`${key}=${balance}`)?.attempt;
     const rolledBack = aborted.get(`${key}=${balance}`)?.attempt;
-    const what = `version ${version} of account ${account}`;
+    const what = `version ${version} of ${nameOf(account)}`;
     if (writer === undefined && rolledBack !== undefined && rolledBack !== attempt) {
       findings.push({ kind: 'G1a', text: `${attempt} has read ${what}, which ${rolledBack} has not committed.` });
     } else if (writer !== undefined && writer !== attempt && overwriters.get(key) === writer) {
@@ -185,6 +192,12 @@ class Graph {
       }
     }
     return findings;
+  }
+
+  /** Where all reads are of rows that were held until COMMIT: in the order of the commits nothing leads back. */
+  cyclesOfVerified(): Finding[] {
+    const cycles = this.#knots(['ww', 'wr', 'rw']).map((knot) => this.#cycleIn(knot, 'rw', ['ww', 'wr', 'rw']));
+    return cycles.filter((text) => text !== undefined).map((text) => ({ kind: 'G2-verified', text }));
   }
 
   #next(from: string, kinds: readonly EdgeKind[]): Edge[] {

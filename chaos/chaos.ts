@@ -21,6 +21,7 @@ Writers of the same rows while everything fails, on a server that is started for
                       standby: a PostgreSQL, and a hot standby that is read, and takes over; synchronous
                       standby-async: the same without waiting for the standby, which the engine pays for with commits
   --lock <name>       mikro-ool (without), or version-true, which is MikroORM's own
+                      undeclared: mikro-ool without aggregate, guard and verify()
   --help              this text
 
 CHAOS_HISTORY names a directory where the files that the checker reads are kept; those of a run that went wrong are kept
@@ -43,7 +44,7 @@ function planOf(): Plan {
   if (values.cluster !== undefined && !(values.cluster in CLUSTERS)) {
     refuse(`There is no cluster "${values.cluster}".`, USAGE);
   }
-  if (!['mikro-ool', 'version-true'].includes(values.lock)) {
+  if (!['mikro-ool', 'undeclared', 'version-true'].includes(values.lock)) {
     refuse(`There is no lock "${values.lock}".`, USAGE);
   }
   if (!(minutes > 0) || !Number.isInteger(seed)) {

@@ -6,10 +6,11 @@
  * of one version; every other accident breaks a chain, the sum, or what a worker was told.
  */
 import type { HistoryRecord, Outcome, Seen, Write } from './history.ts';
+import { LINES, type RowKind, kindOf, nameOf, pairs } from './rows.ts';
 
 /** What can be wrong. */
 export const VIOLATIONS = {
-  sum: 'the sum of all balances is wrong',
+  sum: 'the sum of all balances, or of all stock, is wrong',
   lostUpdate: 'a version was written over by more than one writer',
   chain: 'the versions of a row are no unbroken chain',
   count: 'the version of a row is not its number of committed writes',
@@ -19,6 +20,9 @@ export const VIOLATIONS = {
   hiddenSuccess: 'a failure was reported for what is in the database',
   torn: 'a part of a transaction is in the database, and a part is not',
   diverged: 'another node has something else',
+  lines: `an order has more than ${LINES} lines`,
+  offCall: 'nobody of a pair is on call',
+  unseen: 'a change past the ORM has left the version as it was',
   unheard: 'something is in the database that no worker was going to write',
 } as const;
 
@@ -31,8 +35,10 @@ export interface Verdict {
   /** Attempts whose outcome nobody was told, and which are in the database. */
   readonly unknownCommitted: number;
   readonly errors: ReadonlyMap<string, number>;
-  /** Lines of the journal. */
+  /** Lines of the journal, … */
   readonly writes: number;
+  /** … and of what. */
+  readonly writesOf: Readonly<Record<RowKind | 'raw', number>>;
   readonly reads: number;
 }
 
@@ -51,17 +57,19 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
   const incarnations = new Map<string, { write: Write; attempt: string }[]>();
   const committed = new Map<string, Write>();
   const errors = new Map<string, number>();
-  let total: number | undefined;
+  const totals = new Map<RowKind, number>();
+  const writesOf = { account: 0, sale: 0, doctor: 0, stock: 0, raw: 0 };
   let writes = 0;
   let reads = 0;
   const attemptOf = (id: string) => attempts.get(id) ?? attempts.set(id, { writes: [], journal: [] }).get(id)!;
   const badReads = new Set<string>();
+  const broken = new Map<string, Violation>();
   const nodes: Extract<HistoryRecord, { type: 'elsewhere' }>[] = [];
 
   for (const record of history) {
     switch (record.type) {
       case 'total':
-        total = record.total;
+        totals.set(record.of, record.total);
         break;
       case 'row':
         rows.set(record.account, record);
@@ -69,6 +77,7 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
       case 'journal': {
         const { type: _, attempt, ...write } = record;
         writes++;
+        writesOf[write.kind === 'raw' ? 'raw' : kindOf(write.account)]++;
         attemptOf(attempt).journal.push(write);
         const key = `${write.account}/${write.incarnation}`;
         (incarnations.get(key) ?? incarnations.set(key, []).get(key)!).push({ write, attempt });
@@ -78,12 +87,13 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
         break;
       }
       case 'read':
+        checkState(record.rows, broken);
         for (const [account, incarnation, version, balance] of record.rows) {
           reads++;
           const write = committed.get(`${account}/${incarnation}/${version}`);
           if (write?.balance !== balance) {
             badReads.add(
-              `Account ${account} (incarnation ${incarnation}) was read at version ${version} with a balance of ${balance}, ` +
+              `${titleOf(account)} (incarnation ${incarnation}) was read at version ${version} with a balance of ${balance}, ` +
                 (write
                   ? `but that version was written with ${write.balance}.`
                   : 'but nobody has committed that version.'),
@@ -106,17 +116,46 @@ export function check(history: Iterable<HistoryRecord>): Verdict {
   }
 
   badReads.forEach((text) => report('read', text));
-  const sum = [...rows.values()].reduce((balance, row) => balance + row.balance, 0);
-  if (sum !== total) {
-    report('sum', `All balances together are ${sum}, and should be ${total}.`);
+  checkState(
+    [...rows.values()].map(({ account, incarnation, version, balance }) => [account, incarnation, version, balance]),
+    broken,
+  );
+  broken.forEach((kind, text) => report(kind, text));
+  for (const [kind, total] of totals) {
+    const ofKind = [...rows.values()].filter(({ account }) => kindOf(account) === kind);
+    const sum = ofKind.reduce((balance, row) => balance + row.balance, 0);
+    if (sum !== total) {
+      report('sum', `All of ${kind} together are ${sum}, and should be ${total}.`);
+    }
   }
   nodes.forEach((node) => checkNode(node, [...rows.values()], writes, report));
   const counts = checkAttempts(attempts, report);
   checkChains(incarnations, rows, report);
-  return { violations, ...counts, errors, writes, reads };
+  return { violations, ...counts, errors, writes, writesOf, reads };
 }
 
 type Report = (kind: Violation, text: string) => void;
+
+function titleOf(row: number): string {
+  const name = nameOf(row);
+  return name[0]!.toUpperCase() + name.slice(1);
+}
+
+/** What must hold between rows, of those that were seen at once. */
+function checkState(rows: readonly Seen[], broken: Map<string, Violation>): void {
+  for (const [row, , version, lines] of rows) {
+    if (kindOf(row) === 'sale' && lines > LINES) {
+      broken.set(`${titleOf(row)} has ${lines} lines at version ${version}.`, 'lines');
+    }
+  }
+  const off = new Map(rows.filter((row) => kindOf(row[0]) === 'doctor' && row[3] === 0).map((row) => [row[0], row[2]]));
+  for (const [one, other] of pairs()) {
+    if (off.has(one) && off.has(other)) {
+      const text = `${titleOf(one)} at version ${off.get(one)} and ${nameOf(other)} at version ${off.get(other)} are both off call.`;
+      broken.set(text, 'offCall');
+    }
+  }
+}
 
 function checkNode(
   { node, rows, lines }: Extract<HistoryRecord, { type: 'elsewhere' }>,
@@ -125,7 +164,7 @@ function checkNode(
   report: Report,
 ): void {
   const tell = ([account, incarnation, version, balance]: Seen) =>
-    `account ${account} (incarnation ${incarnation}) at version ${version} with ${balance}`;
+    `${nameOf(account)} (incarnation ${incarnation}) at version ${version} with ${balance}`;
   const here = first.map(({ account, incarnation, version, balance }) =>
     tell([account, incarnation, version, balance]),
   );
@@ -170,7 +209,8 @@ function checkAttempts(
 }
 
 function describe({ account, incarnation, kind, read, written, balance }: Write): string {
-  return `${kind} of account ${account}.${incarnation} from version ${read} to ${written}, balance ${balance}`;
+  const left = kind === 'raw' ? '' : ` to ${written}`;
+  return `${kind} of ${nameOf(account)}.${incarnation} from version ${read}${left}, balance ${balance}`;
 }
 
 function checkChains(
@@ -185,7 +225,7 @@ function checkChains(
   }
   for (const account of rows.keys()) {
     if (!last.has(account)) {
-      report('chain', `Account ${account} exists, but the journal does not know it.`);
+      report('chain', `${titleOf(account)} exists, but the journal does not know it.`);
     }
   }
   for (const [account, latest] of last) {
@@ -197,7 +237,7 @@ function checkChains(
     if ((rows.get(account)?.incarnation ?? latest) !== latest) {
       report(
         'chain',
-        `Account ${account} is in incarnation ${rows.get(account)!.incarnation}, the journal in ${latest}.`,
+        `${titleOf(account)} is in incarnation ${rows.get(account)!.incarnation}, the journal in ${latest}.`,
       );
     }
   }
@@ -211,7 +251,7 @@ function checkChain(
   row: Extract<HistoryRecord, { type: 'row' }> | undefined,
   report: Report,
 ): void {
-  const name = `Account ${account} (incarnation ${incarnation})`;
+  const name = `${titleOf(account)} (incarnation ${incarnation})`;
   const links = Map.groupBy(entries, ({ write }) => write.read);
   for (const [read, writers] of links) {
     if (writers.length > 1) {
@@ -220,6 +260,11 @@ function checkChain(
         'lostUpdate',
         `${name}: ${read === null ? 'it' : `version ${read}`} has ${writers.length} writers: ${names}.`,
       );
+    }
+  }
+  for (const { write, attempt } of entries) {
+    if (write.kind === 'raw' && write.written === write.read) {
+      report('unseen', `${name}: ${attempt} has written it past the ORM, and version ${write.read} is what it was.`);
     }
   }
   const created = links.get(null)?.[0];

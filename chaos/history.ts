@@ -1,9 +1,11 @@
 /** What a run leaves behind for the checker: one JSON object a line, written by the workers and read from the database. */
 import { openSync, readFileSync, writeSync } from 'node:fs';
+import type { RowKind } from './rows.ts';
 
-export type Kind = 'create' | 'update' | 'delete';
+/** `raw`: past the ORM, where nobody says which version comes of it. */
+export type Kind = 'create' | 'update' | 'delete' | 'raw';
 
-/** One version of one account. An account that was deleted and created again is in its next incarnation. */
+/** One version of one row, an account or another one (rows.ts). An account that was deleted and created again is in its next incarnation. */
 export interface Write {
   readonly account: number;
   readonly incarnation: number;
@@ -12,19 +14,19 @@ export interface Write {
   readonly read: number | null;
   /** The version that it left behind; null for a deleted row. */
   readonly written: number | null;
-  /** The balance that it left behind. */
+  /** What it left behind: a balance, a number of lines, whether a doctor is on call, a quantity. */
   readonly balance: number;
 }
 
-/** Account, incarnation, version, balance. */
+/** Row, incarnation, version, balance. */
 export type Seen = readonly [account: number, incarnation: number, version: number, balance: number];
 
 /** How an attempt ended, as far as its worker was told. */
 export type Outcome = 'success' | 'failure' | 'unknown';
 
 export type HistoryRecord =
-  /** From the database, when all is over: what it should hold together, … */
-  | { readonly type: 'total'; readonly total: number }
+  /** From the database, when all is over: what all rows of a kind hold together, … */
+  | { readonly type: 'total'; readonly of: RowKind; readonly total: number }
   /** … each row, … */
   | {
       readonly type: 'row';
@@ -39,6 +41,8 @@ export type HistoryRecord =
   | { readonly type: 'elsewhere'; readonly node: number; readonly rows: readonly Seen[]; readonly lines: number }
   /** From a worker: committed rows that it has read, … */
   | { readonly type: 'read'; readonly attempt: string; readonly rows: readonly Seen[] }
+  /** … those of them that its writes rest on, and that it does not write, … */
+  | { readonly type: 'rests'; readonly attempt: string; readonly rows: readonly Seen[] }
   /** … what it is about to commit, written down before anything can be committed, … */
   | { readonly type: 'intent'; readonly attempt: string; readonly writes: readonly Write[] }
   /** … and what it was told; missing when the worker was killed. */

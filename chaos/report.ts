@@ -9,7 +9,11 @@ import type { Result } from './run.ts';
 import { type Fault, faultsOf } from './saboteur.ts';
 
 const DIRECTORY = new URL('./results/', import.meta.url);
-const TITLES = { 'mikro-ool': 'mikro-ool', 'version-true': 'MikroORM, `version: true`' };
+const TITLES = {
+  'mikro-ool': 'mikro-ool',
+  undeclared: 'mikro-ool, nothing declared',
+  'version-true': 'MikroORM, `version: true`',
+};
 export const DATABASES = { postgresql: 'PostgreSQL', mariadb: 'MariaDB' };
 const CLUSTER_TITLES: Readonly<Record<Cluster, string>> = {
   galera: 'Galera, three nodes of MariaDB',
@@ -45,7 +49,7 @@ interface Summary {
 }
 
 export function summarise({ plan, seconds, verdict, anomalies, faults, ...rest }: Result): Summary {
-  const { outcomes, unknownCommitted, violations, errors, writes, reads } = verdict;
+  const { outcomes, unknownCommitted, violations, errors, writes, writesOf, reads } = verdict;
   const ofKind = (kind: Violation) => violations.filter((violation) => violation.kind === kind);
   const kinds = Object.keys(VIOLATIONS) as Violation[];
   const all = faultsOf(plan);
@@ -61,6 +65,10 @@ export function summarise({ plan, seconds, verdict, anomalies, faults, ...rest }
       'reported as unknown, or killed before a report': outcomes.unknown + outcomes.killed,
       '… of these, in the database': unknownCommitted,
       'versions written': writes,
+      '… of orders, whose lines change': writesOf.sale,
+      '… of doctors, going off call and back': writesOf.doctor,
+      '… of stock, by the ORM': writesOf.stock,
+      '… of stock, past it': writesOf.raw,
       'rows read': reads,
       '**faults**': count(all),
       '… of these, without deadlocks and serialisation failures': count(

@@ -9,7 +9,7 @@ import { type Verdict, check } from './checker.ts';
 import { SQL, type Session, openSession } from './control.ts';
 import { excuseOf } from './excuses.ts';
 import { type HistoryRecord, type Seen, type Write, readHistory } from './history.ts';
-import { ACCOUNTS, type DatabaseKind, OPENING_BALANCE, type Plan, SETUP, connect, createTables } from './model.ts';
+import { type DatabaseKind, type Plan, SETUP, TOTALS, connect, createTables } from './model.ts';
 import { DEADLOCK, SERIALISATION, isStrict } from './outcome.ts';
 import { type Proxy, startProxy } from './proxy.ts';
 import { Chance } from './random.ts';
@@ -178,8 +178,8 @@ export async function run(plan: Plan, show: (progress: Progress) => void = () =>
   }
 }
 
-async function prepare({ database }: Plan, { writers: [server], whole }: Target): Promise<void> {
-  const orm = await connect(database, 'mikro-ool', server.url(server.port), 'setup', 2);
+async function prepare({ database, lock }: Plan, { writers: [server], whole }: Target): Promise<void> {
+  const orm = await connect(database, lock, server.url(server.port), 'setup', 2);
   try {
     await orm.schema.ensureDatabase();
     await createTables(orm, database);
@@ -286,8 +286,20 @@ interface Row {
   readonly balance: number;
 }
 
+/** All rows, as the journal has them. */
+const ROWS = `select id, incarnation, version, balance from account
+  union all select id, 1, version, (select count(*) from line where sale_id = sale.id) from sale
+  union all select id, 1, version, on_call from doctor
+  union all select id, 1, version, quantity from stock`;
+
 async function dump(nodes: readonly Session[], database: DatabaseKind, file: string): Promise<void> {
-  const rowsOf = (node: Session) => node.query<Row>('select id, incarnation, version, balance from account');
+  const rowsOf = async (node: Session) =>
+    (await node.query<Record<keyof Row, number | string>>(ROWS)).map((row): Row => ({
+      id: Number(row.id),
+      incarnation: Number(row.incarnation),
+      version: Number(row.version),
+      balance: Number(row.balance),
+    }));
   const elsewhere = async (node: Session, i: number) => {
     const [lines] = await node.query<{ n: number | string }>('select count(*) as n from journal');
     const rows = (await rowsOf(node)).map((row): Seen => [row.id, row.incarnation, row.version, row.balance]);
@@ -298,7 +310,7 @@ async function dump(nodes: readonly Session[], database: DatabaseKind, file: str
   const journal = await first.query<Write & { attempt: string }>(SQL[database].journal);
   const writes: Write[] = journal.filter(({ attempt }) => attempt === SETUP);
   const records: HistoryRecord[] = [
-    { type: 'total', total: ACCOUNTS * OPENING_BALANCE },
+    ...TOTALS.map((total) => ({ type: 'total' as const, ...total })),
     ...rows.map(({ id, ...row }) => ({ type: 'row' as const, account: id, ...row })),
     ...journal.map((line) => ({ type: 'journal' as const, ...line })),
     ...(await Promise.all(others.map(elsewhere))),

@@ -1,11 +1,12 @@
 /** Does everything to a run that can happen to a service: one fault after the other, each kind once before chance decides. */
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Session, SQL, openSession } from './control.ts';
-import { ACCOUNTS, type Cluster, type Plan } from './model.ts';
+import type { Cluster, Plan } from './model.ts';
 import { isLossy } from './excuses.ts';
 import { DEADLOCK, labelOf } from './outcome.ts';
 import type { Proxy } from './proxy.ts';
 import type { Chance } from './random.ts';
+import { idsOf } from './rows.ts';
 import type { NodeFault, Server, Target } from './servers.ts';
 
 /** How often a minute, about. */
@@ -151,7 +152,7 @@ export class Saboteur {
 
   /** Holds rows, and puts others into the queue for them, which hold them in turn. */
   async #fillLockQueue(): Promise<void> {
-    const rows = this.#chance.shuffle(Array.from({ length: ACCOUNTS }, (_, i) => i + 1)).slice(0, 12);
+    const rows = this.#chance.shuffle(idsOf('account')).slice(0, 12);
     const hold = this.#chance.between(100, 400);
     const holder = () =>
       this.#withSession(async (session) => {

@@ -1,78 +1,23 @@
-/** What workers do to accounts: every way in which an application may write them, and the journal beside it. */
+/** What workers do: every way in which an application may write rows, and the journal beside it. */
 import { type EntityManager, type InferEntity, IsolationLevel } from '@mikro-orm/core';
 import { ConcurrentUpdate } from '@mikro-ool/core';
 import { retryOnConflict } from '@mikro-ool/resolve';
-import type { Kind, Outcome, Recorder, Seen, Write } from './history.ts';
-import { ACCOUNTS, Account, Journal, type Lock, type Plan } from './model.ts';
+import { Attempt } from './attempt.ts';
+import { type Change, changeLines, goOffCall, moveStock, moveStockRaw } from './covers.ts';
+import type { Outcome, Recorder } from './history.ts';
+import { Account, Journal, type Lock, type Plan } from './model.ts';
 import { DEADLOCK, SERIALISATION, isStrict, labelOf, outcomeOf } from './outcome.ts';
 import type { Chance } from './random.ts';
+import { idsOf } from './rows.ts';
 
 type AccountEntity = InferEntity<typeof Account>;
 type JournalEntity = InferEntity<typeof Journal>;
-type State = Pick<AccountEntity, 'id' | 'incarnation' | 'balance'>;
 
 /** The work itself takes its transaction back. */
 class ChangedMind extends Error {
   constructor() {
     super('changed its mind');
     this.name = 'ChangedMind';
-  }
-}
-
-/** One try to commit something: at most one transaction comes of it. */
-class Attempt {
-  readonly id: string;
-  readonly #recorder: Recorder;
-  readonly #read: Map<number, number>;
-  #writes: Write[] = [];
-  #intended = false;
-
-  /** @param before an attempt that has failed, and whose entities this one goes on with */
-  constructor(id: string, recorder: Recorder, before?: Attempt) {
-    this.id = id;
-    this.#recorder = recorder;
-    this.#read = new Map(before ? before.#read : []);
-  }
-
-  /** Rows that were just read. Those that this attempt itself has written are not committed, so they are left out. */
-  saw(accounts: readonly AccountEntity[]): void {
-    const read = accounts.filter(({ id }) => !this.#writes.some(({ account }) => account === id));
-    read.forEach(({ id, version }) => this.#read.set(id, version));
-    const rows = read.map(({ id, incarnation, version, balance }): Seen => [id, incarnation, version, balance]);
-    this.#recorder.record({ type: 'read', attempt: this.id, rows });
-  }
-
-  /** @param written what the row has now; where the flush is still to come, what it is going to have */
-  wrote(kind: Kind, account: State, written: number | null): Write & { attempt: string } {
-    const { id, incarnation, balance } = account;
-    // written twice by one transaction: the second time is based on the first
-    const own = this.#writes.findLast((write) => write.account === id)?.written;
-    const read = kind === 'create' ? null : (own ?? this.#read.get(id)!);
-    const write = { account: id, incarnation, kind, read, written, balance };
-    this.#writes.push(write);
-    return { attempt: this.id, ...write };
-  }
-
-  mark(): number {
-    return this.#writes.length;
-  }
-
-  /** What was written since was rolled back. */
-  backTo(mark: number): void {
-    this.#writes.length = mark;
-  }
-
-  /** From here on, everything may be committed at any moment. */
-  intend(): void {
-    this.#intended = true;
-    this.#recorder.record({ type: 'intent', attempt: this.id, writes: this.#writes });
-  }
-
-  end(error: unknown, strict: boolean): Outcome {
-    const outcome = error === undefined ? 'success' : outcomeOf(error, this.#intended, strict);
-    const label = error === undefined ? undefined : labelOf(error);
-    this.#recorder.record({ type: 'end', attempt: this.id, outcome, error: label });
-    return outcome;
   }
 }
 
@@ -128,6 +73,10 @@ export class Work {
     [4, () => this.#replace()],
     [8, () => this.#solo()],
     [5, () => this.#crosswise()],
+    [10, () => this.#covered(changeLines)],
+    [8, () => this.#covered(goOffCall)],
+    [6, () => this.#covered(moveStock)],
+    [6, () => this.#raw()],
   ];
 
   constructor(
@@ -197,7 +146,7 @@ export class Work {
   }
 
   #ids(n: number): number[] {
-    return this.#chance.shuffle(Array.from({ length: ACCOUNTS }, (_, i) => i + 1)).slice(0, n);
+    return this.#chance.shuffle(idsOf('account')).slice(0, n);
   }
 
   #some(): number[] {
@@ -246,7 +195,7 @@ export class Work {
 
   async #beginAndCommit(): Promise<void> {
     const em = this.#fork();
-    if (this.#lock === 'mikro-ool' && this.#chance.percent(30)) {
+    if (this.#lock !== 'version-true' && this.#chance.percent(30)) {
       await this.#changedMind(em);
     }
     await this.#once(async (attempt) => {
@@ -302,7 +251,7 @@ export class Work {
           }
           attempt.backTo(mark);
           // what a flush did not write is still there, as unsaved changes; what it did write is discarded
-          const isDiscarded = this.#lock === 'mikro-ool' && error instanceof ChangedMind;
+          const isDiscarded = this.#lock !== 'version-true' && error instanceof ChangedMind;
           for (const account of isDiscarded ? [] : known) {
             if (!(await em.refresh(account))) {
               throw new ChangedMind();
@@ -344,7 +293,7 @@ export class Work {
           await em.flush();
           break;
         } catch (error) {
-          if (left === 0 || this.#lock !== 'mikro-ool' || outcomeOf(error, true, this.#strict) === 'unknown') {
+          if (left === 0 || this.#lock === 'version-true' || outcomeOf(error, true, this.#strict) === 'unknown') {
             throw error;
           }
           this.#end(attempt, error);
@@ -383,18 +332,22 @@ export class Work {
 
   async #retried(): Promise<void> {
     const ids = this.#some();
+    await this.#retry((em, attempt) => this.#transfer(em, attempt, ids));
+  }
+
+  async #retry(carryOut: (em: EntityManager, attempt: Attempt) => Promise<void>, verifyReads = false): Promise<void> {
     let attempt: Attempt | undefined;
     const work = async (em: EntityManager) => {
       if (attempt) {
         this.#end(attempt, new ConcurrentUpdate([]));
       }
       attempt = this.#attempt();
-      await this.#transfer(em, attempt, ids);
+      await carryOut(em, attempt);
       attempt.intend();
     };
     try {
-      await (this.#lock === 'mikro-ool'
-        ? retryOnConflict(this.#fork(), work, { attempts: 4, ...this.#isolation() })
+      await (this.#lock !== 'version-true'
+        ? retryOnConflict(this.#fork(), work, { attempts: 4, verifyReads, ...this.#isolation() })
         : this.#fork().transactional(work, this.#isolation()));
     } catch (error) {
       this.#end(attempt ?? this.#attempt(), error);
@@ -517,6 +470,50 @@ export class Work {
         await this.#transfer(em, attempt, second!);
         attempt.intend();
       }, this.#isolation()),
+    );
+  }
+
+  /** What a version is told to cover, in a transaction, in a flush of its own, or tried again. */
+  async #covered(change: Change): Promise<void> {
+    const isDeclared = this.#lock === 'mikro-ool';
+    const carryOut = async (em: EntityManager, attempt: Attempt, verifies: boolean) => {
+      const changed = await change(em, attempt, this.#chance, verifies);
+      await em.flush();
+      const lines = changed.map(({ row, balance }) => {
+        return attempt.wrote('update', { id: row.id, incarnation: 1, balance }, row.version);
+      });
+      if (lines.length > 0) {
+        await em.insertMany(Journal, lines);
+      }
+    };
+    const ways = [
+      () =>
+        this.#once((attempt) =>
+          this.#fork().transactional(async (em) => {
+            await carryOut(em, attempt, isDeclared);
+            attempt.intend();
+          }, this.#isolation()),
+        ),
+      () =>
+        this.#once(async (attempt) => {
+          const em = this.#fork();
+          for (const { row, balance } of await change(em, attempt, this.#chance, isDeclared)) {
+            em.create(Journal, attempt.wrote('update', { id: row.id, incarnation: 1, balance }, row.version + 1));
+          }
+          attempt.intend();
+          await em.flush();
+        }),
+      () => this.#retry((em, attempt) => carryOut(em, attempt, isDeclared)),
+      // all that was loaded is verified, so nothing is by itself
+      () => this.#retry((em, attempt) => carryOut(em, attempt, false), isDeclared),
+    ];
+    await this.#chance.pick(ways)();
+  }
+
+  /** Past the ORM: nobody checks anything, and no version is written along. */
+  async #raw(): Promise<void> {
+    await this.#once((attempt) =>
+      this.#fork().transactional((em) => moveStockRaw(em, attempt, this.#chance), this.#isolation()),
     );
   }
 }

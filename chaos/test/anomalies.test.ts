@@ -7,6 +7,8 @@ interface Transaction {
   /** Account and version. */
   readonly reads?: readonly (readonly [number, number])[];
   /** Account and the version that it leaves behind. */
+  /** Of those that it does not write, what must stay. */
+  readonly rests?: readonly (readonly [number, number])[];
   readonly writes?: readonly (readonly [number, number])[];
   readonly isAborted?: true;
 }
@@ -28,10 +30,12 @@ function history(transactions: Readonly<Record<string, Transaction>>): HistoryRe
       transaction.isAborted ? [] : writesOf(transaction).map((one) => ({ type: 'journal' as const, attempt, ...one })),
     ),
     ...all.flatMap(([attempt, transaction]): HistoryRecord[] => {
-      const { reads = [] } = transaction;
-      const rows = reads.map(([account, version]): Seen => [account, 1, version, balanceOf(account, version)]);
+      const { reads = [], rests = [] } = transaction;
+      const rowsOf = (rows: typeof reads) =>
+        rows.map(([account, version]): Seen => [account, 1, version, balanceOf(account, version)]);
       return [
-        { type: 'read', attempt, rows },
+        { type: 'read', attempt, rows: rowsOf(reads) },
+        { type: 'rests', attempt, rows: rowsOf(rests) },
         { type: 'intent', attempt, writes: writesOf(transaction) },
         { type: 'end', attempt, outcome: transaction.isAborted ? 'failure' : 'success' },
       ];
@@ -75,6 +79,14 @@ const sound: Record<string, Record<string, Transaction>> = {
       ],
     },
     b: { reads: [[1, 3]], writes: [[2, 2]] },
+  },
+  'what a write rests on is written by the next one': {
+    a: { rests: [[2, 1]], writes: [[1, 2]] },
+    b: { rests: [[1, 2]], writes: [[2, 2]] },
+  },
+  'two that rest on each other, of which one was told': {
+    a: { rests: [[2, 1]], writes: [[1, 2]] },
+    b: { rests: [[1, 1]], writes: [[2, 2]], isAborted: true },
   },
   'a reader of old rows, none of which it mixes with newer ones': {
     a: { reads: [[1, 1]], writes: [[1, 2]] },
@@ -127,6 +139,10 @@ const planted: Record<Anomaly, [Record<string, Transaction>, string]> = {
   G1c: [
     { a: { reads: [[2, 2]], writes: [[1, 2]] }, b: { reads: [[1, 2]], writes: [[2, 2]] } },
     'a -wr(1)-> b -wr(2)-> a',
+  ],
+  'G2-verified': [
+    { a: { rests: [[2, 1]], writes: [[1, 2]] }, b: { rests: [[1, 1]], writes: [[2, 2]] } },
+    'a -rw(2)-> b -rw(1)-> a',
   ],
   'G-single': [
     // a has read what b wrote, and beside it what b has written over

@@ -21,15 +21,17 @@ interface Planted {
   readonly attempts: Readonly<Record<string, readonly [readonly Write[], Outcome | 'killed', (readonly Write[])?]>>;
   readonly rows: readonly HistoryRecord[];
   readonly total?: number;
+  readonly stock?: number;
   readonly reads?: readonly (readonly [number, number, number, number])[];
   /** What a second node has. */
   readonly elsewhere?: HistoryRecord;
 }
 
-function history({ attempts, rows, total = 200, reads = [], elsewhere }: Planted): HistoryRecord[] {
+function history({ attempts, rows, total = 200, stock = 0, reads = [], elsewhere }: Planted): HistoryRecord[] {
   const entries = Object.entries(attempts);
   return [
-    { type: 'total', total },
+    { type: 'total', of: 'account', total },
+    { type: 'total', of: 'stock', total: stock },
     ...rows,
     ...entries.flatMap(([attempt, [writes, outcome, journal]]) => {
       const found = journal ?? (outcome === 'success' ? writes : []);
@@ -52,6 +54,21 @@ const move = [update(1, 1, 90), update(2, 1, 110)] as const;
 const moved = [row(1, 2, 90), row(2, 2, 110)] as const;
 const unmoved = [row(1, 1, 100), row(2, 1, 100)] as const;
 
+const raw = (account: number, read: number, balance: number, written = read + 1): Write => {
+  return { ...update(account, read, balance), kind: 'raw', written };
+};
+
+/** Two accounts, an order with 4 lines, a pair of doctors, and some stock. */
+const opened = [
+  [...setup[0], create(101, 4), create(201, 1), create(202, 1), create(301, 50), create(302, 50)],
+  'success',
+] as const;
+const closed = (...last: HistoryRecord[]): HistoryRecord[] => {
+  const rows = [row(101, 1, 4), row(201, 1, 1), row(202, 1, 1), row(301, 1, 50), row(302, 1, 50)];
+  const idOf = (record: HistoryRecord) => (record as Extract<HistoryRecord, { type: 'row' }>).account;
+  return [...unmoved, ...rows.filter((one) => !last.some((other) => idOf(other) === idOf(one))), ...last];
+};
+
 const sound: Record<string, Planted> = {
   'nothing but a transfer': { attempts: { setup, a: [move, 'success'] }, rows: moved },
   'two nodes that have the same': {
@@ -71,6 +88,22 @@ const sound: Record<string, Planted> = {
   'a row that was deleted': {
     attempts: { setup, a: [[remove(1, 1), update(2, 1, 200)], 'success'] },
     rows: [row(2, 2, 200)],
+  },
+  'an order that is full, a doctor off call, and stock that was moved past the ORM': {
+    attempts: {
+      setup: opened,
+      a: [[update(101, 1, 5), update(201, 1, 0)], 'success'],
+      b: [[raw(301, 1, 40), raw(302, 1, 60)], 'success'],
+      c: [[update(301, 2, 30), update(302, 2, 70)], 'success'],
+    },
+    rows: closed(row(101, 2, 5), row(201, 2, 0), row(301, 3, 30), row(302, 3, 70)),
+    stock: 100,
+    reads: [
+      [101, 1, 2, 5],
+      [201, 1, 2, 0],
+      [202, 1, 1, 1],
+      [301, 1, 2, 40],
+    ],
   },
   'a row that was deleted and created again': {
     attempts: {
@@ -225,6 +258,75 @@ const planted: Record<string, [Planted, Violation, RegExp]> = {
     'torn',
     /a was going to write/,
   ],
+  'an order with too many lines': [
+    {
+      attempts: { setup: opened, a: [[update(101, 1, 6)], 'success'] },
+      rows: closed(row(101, 2, 6)),
+      stock: 100,
+    },
+    'lines',
+    /Sale 101 has 6 lines at version 2/,
+  ],
+  'an order that had too many lines when it was read': [
+    {
+      attempts: { setup: opened, a: [[update(101, 1, 6), update(101, 2, 5)], 'success'] },
+      rows: closed(row(101, 3, 5)),
+      stock: 100,
+      reads: [[101, 1, 2, 6]],
+    },
+    'lines',
+    /Sale 101 has 6 lines at version 2/,
+  ],
+  'a pair that is off call': [
+    {
+      attempts: { setup: opened, a: [[update(201, 1, 0)], 'success'], b: [[update(202, 1, 0)], 'success'] },
+      rows: closed(row(201, 2, 0), row(202, 2, 0)),
+      stock: 100,
+    },
+    'offCall',
+    /Doctor 201 at version 2 and doctor 202 at version 2 are both off call/,
+  ],
+  'a pair that was off call when it was read': [
+    {
+      attempts: {
+        setup: opened,
+        a: [[update(201, 1, 0)], 'success'],
+        b: [[update(202, 1, 0)], 'success'],
+        c: [[update(202, 2, 1)], 'success'],
+      },
+      rows: closed(row(201, 2, 0), row(202, 3, 1)),
+      stock: 100,
+      reads: [
+        [201, 1, 2, 0],
+        [202, 1, 2, 0],
+      ],
+    },
+    'offCall',
+    /are both off call/,
+  ],
+  'a change past the ORM that is in no version': [
+    {
+      attempts: { setup: opened, a: [[raw(301, 1, 40, 1), raw(302, 1, 60)], 'success'] },
+      rows: closed(row(301, 1, 40), row(302, 2, 60)),
+      stock: 100,
+    },
+    'unseen',
+    /Stock 301 .*: a has written it past the ORM, and version 1 is what it was/,
+  ],
+  'a change past the ORM that a flush has written over': [
+    {
+      attempts: { setup: opened, a: [[raw(301, 1, 40, 1)], 'success'], b: [[update(301, 1, 45)], 'success'] },
+      rows: closed(row(301, 2, 45)),
+      stock: 100,
+    },
+    'lostUpdate',
+    /Stock 301 .*: version 1 has 2 writers: a \(raw\), b \(update\)/,
+  ],
+  'stock that is lost': [
+    { attempts: { setup: opened }, rows: closed(), stock: 99 },
+    'sum',
+    /All of stock together are 100, and should be 99/,
+  ],
   'a write that was never intended': [
     { attempts: { setup, a: [[], 'success', move] }, rows: moved },
     'unheard',
@@ -259,6 +361,7 @@ test('counts', () => {
     unknownCommitted: 1,
     errors: new Map([['ConcurrentUpdate', 2]]),
     writes: 6,
+    writesOf: { account: 6, sale: 0, doctor: 0, stock: 0, raw: 0 },
     reads: 1,
   });
 });
