@@ -11,7 +11,7 @@ import type { DatabaseKind, Lock } from './model.ts';
 const STRICT: readonly DatabaseKind[] = ['postgresql', 'mariadb'];
 
 export function isStrict(database: DatabaseKind, lock: Lock): boolean {
-  return lock !== 'version-true' && STRICT.includes(database);
+  return lock === 'mikro-ool' && STRICT.includes(database);
 }
 
 /** @param intended all statements but COMMIT were carried out, or COMMIT may have been sent with them */

@@ -111,8 +111,8 @@ export class Work {
     return new Attempt(`${this.#name}-${++this.#attempts}`, this.#recorder, before);
   }
 
-  #end(attempt: Attempt, error?: unknown): Outcome {
-    const outcome = attempt.end(error, this.#strict);
+  #end(attempt: Attempt, error?: unknown, strict = this.#strict): Outcome {
+    const outcome = attempt.end(error, strict);
     const isConflict = error instanceof ConcurrentUpdate || (error as Error)?.name === 'OptimisticLockError';
     this.tally[isConflict ? 'conflicts' : outcome]++;
     const label = labelOf(error ?? new Error());
@@ -122,12 +122,12 @@ export class Work {
   }
 
   /** Runs work that ends with a commit, and records how it ended. */
-  async #once(work: (attempt: Attempt) => Promise<void>): Promise<void> {
+  async #once(work: (attempt: Attempt) => Promise<void>, strict = this.#strict): Promise<void> {
     const attempt = this.#attempt();
     try {
       await work(attempt);
     } catch (error) {
-      this.#end(attempt, error);
+      this.#end(attempt, error, strict);
       throw error;
     }
     this.#end(attempt);
@@ -510,10 +510,11 @@ export class Work {
     await this.#chance.pick(ways)();
   }
 
-  /** Past the ORM: nobody checks anything, and no version is written along. */
+  /** Past the ORM: nobody checks anything, no version is written along, and a lost answer is an error like any other. */
   async #raw(): Promise<void> {
-    await this.#once((attempt) =>
-      this.#fork().transactional((em) => moveStockRaw(em, attempt, this.#chance), this.#isolation()),
+    await this.#once(
+      (attempt) => this.#fork().transactional((em) => moveStockRaw(em, attempt, this.#chance), this.#isolation()),
+      false,
     );
   }
 }

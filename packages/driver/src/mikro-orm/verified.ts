@@ -33,9 +33,11 @@ export function takeVerified(em: EntityManager): Verified {
   );
   taken.forEach((set, entity) => set.delete(entity));
   verifiedIn(uow)?.clear();
+  // of a row whose unique value moves MikroORM may have a follow-up only, which is checked by itself
+  const written = new Set<object>([...uow.getExtraUpdates()].map(([entity]) => entity));
   computeUnchanged(
     em,
-    [...taken.keys()].filter((entity) => !uow.getRemoveStack().has(entity)),
+    [...taken.keys()].filter((entity) => !uow.getRemoveStack().has(entity) && !written.has(entity)),
   );
   return taken;
 }

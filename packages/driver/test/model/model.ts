@@ -21,6 +21,7 @@ const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
   changeBack: 2,
   moveSlug: 3,
   touch: 4,
+  verify: 5,
   claim: 3,
   create: 4,
   remove: 4,
@@ -44,8 +45,18 @@ const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
   rivalCreate: 2,
 };
 
+/** A flush verifies, or changes only what no version covers; a rival meets the guard. */
+const COVERS = { verified: 0.2, uncovered: 0.1, guarded: 0.1 };
+
 /** The share of programs that must have these at least: programs that never conflict find nothing. */
-const SHARES = { success: 0.5, ConcurrentUpdate: 0.25, batch: 0.25, rollback: 0.1, 'success after a conflict': 0.1 };
+const SHARES = {
+  success: 0.5,
+  ConcurrentUpdate: 0.25,
+  batch: 0.25,
+  rollback: 0.1,
+  'success after a conflict': 0.1,
+  ...COVERS,
+};
 
 const op = fc.oneof(
   ...Object.entries(WEIGHTS).map(([name, weight]) => ({ weight, arbitrary: fc.constant(name as Command['op']) })),

@@ -4,12 +4,23 @@
  */
 import { isDeepStrictEqual } from 'node:util';
 
-export const TABLES = {
+interface Shape {
+  readonly columns: readonly string[];
+  readonly versioned: boolean;
+  readonly generated: boolean;
+  /** Columns that the version does not cover. */
+  readonly excluded?: readonly string[];
+  /** Who writes past us bumps, too. */
+  readonly guarded?: true;
+}
+
+export type Table = 'item' | 'entry' | 'note' | 'tally';
+export const TABLES: Readonly<Record<Table, Shape>> = {
   item: { columns: ['a', 'b', 'slug'], versioned: true, generated: false },
   entry: { columns: ['a'], versioned: true, generated: true },
   note: { columns: ['a'], versioned: false, generated: false },
-} as const;
-export type Table = keyof typeof TABLES;
+  tally: { columns: ['a', 'seen'], versioned: true, generated: false, excluded: ['seen'], guarded: true },
+};
 
 /** Columns by name, `version` among them where the table has one; what is not loaded is absent. */
 export type Fields = Record<string, unknown>;
@@ -27,6 +38,8 @@ export interface Copy {
   /** Not a bare reference. */
   initialized: boolean;
   touched: boolean;
+  /** The next flush compares it, whether it writes it or not. */
+  verified?: boolean;
   /** A transaction was rolled back: what was read in it may never have been. */
   doubtful?: boolean;
   /** A unique value has moved from or to it. */
@@ -185,11 +198,21 @@ export function changedColumns(copy: Copy): string[] {
 
 function isDirty(copy: Copy): boolean {
   const changed = changedColumns(copy).length > 0 || differs(copy.base['version'], copy.now['version']);
-  return changed || copy.touched || copy.state === 'removed';
+  return changed || copy.touched || copy.verified === true || copy.state === 'removed';
 }
 
 export function isVersioned(copy: Copy): boolean {
   return TABLES[copy.table].versioned;
+}
+
+/** Do only columns change that the version does not cover, and does nothing else ask for it? */
+export function isUncovered(copy: Copy): boolean {
+  const excluded = TABLES[copy.table].excluded ?? [];
+  // MikroORM writes all that was ever assigned to a reference, so its version is assigned each time
+  const isAssigned = differs(copy.initialized ? copy.base['version'] : undefined, copy.now['version']);
+  const isAsked = copy.touched || copy.verified || isAssigned;
+  const changed = changedColumns(copy);
+  return !isAsked && changed.length > 0 && changed.every((column) => excluded.includes(column));
 }
 
 /**
@@ -273,7 +296,7 @@ export function planOf(unit: Unit): Plan {
       (created.has(rowId(copy.table, copy.key)) ? plan.earlyDeletes : plan.deletes).push(copy);
     } else if (changedColumns(copy).length > 0 || (copy.touched && !isEmpty(copy))) {
       plan.updates.push(copy);
-    } else if (isVersioned(copy) && differs(copy.base['version'], copy.now['version'])) {
+    } else if (copy.verified || (isVersioned(copy) && differs(copy.base['version'], copy.now['version']))) {
       plan.claims.push(copy);
     }
   }
@@ -305,7 +328,8 @@ export function isChain(plan: Plan): boolean {
 
 /** The ways in which a flush must fail; none: it must succeed. */
 export function failuresOf(plan: Plan, rows: ReadonlyMap<RowId, Fields>, batches: boolean): Failure[] {
-  const writes = [...plan.claims, ...plan.earlyDeletes, ...plan.updates, ...plan.deletes];
+  const covered = plan.updates.filter((copy) => !isUncovered(copy));
+  const writes = [...plan.claims, ...plan.earlyDeletes, ...covered, ...plan.deletes];
   const bad = [...writes, ...plan.inserts.filter((copy) => copy.now['version'] != null)]
     .filter(isVersioned)
     .map((copy) => copy.now['version'])
@@ -338,6 +362,15 @@ export function failuresOf(plan: Plan, rows: ReadonlyMap<RowId, Fields>, batches
         // row by row, the first one ends the flush; claims are read together
         conflicts: batches || operation === 'check' || moves.length > 0 ? conflicts : conflicts.slice(0, 1),
       }));
+  /** Of what the version does not cover, the row must be there; such rows have a statement of their own. */
+  const gone = plan.updates
+    .filter((copy) => isUncovered(copy) && !rows.has(rowId(copy.table, copy.key)))
+    .toSorted((a, b) => a.key! - b.key!)
+    .map(({ entity, key }) => ({ entity, primaryKey: key, operation: 'update', expected: null, actual: null }));
+  const updates = [
+    ...stale(covered, 'update'),
+    ...(gone.length > 0 ? [{ error: 'ConcurrentUpdate' as const, conflicts: batches ? gone : gone.slice(0, 1) }] : []),
+  ];
   const removed = new Set(plan.earlyDeletes.map((copy) => rowId(copy.table, copy.key)));
   const duplicates = plan.inserts
     .map((copy) => rowId(copy.table, copy.key))
@@ -356,8 +389,9 @@ export function failuresOf(plan: Plan, rows: ReadonlyMap<RowId, Fields>, batches
       }),
     );
     const all = [
-      ...stale([...plan.claims, ...plan.updates], 'update'),
-      ...stale([...plan.claims, ...plan.updates], 'check'),
+      ...stale([...plan.claims, ...covered], 'update'),
+      ...stale([...plan.claims, ...covered], 'check'),
+      ...updates,
       ...stale([...plan.earlyDeletes, ...plan.deletes], 'delete'),
     ];
     return [
@@ -370,7 +404,7 @@ export function failuresOf(plan: Plan, rows: ReadonlyMap<RowId, Fields>, batches
     stale(plan.claims, 'check'),
     stale(plan.earlyDeletes, 'delete'),
     duplicates,
-    stale(plan.updates, 'update'),
+    updates,
     stale(plan.deletes, 'delete'),
   ];
   return phases.find((phase) => phase.length > 0) ?? [];
@@ -425,7 +459,7 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
     remember(copy, () => {
       const id = rowId(copy.table, copy.key);
       const changes = Object.fromEntries(changedColumns(copy).map((column) => [column, copy.now[column]]));
-      if (isVersioned(copy)) {
+      if (isVersioned(copy) && !isUncovered(copy)) {
         copy.now['version'] = (copy.now['version'] as number) + 1;
         changes['version'] = copy.now['version'];
       }
@@ -438,6 +472,7 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
     });
   }
   plan.deletes.forEach(drop);
+  unit.copies.forEach((copy) => (copy.verified = false));
   rows.flushed(unit, flush);
 }
 

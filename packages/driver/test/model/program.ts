@@ -1,5 +1,5 @@
 /** What a program may do: every command does it with MikroORM, says in the oracle what it must do, and compares. */
-import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
+import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch, verify } from '@mikro-ool/core';
 import { FlushMode, LockMode, defineEntity, p } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/sql';
 import type { Database, TestDriver } from '../harness.ts';
@@ -19,6 +19,7 @@ import {
   isChain,
   find,
   isSame,
+  isUncovered,
   isVersion,
   isVersioned,
   matches,
@@ -44,7 +45,13 @@ class Note {
   id!: number;
   a!: number;
 }
-const CLASSES = { item: Item, entry: Entry, note: Note };
+class Tally {
+  id!: number;
+  a!: number;
+  seen!: number;
+  version!: number;
+}
+const CLASSES = { item: Item, entry: Entry, note: Note, tally: Tally };
 
 export const entities = [
   defineEntity({
@@ -64,6 +71,15 @@ export const entities = [
   defineEntity({
     class: Note,
     properties: { id: p.integer().primary().autoincrement(false), a: p.integer() },
+  }),
+  defineEntity({
+    class: Tally,
+    properties: {
+      id: p.integer().primary().autoincrement(false),
+      a: p.integer(),
+      seen: p.integer(),
+      version: p.type(new VersionField({ exclude: ['seen'], guard: true })),
+    },
   }),
 ];
 
@@ -124,10 +140,11 @@ export class World {
 
   /** Empties the database, and puts a few rows into it. */
   async reset(): Promise<void> {
-    await this.raw('delete from item', 'delete from entry', 'delete from note');
+    await this.raw('delete from item', 'delete from entry', 'delete from note', 'delete from tally');
     await this.raw(
       "insert into item (id, a, b, slug, version) values (1, 0, 'x', 's1', 1), (2, 0, null, 's2', 1), (3, 0, 'x', null, 1), (4, 0, null, null, 1)",
       'insert into note (id, a) values (1, 0), (2, 0)',
+      'insert into tally (id, a, seen, version) values (1, 0, 0, 1), (2, 0, 0, 1), (3, 0, 0, 1)',
     );
     for (const id of [1, 2, 3, 4]) {
       this.rows.committed.set(rowId('item', id), {
@@ -138,6 +155,7 @@ export class World {
       });
     }
     [1, 2].forEach((id) => this.rows.committed.set(rowId('note', id), { a: 0 }));
+    [1, 2, 3].forEach((id) => this.rows.committed.set(rowId('tally', id), { a: 0, seen: 0, version: 1 }));
   }
 
   async run(program: readonly Command[]): Promise<void> {
@@ -247,8 +265,14 @@ export class World {
     if (empty && sent.some((sql) => !/^(commit|release)/.test(sql))) {
       this.fail(`flush has nothing to do, but sent ${sent.join('; ')}`);
     }
-    // a claim beside a unique value that moves is checked by a read of its own
-    const reads = plan.claims.length > 0 || plan.updates.some((copy) => copy.moved);
+    const uncovered = plan.updates.filter(isUncovered);
+    const isMixed = plan.updates.some((copy) => copy.table === 'tally' && !isUncovered(copy)) && uncovered.length > 0;
+    // a claim beside a unique value that moves is checked by a read of its own, and a table that takes two statements is locked
+    const reads = plan.claims.length > 0 || plan.updates.some((copy) => copy.moved) || isMixed;
+    uncovered.forEach(() => this.events.add('uncovered'));
+    if (unit.copies.some((copy) => copy.verified)) {
+      this.events.add('verified');
+    }
     if (!empty && !reads && sent.some((sql) => sql.startsWith('select'))) {
       this.fail(`flush must not read, but sent ${sent.join('; ')}`);
     }
@@ -408,9 +432,10 @@ export class World {
 
   async #compareRows(em: EntityManager, rows: ReadonlyMap<string, Fields>, where: string): Promise<void> {
     const found = await em.getConnection().execute<(Fields & { t: string; id: number })[]>(
-      `select 'item' as t, id, a, b, slug, version from item
-       union all select 'entry', id, a, null, null, version from entry
-       union all select 'note', id, a, null, null, null from note`,
+      `select 'tally' as t, id, a, seen, null as b, null as slug, version from tally
+       union all select 'item', id, a, null, b, slug, version from item
+       union all select 'entry', id, a, null, null, null, version from entry
+       union all select 'note', id, a, null, null, null, null from note`,
       [],
       'all',
       em.getTransactionContext(),
@@ -472,16 +497,18 @@ const MOMENTS: Record<string, (abort: () => void) => unknown> = {
   'a millisecond later': (abort) => setTimeout(abort, 1),
 };
 
-const GIVEN_KEYS = { item: 6, note: 4, entry: 0 };
-const VALUES: Record<string, readonly unknown[]> = { a: [0, 1, 2, 3], b: [null, 'x', "y's", ''] };
+const GIVEN_KEYS = { item: 6, note: 4, entry: 0, tally: 4 };
+const VALUES: Record<string, readonly unknown[]> = { a: [0, 1, 2, 3], b: [null, 'x', "y's", ''], seen: [0, 1, 2, 3] };
 const editable = (table: Table): string[] => TABLES[table].columns.filter((column) => column !== 'slug');
 const of = <T>(list: readonly T[], n: number): T => list[n % list.length]!;
 
+const DRAWN = ['item', 'item', 'item', 'item', 'note', 'entry', 'tally', 'tally'] as const;
+
 /** A table and one of its keys, whether there is a row or not. */
 function someKey(world: World, unit: Unit | undefined, n: number): { table: Table; key: number } | undefined {
-  const table = of(['item', 'item', 'item', 'item', 'note', 'entry'] as const, n);
+  const table = of(DRAWN, n);
   if (table !== 'entry') {
-    return { table, key: 1 + (Math.floor(n / 6) % GIVEN_KEYS[table]) };
+    return { table, key: 1 + (Math.floor(n / DRAWN.length) % GIVEN_KEYS[table]) };
   }
   const keys = [...world.rows.visibleTo(unit).keys()]
     .filter((id) => id.startsWith('entry '))
@@ -726,6 +753,27 @@ export const COMMANDS = {
     return true;
   },
 
+  verify: async (world, unit, { n, m }) => {
+    const copy = someCopy(
+      unit,
+      n,
+      (c) => isVersioned(c) && c.state === 'managed' && c.initialized && !c.moved && !hasTwin(unit, c),
+    );
+    if (!copy) {
+      return undefined;
+    }
+    world.say(`${unit.name} verifies ${describe(copy)}`);
+    let error: unknown;
+    try {
+      await (m % 2 ? verify(copy.entity) : unit.em.lock(copy.entity, LockMode.OPTIMISTIC));
+      copy.verified = true;
+    } catch (caught) {
+      error = caught;
+    }
+    world.expect(error instanceof VersionNotLoaded, copy.now['version'] == null, 'whether verify is refused');
+    return true;
+  },
+
   claim: async (world, unit, { n, m }) => {
     const copy = someCopy(unit, n, isVersioned);
     if (!copy) {
@@ -742,9 +790,9 @@ export const COMMANDS = {
   },
 
   create: async (world, unit, { n, m }) => {
-    const table = of(['item', 'item', 'entry', 'note'] as const, n);
+    const table = of(['item', 'item', 'entry', 'note', 'tally'] as const, n);
     // mostly one that is free
-    const key = table === 'entry' ? undefined : (m % 4 === 0 ? 1 : GIVEN_KEYS[table] - 1) + (Math.floor(n / 4) % 3);
+    const key = table === 'entry' ? undefined : (m % 4 === 0 ? 1 : GIVEN_KEYS[table] - 1) + (Math.floor(n / 5) % 3);
     const existing = key === undefined ? undefined : find(unit, table, key);
     if (existing && existing.state !== 'removed') {
       return undefined;
@@ -756,6 +804,7 @@ export const COMMANDS = {
     const values = {
       a: of(VALUES['a']!, m),
       ...(table === 'item' && { b: of(VALUES['b']!, m), slug: null }),
+      ...(table === 'tally' && { seen: of(VALUES['seen']!, n) }),
       ...version,
     };
     world.say(`${unit.name} creates ${key === undefined ? table : rowId(table, key)} ${JSON.stringify(values)}`);
@@ -923,10 +972,12 @@ export const COMMANDS = {
       return undefined;
     }
     const { table, key } = target;
-    const a = of(VALUES['a']!, n);
-    world.say(`${unit.name}.nativeUpdate(${rowId(table, key)}, a = ${String(a)})`);
-    await unit.em.nativeUpdate(CLASSES[table], key, { a } as never);
-    bumped(world, unit, table, key, { a });
+    const column = table === 'tally' ? of(editable(table), n) : 'a';
+    const values = { [column]: of(VALUES[column]!, Math.floor(n / 2)) };
+    world.say(`${unit.name}.nativeUpdate(${rowId(table, key)}, ${JSON.stringify(values)})`);
+    await unit.em.nativeUpdate(CLASSES[table], key, values as never);
+    const bumps = !TABLES[table].excluded?.includes(column);
+    (bumps ? bumped : changed)(world, unit, table, key, values);
     return true;
   },
 
@@ -963,6 +1014,7 @@ export const COMMANDS = {
     const values: Fields = {
       a: of(VALUES['a']!, n),
       ...(table === 'item' && { b: of(VALUES['b']!, n), ...(n % 2 === 0 && { slug }) }),
+      ...(table === 'tally' && { seen: of(VALUES['seen']!, m) }),
     };
     const given: { version?: number } = table === 'item' && n % 3 === 0 ? { version: 3 } : {};
     // what is there stays, and is handed back
@@ -983,6 +1035,7 @@ export const COMMANDS = {
     } else {
       world.rows.write(unit, rowId(table, key), {
         ...(table === 'item' && { slug: null, version: 1, ...given }),
+        ...(table === 'tally' && { version: 1 }),
         ...values,
       });
     }
@@ -1005,12 +1058,18 @@ export const COMMANDS = {
     const { table, key } = target;
     const column = of(editable(table), n);
     const value = of(VALUES[column]!, Math.floor(n / 2));
-    const bump = TABLES[table].versioned && n % 5 !== 0;
+    const { versioned, excluded, guarded } = TABLES[table];
+    const bump = versioned && n % 5 !== 0 && (!guarded || n % 5 === 1);
     world.say(`rival sets ${rowId(table, key)}.${column} = ${JSON.stringify(value)}${bump ? '' : ', without a bump'}`);
     await world.raw(
       `update ${table} set ${column} = ${literal(value)}${bump ? ', version = version + 1' : ''} where id = ${key}`,
     );
-    if (bump) {
+    const row = world.rows.visibleTo(undefined).get(rowId(table, key));
+    const isGuarded = guarded && row !== undefined && row[column] !== value && !excluded!.includes(column);
+    if (isGuarded && !bump) {
+      world.events.add('guarded');
+    }
+    if (bump || isGuarded) {
       bumped(world, undefined, table, key, { [column]: value });
     } else {
       changed(world, undefined, table, key, { [column]: value });

@@ -35,6 +35,15 @@ const Doctor = defineEntity({
   properties: { id: p.integer().primary(), onCall: p.boolean(), version: p.type(VersionField) },
 });
 
+const Room = defineEntity({
+  name: 'Room',
+  properties: {
+    id: p.integer().primary().autoincrement(false),
+    tenant: p.string().unique().nullable(),
+    version: p.type(VersionField),
+  },
+});
+
 const WORKERS = 8;
 const ROUNDS = 12;
 
@@ -339,6 +348,35 @@ export function verifies(driver: TestDriver): void {
         conflicts: [{ primaryKey: 1, operation: 'check', expected: 1, actual: 2 }],
       });
     });
+
+    for (const stale of [false, true]) {
+      test(`rows whose unique values move: ${stale ? 'compared' : 'one bump'}, as without verify()`, async () => {
+        const { fork } = await open(driver, [Room]);
+        await fork().insertMany(Room, [
+          { id: 1, tenant: 'ann' },
+          { id: 2, tenant: 'bob' },
+          { id: 3, tenant: null },
+          { id: 4, tenant: null },
+        ]);
+        const em = fork();
+        const rooms = await em.find(Room, {}, { orderBy: { id: 1 } });
+        const [a, b, c, d] = rooms as [(typeof rooms)[0], (typeof rooms)[0], (typeof rooms)[0], (typeof rooms)[0]];
+        [a.tenant, b.tenant, c.tenant, d.tenant] = [null, null, 'ann', 'bob'];
+        rooms.forEach((room) => verify(room));
+        if (stale) {
+          await fork().nativeUpdate(Room, 2, { version: 5 });
+          expect(await thrown(() => em.flush())).toMatchObject({
+            conflicts: [{ primaryKey: 2, expected: 1, actual: 5 }],
+          });
+          await em.refresh(b);
+          b.tenant = null;
+        }
+        await em.flush();
+        const stored = await fork().find(Room, {}, { orderBy: { id: 1 } });
+        expect(stored.map(({ version }) => version)).toEqual(stale ? [2, 6, 2, 2] : [2, 2, 2, 2]);
+        expect(rooms.map(({ version }) => version)).toEqual(stored.map(({ version }) => version));
+      });
+    }
 
     /** At least one of two doctors is on call. Returns how often none was, and what the databases said to races. */
     const onCall = async (ask: (other: object) => void) => {
