@@ -1,6 +1,6 @@
 /** What a program may do: every command does it with MikroORM, says in the oracle what it must do, and compares. */
 import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch, verify } from '@mikro-ool/core';
-import { FlushMode, LockMode, defineEntity, p } from '@mikro-orm/core';
+import { FlushMode, IsolationLevel, LockMode, defineEntity, p } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/sql';
 import type { Database, TestDriver } from '../harness.ts';
 import {
@@ -124,6 +124,11 @@ export class World {
       return { name, copies: [], em, depth: 0, stale: [], reused: new Set() };
     };
     this.units = [unit('em1'), unit('em2')];
+  }
+
+  /** MySQL's own is a snapshot, and the oracle knows none; one connection has none to choose. */
+  get isolation(): { isolationLevel?: IsolationLevel } {
+    return this.#driver.concurrent ? { isolationLevel: IsolationLevel.READ_COMMITTED } : {};
   }
 
   /** The items that a result cache has, whole and each column alone. */
@@ -367,7 +372,7 @@ export class World {
           fate = 'throw';
           throw rolledBack;
         }
-      }),
+      }, this.isolation),
     );
     unit.em = outer;
     this.#depth--;
@@ -502,7 +507,7 @@ const VALUES: Record<string, readonly unknown[]> = { a: [0, 1, 2, 3], b: [null, 
 const editable = (table: Table): string[] => TABLES[table].columns.filter((column) => column !== 'slug');
 const of = <T>(list: readonly T[], n: number): T => list[n % list.length]!;
 
-const DRAWN = ['item', 'item', 'item', 'item', 'note', 'entry', 'tally', 'tally'] as const;
+export const DRAWN = ['item', 'item', 'item', 'item', 'note', 'entry', 'tally', 'tally', 'tally'] as const;
 
 /** A table and one of its keys, whether there is a row or not. */
 function someKey(world: World, unit: Unit | undefined, n: number): { table: Table; key: number } | undefined {
@@ -681,6 +686,18 @@ export const COMMANDS = {
     const value = of(VALUES[column]!, Math.floor(m / 2));
     world.say(`${unit.name} sets ${describe(copy)}.${column} = ${JSON.stringify(value)}`);
     copy.entity[column] = copy.now[column] = value;
+    return true;
+  },
+
+  /** What a version does not cover. */
+  count: async (world, unit, { n, m }) => {
+    const copy = someCopy(unit, n, (c) => c.table === 'tally');
+    if (!copy) {
+      return undefined;
+    }
+    const value = of(VALUES['seen']!, m);
+    world.say(`${unit.name} sets ${describe(copy)}.seen = ${JSON.stringify(value)}`);
+    copy.entity['seen'] = copy.now['seen'] = value;
     return true;
   },
 
@@ -927,7 +944,7 @@ export const COMMANDS = {
       return undefined;
     }
     world.say(`${unit.name} begins`);
-    await unit.em.begin();
+    await unit.em.begin(world.isolation);
     world.rows.begin(unit);
     return true;
   },
