@@ -1,4 +1,4 @@
 import { sqliteMemory } from './drivers/sqlite.ts';
 import { model } from './model/model.ts';
 
-model(sqliteMemory, 2000);
+model(sqliteMemory, 1500);
