@@ -15,7 +15,8 @@ import { startPostgres } from '../tools/postgres.ts';
 import { type Manifest, type Packed, startRegistry } from './registry.ts';
 import { walk } from './walk.ts';
 
-const NEWEST_NODE = '24';
+/** Beside the oldest that we claim. */
+const NODES = ['24', '26'];
 const root = new URL('..', import.meta.url).pathname;
 const scratch = mkdtempSync(join(tmpdir(), 'mikro-ool-release-'));
 let problems = 0;
@@ -104,7 +105,7 @@ try {
     await inspect(one);
   }
   const oldest = `${packages[0]!.manifest.engines.node.replace('>=', '')}.0`;
-  const nodes = new Map([oldest, NEWEST_NODE].map((version) => [version, installNode(version)]));
+  const nodes = new Map([oldest, ...NODES].map((version) => [version, installNode(version)]));
   const [registry, postgres] = [await startRegistry(packages), await startPostgres()];
   try {
     const others = run('npm', ['config', 'get', 'registry'], scratch).trim();

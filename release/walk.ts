@@ -1,6 +1,6 @@
 /**
  * A newcomer's walk: README's install command in an empty directory, with every package manager that README names, then its
- * program under the oldest and the newest Node, on SQLite and, changed as README says, on PostgreSQL.
+ * program under each Node that it is given, on SQLite and, changed as README says, on PostgreSQL.
  */
 import { execFile } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
