@@ -1,6 +1,6 @@
 /** What a program may do: every command does it with MikroORM, says in the oracle what it must do, and compares. */
 import { ConcurrentUpdate, VersionField, VersionNotLoaded, touch, verify } from '@mikro-ool/core';
-import { FlushMode, IsolationLevel, LockMode, defineEntity, p } from '@mikro-orm/core';
+import { FlushMode, LockMode, defineEntity, p } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/sql';
 import type { Database, TestDriver } from '../harness.ts';
 import {
@@ -124,11 +124,6 @@ export class World {
       return { name, copies: [], em, depth: 0, stale: [], reused: new Set() };
     };
     this.units = [unit('em1'), unit('em2')];
-  }
-
-  /** MySQL's own is a snapshot, and the oracle knows none; one connection has none to choose. */
-  get isolation(): { isolationLevel?: IsolationLevel } {
-    return this.#driver.concurrent ? { isolationLevel: IsolationLevel.READ_COMMITTED } : {};
   }
 
   /** The items that a result cache has, whole and each column alone. */
@@ -372,7 +367,7 @@ export class World {
           fate = 'throw';
           throw rolledBack;
         }
-      }, this.isolation),
+      }),
     );
     unit.em = outer;
     this.#depth--;
@@ -944,7 +939,7 @@ export const COMMANDS = {
       return undefined;
     }
     world.say(`${unit.name} begins`);
-    await unit.em.begin(world.isolation);
+    await unit.em.begin();
     world.rows.begin(unit);
     return true;
   },
