@@ -131,6 +131,7 @@ describe.runIf(existsSync(executablePath))(`the site in ${executablePath}`, () =
     const result = page.locator('.VPLocalSearchBox .result', { hasText: 'Class: ConcurrentUpdate' }).first();
     await result.click();
     await page.waitForURL(/\/api\/core\/src\/classes\/ConcurrentUpdate/);
+    await arrive(page, page.url());
     expect(await page.textContent('.VPContent h1')).toContain('Class: ConcurrentUpdate');
   });
 
