@@ -43,6 +43,9 @@ export async function checkClaims(
   isHeld: boolean,
   ctx: Transaction | undefined,
 ): Promise<void> {
+  if (claims.length === 0) {
+    return;
+  }
   const written = dialectOf(driver.getPlatform())?.locksRows ? beside : [];
   const lock = (rows: readonly (CheckedRow | LockedRow)[]) =>
     rows.some(({ kind }) => kind === 'locked') ? 'no key update' : isHeld ? 'share' : undefined;

@@ -13,6 +13,7 @@ import {
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {
+  /** How many there were. */
   readonly classes: number;
   readonly written: ReadonlyMap<number, number>;
   readonly deleted: ReadonlyMap<number, number>;
@@ -35,6 +36,9 @@ export function inTableOrder(
   metadata: MetadataStorage,
   how: 'written' | 'deleted',
 ): EntityMetadata[] {
+  if (metas.length < 2) {
+    return [...metas];
+  }
   const ranks = ranksOf(metadata)[how];
   const rank = (meta: EntityMetadata) => ranks.get(meta._id) ?? -1;
   return sort(
@@ -44,18 +48,19 @@ export function inTableOrder(
 }
 
 function ranksOf(metadata: MetadataStorage): Ranks {
-  const all = [...metadata].filter((meta) => !meta.embeddable && !meta.virtual);
   const before = known.get(metadata);
+  const classes = metadata.getAll().size;
   // `orm.discoverEntity()` adds classes
-  if (before?.classes === all.length) {
+  if (before?.classes === classes) {
     return before;
   }
+  const all = [...metadata].filter((meta) => !meta.embeddable && !meta.virtual);
   const name = (meta: EntityMetadata) => `${meta.schema ?? ''}.${meta.tableName}.${meta.className}`;
   const byName = all.toSorted((a, b) => (name(a) < name(b) ? -1 : 1));
   const written = sort(byName, 'written');
   const deleted = sort(written, 'deleted');
   const placesIn = (metas: EntityMetadata[]) => new Map(metas.map((meta, i) => [meta._id, i]));
-  const ranks = { classes: all.length, written: placesIn(written), deleted: placesIn(deleted) };
+  const ranks = { classes, written: placesIn(written), deleted: placesIn(deleted) };
   known.set(metadata, ranks);
   return ranks;
 }
