@@ -50,7 +50,9 @@ export function discard(undos: readonly Undo[]): void {
   const written = writtenBy(undos);
   const collections = collectionsOfAll(undos);
   const removed = new Set<object>(written.map(({ entity }) => entity).filter((entity) => leftBy(undos, entity)));
-  const since = new Map([...collections.keys()].map((collection) => [collection, sinceOf(collection, removed)]));
+  const since = new Map(
+    [...collections].map(([collection, state]) => [collection, sinceOf(collection, state, removed)]),
+  );
   const created = written.filter(({ base }) => !base);
   const changed = written.filter(({ base }) => base);
   const orphans = orphansOf(undos);
@@ -272,10 +274,13 @@ function hasReferred(owner: object, name: string): boolean {
   return (snapshotOf(owner) as Dictionary | undefined)?.[name] != null;
 }
 
-/** What was done to a collection since its last snapshot; what a flush has removed left it by itself. */
-function sinceOf(collection: Collection<object>, removed: ReadonlySet<object>): Since {
+/**
+ * What was done to a collection since its last snapshot; what a flush has removed left it by itself. The collections of
+ * such a row went with it, and have no snapshot of that flush: what it has left them with takes its place.
+ */
+function sinceOf(collection: Collection<object>, { after }: CollectionState, removed: ReadonlySet<object>): Since {
   const items = collection.getItems(false);
-  const known = new Set(collection.getSnapshot() as object[] | undefined);
+  const known = new Set(removed.has(collection.owner) ? after : (collection.getSnapshot() as object[] | undefined));
   const now = new Set(items);
   return {
     added: items.filter((item) => !known.has(item) && !removed.has(item)),

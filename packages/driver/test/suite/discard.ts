@@ -727,6 +727,53 @@ export function discards(driver: TestDriver): void {
       expect(await state()).toEqual(before.database);
     });
 
+    const beforeRemoval: Record<string, (cid: Author, bob: Author) => void> = {
+      'is emptied': (cid) => cid.friends.removeAll(),
+      'gets an item': (cid, bob) => cid.friends.add(bob),
+      'has others': (cid, bob) => cid.friends.set([bob]),
+      'is emptied from the other side': (cid) => cid.friendOf.removeAll(),
+    };
+    test.each(Object.keys(beforeRemoval))('an m:n collection that %s before its owner is removed', async (how) => {
+      const { fork, state, load } = await setUp(false, false);
+      const em = fork();
+      const { ann, bob, cid } = await load(em);
+      for (const shelf of await em.find(Shelf, { author: cid })) {
+        em.remove(shelf);
+      }
+      cid.friends.add(ann);
+      await em.flush();
+      const before = { database: await state(), memory: memoryOf(em) };
+      await em.begin();
+      beforeRemoval[how]!(cid, bob);
+      em.remove(cid);
+      await em.flush();
+      await em.rollback();
+      expect(memoryOf(em)).toEqual(before.memory);
+      await em.flush();
+      expect(await state()).toEqual(before.database);
+    });
+
+    test('an m:n collection of a removed row that was changed before, and is changed since', async () => {
+      const { fork, state, load } = await setUp(false, false);
+      const em = fork();
+      const { ann, bob, cid } = await load(em);
+      for (const shelf of await em.find(Shelf, { author: cid })) {
+        em.remove(shelf);
+      }
+      cid.friends.add(ann);
+      await em.flush();
+      const { friends } = await state();
+      await em.begin();
+      cid.friends.removeAll();
+      em.remove(cid);
+      await em.flush();
+      cid.friends.add(bob);
+      await em.rollback();
+      expect(cid.friends.getItems()).toEqual([ann, bob]);
+      await em.flush();
+      expect((await state()).friends).toHaveLength(friends.length + 1);
+    });
+
     test('em.clear() forgets all of it, and what belongs to nobody is left alone', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();
