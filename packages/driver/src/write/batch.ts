@@ -116,10 +116,17 @@ export function keyValues(changeSet: ChangeSet<object>): unknown[] {
   return isPrimitive(key) ? [key] : Utils.flatten(Utils.asArray(key) as unknown[][], true);
 }
 
-/** A primary key as text, to find rows by. */
+/** A primary key as text, to find rows by. SQLite has dates as numbers in one place and as objects in the other. */
 export function keyHash(key: unknown[], platform: Platform): string {
-  // SQLite has dates as numbers in one place and as objects in the other
-  return Utils.getPrimaryKeyHash(key.map((part) => platform.processDateProperty(part)) as string[]);
+  return Utils.getPrimaryKeyHash(
+    key.map((part) => textOfBytes(part) ?? platform.processDateProperty(part)) as string[],
+  );
+}
+
+/** What drivers hand over as bytes, in whatever container; an `ArrayBuffer` has no text of its own. */
+function textOfBytes(value: unknown): string | undefined {
+  const bytes = value instanceof ArrayBuffer ? new Uint8Array(value) : value;
+  return bytes instanceof Uint8Array ? `0x${Buffer.from(bytes).toString('hex')}` : undefined;
 }
 
 /** The same of a row that was read, by the names of its properties. */
