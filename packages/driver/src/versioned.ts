@@ -52,7 +52,7 @@ type SqlDriverClass = new (config: Configuration) => AbstractSqlDriver;
 type Rest<Method> = Method extends (first: never, ...rest: infer Tail) => unknown ? Tail : never;
 
 /**
- * Wraps a MikroORM SQL driver class, so that every UPDATE and DELETE of a flush checks the row's version.
+ * Wraps a MikroORM SQL driver class, so that the UPDATEs and DELETEs of a flush check the version of the rows that have one.
  *
  * @param Base the driver class, like `PostgreSqlDriver`; PostgreSQL, MariaDB, MySQL, SQLite and their relatives write
  *   the rows of a table together, another database row by row

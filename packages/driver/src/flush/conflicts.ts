@@ -1,4 +1,7 @@
-/** From a row count to the error: who is stale, and what the database has instead. */
+/**
+ * From a row count to the error: who is stale, and what the database has instead. So this is where rows are read again, for
+ * whoever compares them without a statement of its own.
+ */
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';

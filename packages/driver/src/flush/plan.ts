@@ -38,7 +38,7 @@ export interface Plan {
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
   readonly versioned: boolean;
-  /** One that is in its table already is. */
+  /** The table has a row already that is to be written or compared, with its version. */
   readonly meetsExisting: boolean;
   /** The tables in which rows are written. */
   readonly tables: readonly EntityMetadata[];
@@ -130,7 +130,7 @@ export function planFlush(
   return completed(em, driver, draft, planFollowUps(em, draft));
 }
 
-/** Where all classes have no version, nor do those that extend them, everything is MikroORM's business alone. */
+/** Where no class has a version, nor can one that extends it, everything is MikroORM's business alone. */
 function planOfPlain(em: EntityManager, groups: ChangeSetGroups): Plan | undefined {
   const uow = em.getUnitOfWork(false);
   const tables = Object.values(groups).flatMap((group) => [...group.values()]);

@@ -21,7 +21,7 @@ import { canBatch, rowsPerUpdate } from './one-statement.ts';
 interface Division {
   /** As few statements of ours as possible. */
   readonly batch: AnyChangeSet[];
-  /** MikroORM's own statement for a row, with the version added. */
+  /** MikroORM's own statement for a row, with the version added: what a list of values cannot carry, and second bumps. */
   readonly single: AnyChangeSet[];
   /** Both once more, of rows whose version does not cover what changes. */
   readonly uncoveredBatch: AnyChangeSet[];

@@ -28,7 +28,7 @@ export function specialTablesOf(driver: AbstractSqlDriver): SpecialTables {
 export class SpecialTables {
   readonly #driver: AbstractSqlDriver;
   #special: ReadonlyMap<string, Special> | undefined;
-  /** The database has answered. */
+  /** The database has not failed to answer. */
   #isSure = true;
 
   constructor(driver: AbstractSqlDriver) {

@@ -1,4 +1,4 @@
-/** The UPDATEs of a flush: rows of one table in one statement, or a row by MikroORM's own. */
+/** The UPDATEs of a flush: rows of one table in one statement of ours, a single one as well, or by MikroORM's own. */
 import type { Dictionary, QueryResult } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { changesOnlyUncovered } from '../covers/exclude.ts';

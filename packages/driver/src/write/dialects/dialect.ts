@@ -1,5 +1,5 @@
 /**
- * What a database contributes to the lock: the text of the two batch statements, and how it says that a race was lost.
+ * What a database contributes to the lock: the text of the batch statements, and how it says that a race was lost.
  * A driver without a dialect works too, row by row.
  */
 
@@ -27,7 +27,7 @@ export interface BatchRows {
   readonly table: string;
   readonly keys: readonly Column[];
   readonly version: Column;
-  /** Only columns change that the version does not cover: it is neither compared nor bumped. */
+  /** The version is neither compared nor bumped: it does not cover what changes, or the rows are only locked. */
   readonly uncovered?: boolean;
   /** The table has a trigger of ours, which keeps back nothing. */
   readonly guarded?: boolean;
@@ -54,7 +54,7 @@ export interface Statement {
  */
 export type RowLock = 'share' | 'no key update' | 'update';
 
-/** All differences between databases. */
+/** All differences between databases, but for the triggers of guards (covers/guard.ts). */
 export interface Dialect {
   /**
    * One UPDATE for all rows that have the expected version, written or at least locked in primary key order.

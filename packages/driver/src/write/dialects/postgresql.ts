@@ -39,7 +39,7 @@ import {
   type Statement,
 } from './dialect.ts';
 import { arrayOf, assign, isArray, isConverted, isText } from './postgresql-arrays.ts';
-import { allFound, assignments, bump, placesOf, sameKey, sameVersion, valueColumns } from './values.ts';
+import { assignments, bump, placesOf, sameKey, sameVersion, valueColumns } from './values.ts';
 
 export const postgresql: Dialect = {
   update(batch, alone) {
@@ -149,6 +149,11 @@ function deleteJoined(rows: BatchRows): Parts {
     ...lockRows(rows, [], 'update'),
     write: `delete from ${rows.table} as _t using _l where ${sameKey(rows, '_t', '_l')} and ${allFound(rows)}`,
   };
+}
+
+/** A condition: every row of the list was found with the version that is expected. */
+function allFound(rows: BatchRows): string {
+  return `(select count(*) from _l) = ${rows.version.values.length}`;
 }
 
 /** Up to here the time that it takes to look up values by position is less than that of planning a join. */

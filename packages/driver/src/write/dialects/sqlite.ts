@@ -60,7 +60,6 @@ export const sqlite: Dialect = {
 
   specialTables: `select distinct tbl_name as name, 0 as is_rewritten, 0 as writes_instead from sqlite_master where type = 'trigger'${OTHERS}`,
 
-  // a connection that writes holds the only lock
   locksRows: false,
 
   proposed: (column) => `excluded.${column}`,

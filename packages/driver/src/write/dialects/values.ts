@@ -60,11 +60,6 @@ export function sameVersion({ version, uncovered }: BatchRows, table: string, ex
   return uncovered ? '' : ` and ${table}.${version.name} = ${expected}`;
 }
 
-/** A condition: every row of the list was found with the version that is expected. */
-export function allFound(rows: BatchRows): string {
-  return `(select count(*) from _l) = ${rows.version.values.length}`;
-}
-
 /**
  * The assignments of an UPDATE of `_t`: a row keeps what it has not changed.
  *
