@@ -450,8 +450,8 @@ export function overlaps(driver: TestDriver): void {
     };
     for (const [name, begin] of Object.entries(begun)) {
       for (const isStale of [true, false]) {
-        test(`${name} while a flush is on its way that ${isStale ? 'conflicts' : 'is saved'}: a transaction by itself`, async () => {
-          for (const later of moments) {
+        for (const [at, later] of moments.entries()) {
+          test(`${name} while a flush is on its way that ${isStale ? 'conflicts' : 'is saved'}: a transaction by itself, ${at}`, async () => {
             const { orm, rows } = await setUp();
             const em = orm.em.fork();
             const items = await em.find(Item, {}, { orderBy: { id: 1 } });
@@ -469,9 +469,8 @@ export function overlaps(driver: TestDriver): void {
             expect(await flush).toBe(isStale ? 'conflict' : 'saved');
             expect(await orm.em.fork().count(Tag, { id: 3 })).toBe(1);
             expect((await rows(Item)).map(({ n }) => n)).toEqual(isStale ? [1, 2, 3, 99] : [10, 10, 10, 10]);
-            await orm.close();
-          }
-        });
+          });
+        }
       }
     }
   });
