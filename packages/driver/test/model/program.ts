@@ -126,6 +126,11 @@ export class World {
     this.units = [unit('em1'), unit('em2')];
   }
 
+  /** Without a dialect there are none. */
+  get hasGuards(): boolean {
+    return this.#driver.batches;
+  }
+
   /** The items that a result cache has, whole and each column alone. */
   remembered: ReadonlyMap<string, Fields> = new Map();
 
@@ -1070,7 +1075,8 @@ export const COMMANDS = {
     const { table, key } = target;
     const column = of(editable(table), n);
     const value = of(VALUES[column]!, Math.floor(n / 2));
-    const { versioned, excluded, guarded } = TABLES[table];
+    const { versioned, excluded } = TABLES[table];
+    const guarded = TABLES[table].guarded && world.hasGuards;
     const bump = versioned && n % 5 !== 0 && (!guarded || n % 5 === 1);
     world.say(`rival sets ${rowId(table, key)}.${column} = ${JSON.stringify(value)}${bump ? '' : ', without a bump'}`);
     await world.raw(
