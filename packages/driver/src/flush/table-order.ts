@@ -10,16 +10,13 @@ import {
   type MetadataStorage,
   ReferenceKind,
 } from '@mikro-orm/core';
+import { ofAllClasses } from './all-classes.ts';
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {
-  /** How many there were. */
-  readonly classes: number;
   readonly written: ReadonlyMap<number, number>;
   readonly deleted: ReadonlyMap<number, number>;
 }
-
-const known = new WeakMap<MetadataStorage, Ranks>();
 
 /** What is written of M:N collections is what they have now: they come first, before anything is waited for. */
 export function manyToManyFirst<T extends object, O extends object>(
@@ -47,23 +44,15 @@ export function inTableOrder(
   );
 }
 
-function ranksOf(metadata: MetadataStorage): Ranks {
-  const before = known.get(metadata);
-  const classes = metadata.getAll().size;
-  // `orm.discoverEntity()` adds classes
-  if (before?.classes === classes) {
-    return before;
-  }
+const ranksOf = ofAllClasses((metadata): Ranks => {
   const all = [...metadata].filter((meta) => !meta.embeddable && !meta.virtual);
   const name = (meta: EntityMetadata) => `${meta.schema ?? ''}.${meta.tableName}.${meta.className}`;
   const byName = all.toSorted((a, b) => (name(a) < name(b) ? -1 : 1));
   const written = sort(byName, 'written');
   const deleted = sort(written, 'deleted');
   const placesIn = (metas: EntityMetadata[]) => new Map(metas.map((meta, i) => [meta._id, i]));
-  const ranks = { classes, written: placesIn(written), deleted: placesIn(deleted) };
-  known.set(metadata, ranks);
-  return ranks;
-}
+  return { written: placesIn(written), deleted: placesIn(deleted) };
+});
 
 /**
  * Puts classes behind those that they depend on (to be deleted: before them), and leaves the rest as it is. In a

@@ -709,13 +709,19 @@ export function discards(driver: TestDriver): void {
       expect(await state()).toMatchObject({ ...before, books: [{}, {}, { title, version: 2 }, {}, {}, {}] });
     });
 
-    test('an author whose books lose theirs (no cascade)', async () => {
+    /** An author is about to lose the shelves that would keep the row. */
+    const withoutShelves = async () => {
       const { fork, state, load } = await setUp(false, false);
       const em = fork();
-      const { cid } = await load(em);
+      const { ann, bob, cid } = await load(em);
       for (const shelf of await em.find(Shelf, { author: cid })) {
         em.remove(shelf);
       }
+      return { em, state, ann, bob, cid };
+    };
+
+    test('an author whose books lose theirs (no cascade)', async () => {
+      const { em, state, cid } = await withoutShelves();
       await em.flush();
       const before = { database: await state(), memory: memoryOf(em) };
       await em.begin();
@@ -734,12 +740,7 @@ export function discards(driver: TestDriver): void {
       'is emptied from the other side': (cid) => cid.friendOf.removeAll(),
     };
     test.each(Object.keys(beforeRemoval))('an m:n collection that %s before its owner is removed', async (how) => {
-      const { fork, state, load } = await setUp(false, false);
-      const em = fork();
-      const { ann, bob, cid } = await load(em);
-      for (const shelf of await em.find(Shelf, { author: cid })) {
-        em.remove(shelf);
-      }
+      const { em, state, ann, bob, cid } = await withoutShelves();
       cid.friends.add(ann);
       await em.flush();
       const before = { database: await state(), memory: memoryOf(em) };
@@ -754,12 +755,7 @@ export function discards(driver: TestDriver): void {
     });
 
     test('an m:n collection of a removed row that was changed before, and is changed since', async () => {
-      const { fork, state, load } = await setUp(false, false);
-      const em = fork();
-      const { ann, bob, cid } = await load(em);
-      for (const shelf of await em.find(Shelf, { author: cid })) {
-        em.remove(shelf);
-      }
+      const { em, state, ann, bob, cid } = await withoutShelves();
       cid.friends.add(ann);
       await em.flush();
       const { friends } = await state();
