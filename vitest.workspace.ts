@@ -26,8 +26,9 @@ export default defineConfig({
     // Vitest leaves one core to itself, of two, and here it is servers that some tests wait for
     maxWorkers: availableParallelism() + 1,
     sequence: { sequencer: LongestFirst },
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // they end what hangs, and nothing else: a machine may be several times as slow as another
+    testTimeout: 240_000,
+    hookTimeout: 240_000,
     projects: [
       { test: { name: 'core', include: ['packages/core/test/*.test.ts'] } },
       {

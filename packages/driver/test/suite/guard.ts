@@ -251,7 +251,7 @@ export function guards(driver: TestDriver): void {
         const { n } = await fork().findOneOrFail(Counter, 1);
         const total = WORKERS * ROUNDS;
         expect(guard ? n === total : n < total).toBe(true);
-      }, 30_000);
+      });
     }
   });
 
