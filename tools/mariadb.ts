@@ -5,11 +5,11 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, chownSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { dataDirectory } from './data-directory.ts';
 import { freePort } from './postgres.ts';
 import { find, otherUser } from './processes.ts';
 
@@ -36,7 +36,7 @@ export async function installMariaDb(prefix: string): Promise<MariaDbInstallatio
   if (!program || !installer) {
     return undefined;
   }
-  const directory = mkdtempSync(join(tmpdir(), prefix));
+  const directory = dataDirectory(prefix);
   const data = ['--no-defaults', `--datadir=${join(directory, 'data')}`];
   const { uid, gid } = otherUser('mysql');
   if (uid !== undefined && gid !== undefined) {

