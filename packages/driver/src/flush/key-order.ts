@@ -76,7 +76,7 @@ function sortable(values: unknown[], type: string, dialect: Dialect | undefined)
     return texts.every((text) => DECIMAL.test(text)) ? decimals(texts) : undefined;
   }
   const sorted =
-    /^date$/i.test(type) && texts.every((text) => ISO_DATE.test(text)) ? texts : dialect?.sortedText?.(texts, type);
+    /^date$/i.test(type) && texts.every((text) => ISO_DATE.test(text)) ? texts : dialect?.asCompared?.(texts, type);
   // by code point, which is not how JavaScript compares texts
   return sorted && (sorted.every((text) => isAscii(text)) ? sorted : sorted.map((text) => Buffer.from(text)));
 }

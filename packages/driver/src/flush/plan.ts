@@ -182,7 +182,7 @@ function planChanges(
   draft.meetsExisting ||= sets.some((set) => versionOf(set.meta));
   const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, draft) : planDeletes(em, sets);
   // rows without a version come as MikroORM would write them
-  const { sorted, isKnown } = isVersioned(em, sets)
+  const { sorted, isKnown } = areVersioned(em, sets)
     ? inKeyOrder(rest, dialectOf(driver.getPlatform()))
     : { sorted: rest, isKnown: true };
   if (operation === 'delete') {
@@ -216,7 +216,7 @@ function planUpdates(
   elsewhere: Set<object>,
   { claims, uncovered }: Draft,
 ): AnyChangeSet[] {
-  if (!isVersioned(em, sets)) {
+  if (!areVersioned(em, sets)) {
     return sets; // as MikroORM would
   }
   // joined tables: MikroORM has a change set of the table with the version, whichever table changes
@@ -234,7 +234,7 @@ function planUpdates(
 }
 
 function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
-  if (!isVersioned(em, sets)) {
+  if (!areVersioned(em, sets)) {
     return sets;
   }
   // what was never saved has no version, and no row
@@ -249,7 +249,7 @@ function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
 }
 
 /** Is there a version among these rows of one table? In joined tables it may be in another one. */
-function isVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
+function areVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
   return sets.some(
     ({ entity, meta }) => versionOf(meta) ?? (meta.inheritanceType === 'tpt' && versionOf(metaOf(em, entity))),
   );

@@ -64,7 +64,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
         }
         return super.executeUpdates(sets, batched, options, withSchema);
       }
-      const { plain, ...versioned } = sets.some(isVersioned) ? flush.updates.divide(sets) : { plain: sets };
+      const { plain, ...versioned } = sets.some(hasVersion) ? flush.updates.divide(sets) : { plain: sets };
       if (plain.length > 0) {
         await super.executeUpdates(plain, batched, options, true);
       }
@@ -81,8 +81,8 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
         await flush?.deletes.checkBefore(sets, options?.ctx);
         return super.executeDeletes(sets, options, withSchema);
       }
-      const checked = sets.filter(isVersioned);
-      const rest = checked.length > 0 ? sets.filter((set) => !isVersioned(set)) : sets;
+      const checked = sets.filter(hasVersion);
+      const rest = checked.length > 0 ? sets.filter((set) => !hasVersion(set)) : sets;
       if (rest.length > 0) {
         await super.executeDeletes(rest, options, withSchema);
       }
@@ -115,7 +115,7 @@ async function writeVersioned(
   }
 }
 
-function isVersioned({ meta }: AnyChangeSet): boolean {
+function hasVersion({ meta }: AnyChangeSet): boolean {
   return versionOf(meta) !== undefined;
 }
 

@@ -24,12 +24,17 @@ function explained(error: unknown, flush: Flush | undefined): unknown {
   return Object.assign(new Error(`${sentence} (${message})`, { cause: error }), code !== undefined && { code });
 }
 
-/**
- * Hooks the transactions of a connection: events miss a COMMIT that fails, and subscribers are the user's. A flush opens
- * its transaction here, too, and nothing else tells it not to.
- */
+/** Hooks the transactions of a connection. */
 export function hookTransactions(connection: AbstractSqlConnection, log: TransactionLog): void {
-  const { begin, commit, rollback, transactional } = connection;
+  hookTransactional(connection);
+  hookBegin(connection, log);
+  hookCommit(connection, log);
+  hookRollback(connection, log);
+}
+
+/** A flush opens its transaction here, and nothing else tells it not to. */
+function hookTransactional(connection: AbstractSqlConnection): void {
+  const { transactional } = connection;
   connection.transactional = async (work, options = {}) => {
     const flush = flushOf(options);
     const inTransaction = () => transactional.call(connection, work, options);
@@ -38,18 +43,22 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
       isOneStatement ? flush!.withoutTransaction(() => work(undefined as never), inTransaction) : inTransaction()
     ) as never;
   };
+}
+
+function hookBegin(connection: AbstractSqlConnection, log: TransactionLog): void {
+  const { begin } = connection;
   connection.begin = async (options) => {
     const flush = flushOf(options);
-    if (options?.ctx) {
-      await log.beginning(options.ctx);
-      log.going(options.ctx);
+    const around = options?.ctx as object | undefined;
+    if (around) {
+      await log.beginning(around);
+      log.going(around);
     }
-    const { em } = (options?.eventBroadcaster ?? {}) as { em?: EntityManager };
     const transaction = (await begin.call(connection, options).catch((error: unknown) => {
-      throw explained(error, em && flushingIn(em));
+      throw explained(error, flush);
     })) as Transaction<object>;
-    log.began(transaction, options?.ctx as object | undefined);
-    if (!options?.ctx && flush?.isVersioned !== false) {
+    log.began(transaction, around);
+    if (!around && flush?.isVersioned !== false) {
       // not known yet when the connection is made
       const converter = connection.getPlatform().getExceptionConverter();
       await watch(transaction, (error, send) =>
@@ -58,6 +67,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     }
     return transaction as never;
   };
+}
+
+function hookCommit(connection: AbstractSqlConnection, log: TransactionLog): void {
+  const { commit } = connection;
   connection.commit = async (transaction, ...rest) => {
     await log.ending(transaction);
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
@@ -75,6 +88,10 @@ export function hookTransactions(connection: AbstractSqlConnection, log: Transac
     }
     log.committed(transaction);
   };
+}
+
+function hookRollback(connection: AbstractSqlConnection, log: TransactionLog): void {
+  const { rollback } = connection;
   connection.rollback = async (transaction, ...rest) => {
     await log.ending(transaction);
     unwatch(transaction);

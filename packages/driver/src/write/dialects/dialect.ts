@@ -76,8 +76,8 @@ export interface Dialect {
   read(rows: BatchRows, lock?: RowLock): Statement;
   /** Connections write at the same time, so the order in which they lock rows matters. */
   readonly locksRows: boolean;
-  /** Texts of a column that the database sorts by code point, without what it does not compare. */
-  sortedText?(texts: string[], type: string): string[] | undefined;
+  /** Texts of a column as the database compares them, which is by code point; absent, or `undefined`, where it is not. */
+  asCompared?(texts: string[], type: string): string[] | undefined;
   /**
    * Reads the tables and views of which a row count does not say what was written, as `name`, `is_rewritten` and
    * `writes_instead`. Absent where there are none.

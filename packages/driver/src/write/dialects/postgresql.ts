@@ -60,7 +60,7 @@ export const postgresql: Dialect = {
 
   locksRows: true,
 
-  sortedText(texts, type) {
+  asCompared(texts, type) {
     if (/^uuid$/i.test(type)) {
       return texts.map((text) => text.replace(/[{}-]/g, '').toLowerCase());
     }
