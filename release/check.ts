@@ -2,7 +2,8 @@
  * `npx pnpm release:check`: would what is published work for others?
  *
  * Packs every package, looks at the tarballs with publint and "Are the types wrong?", and at what npm shows of them; then
- * does what README says, in empty directories, against a registry of our own that has these tarballs: see walk.ts.
+ * does what README says, in empty directories, against a registry of our own that has these tarballs: see walk.ts, and
+ * service.ts for docs/request-handlers.md.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +14,8 @@ import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
 import { startPostgres } from '../tools/postgres.ts';
 import { type Manifest, type Packed, startRegistry } from './registry.ts';
-import { walk } from './walk.ts';
+import { startService } from './service.ts';
+import { type Surroundings, walk } from './walk.ts';
 
 /** Beside the oldest that we claim. */
 const NODES = ['24', '26'];
@@ -109,7 +111,9 @@ try {
   const [registry, postgres] = [await startRegistry(packages), await startPostgres()];
   try {
     const others = run('npm', ['config', 'get', 'registry'], scratch).trim();
-    await walk({ registry: registry.url, others, nodes, postgres: postgres.url, scratch, report });
+    const around: Surroundings = { registry: registry.url, others, nodes, postgres: postgres.url, scratch, report };
+    await walk(around);
+    await startService(around);
   } finally {
     await Promise.all([registry.stop(), postgres.stop()]);
   }

@@ -130,7 +130,7 @@ const CACHES = (scratch: string) => ({
 });
 
 /** Not by `spawnSync`: the registry is in this process, and has to answer. */
-async function run(command: readonly string[], cwd: string, env: Record<string, string>) {
+export async function run(command: readonly string[], cwd: string, env: Record<string, string>) {
   const [program, ...args] = command;
   const options = { cwd, env: { ...process.env, ...env } };
   const ended = await promisify(execFile)(program!, args, options).then(

@@ -10,6 +10,7 @@ import {
   type EntityMetadata,
   type EntityProperty,
   type MikroORM,
+  Platform,
   Utils,
 } from '@mikro-orm/core';
 import { VersionField, isChecked, versionOf } from '@mikro-ool/core';
@@ -120,7 +121,8 @@ function problemsOfSetUp(orm: MikroORM, metas: readonly EntityMetadata[]): strin
     const name = orm.driver.constructor.name;
     problems.push(`The driver is not wrapped, so nothing of this is checked. Configure driver: versioned(${name}).`);
   }
-  if (!(orm.config instanceof Configuration)) {
+  // MikroORM's command line makes the ORM with our copy; the driver is of the application's
+  if (!(orm.config instanceof Configuration && orm.driver.getPlatform() instanceof Platform)) {
     problems.push('There are two copies of @mikro-orm/core: a ConcurrentUpdate may be no OptimisticLockError.');
   }
   const types = metas.flatMap((meta) => versionOf(meta)?.customType ?? []);

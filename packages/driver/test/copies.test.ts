@@ -2,7 +2,7 @@
  * Two copies of a package in one process: a hoisting accident, a mixed workspace, a bundle. The lock is the same, and what
  * is not is said when the ORM starts.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   cpSync,
   mkdirSync,
@@ -15,6 +15,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { build } from 'esbuild';
 import { expect, onTestFinished, test } from 'vitest';
 
@@ -54,8 +55,9 @@ function application(own: readonly string[]): string {
       symlinkSync(copy, join(modules, name));
     }
   }
-  cpSync(join(import.meta.dirname, 'copies/program.js'), join(directory, 'program.js'));
-  writeFileSync(join(directory, 'package.json'), JSON.stringify({ type: 'module' }));
+  cpSync(join(import.meta.dirname, 'copies'), directory, { recursive: true });
+  const dependencies = { '@mikro-orm/cli': '7' };
+  writeFileSync(join(directory, 'package.json'), JSON.stringify({ type: 'module', dependencies }));
   return directory;
 }
 
@@ -82,8 +84,8 @@ const twoCores = [
   ),
 ];
 const PROBLEM = {
-  orm: 'There are two copies of @mikro-orm/core',
-  ours: 'There are two copies of @mikro-ool/core',
+  orm: 'There are two copies of @mikro-orm/core: a ConcurrentUpdate may be no OptimisticLockError.',
+  ours: 'There are two copies of @mikro-ool/core. They lock like one; install one copy, of one version.',
 };
 const CORE = ['@mikro-orm/core', '@mikro-orm/sql', '@mikro-orm/sqlite'];
 const twoOfOrm = { ...right, isOptimisticLockError: false, said: twoCores, problems: [PROBLEM.orm] };
@@ -96,6 +98,27 @@ test.each([
   { copies: [...CORE, '@mikro-ool/core'], expected: { ...twoOfOrm, problems: [PROBLEM.orm, PROBLEM.ours] } },
 ])('an application with its own copies of $copies', ({ copies, expected }) => {
   expect(run(join(application(copies), 'program.js'))).toEqual(expected);
+});
+
+test.each([
+  { copies: [], problems: [] },
+  { copies: ['@mikro-orm/sql', '@mikro-orm/sqlite'], problems: [] },
+  { copies: ['@mikro-ool/core'], problems: [PROBLEM.ours] },
+  { copies: CORE, problems: [PROBLEM.orm] },
+  { copies: [...CORE, '@mikro-ool/core'], problems: [PROBLEM.orm, PROBLEM.ours] },
+])('npx mikro-ool doctor in an application with its own copies of $copies', ({ copies, problems }) => {
+  const directory = application(copies);
+  const database = new DatabaseSync(join(directory, 'posts.db'));
+  database.exec('create table post (id integer primary key, version integer not null default 1)');
+  database.close();
+  const command = join(directory, 'node_modules/@mikro-ool/driver/src/cli.ts');
+  const { status, stdout } = spawnSync(process.execPath, ['--no-warnings', command, 'doctor'], {
+    cwd: directory,
+    encoding: 'utf8',
+    env: { ...process.env, NO_COLOR: '1', MIKRO_ORM_CLI_PREFER_TS: '0' },
+  });
+  const found = stdout.match(/(?<=^wrong: ).*$/gm) ?? [];
+  expect([status, found]).toEqual([problems.length > 0 ? 1 : 0, problems]);
 });
 
 test.each([

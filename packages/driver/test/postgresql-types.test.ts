@@ -1,7 +1,10 @@
 /** Column types that only PostgreSQL has. */
-import { Type, p } from '@mikro-orm/core';
-import { describe } from 'vitest';
+import { Type, defineEntity, p } from '@mikro-orm/core';
+import { VersionField } from '@mikro-ool/core';
+import { describeLocks } from '@mikro-ool/driver';
+import { describe, expect, test } from 'vitest';
 import { postgresql } from './drivers/postgresql.ts';
+import { open } from './harness.ts';
 import { schemas } from './suite/schemas.ts';
 import { type ValueColumn, texts, valueTests } from './suite/values.ts';
 
@@ -143,4 +146,12 @@ describe('PostgreSQL types', () => {
   describe('conversions by SQL', () => valueTests(postgresql, conversions));
   describe('enums that are where the table is', () =>
     schemas(postgresql, p.enum(['new', 'old']).nativeEnumName('State')));
+
+  test('describeLocks() says that rows with a native enum as key are written one by one', async () => {
+    const mood = p.enum(['sad', 'ok']).nativeEnumName('mood').primary();
+    const Song = defineEntity({ name: 'Song', properties: { mood, version: p.type(VersionField) } });
+    const { orm } = await open(postgresql, [Song]);
+    const because = 'its key is converted by SQL, or a native enum';
+    expect((await describeLocks(orm)).entities).toMatchObject([{ entity: 'Song', writes: 'row by row', because }]);
+  });
 });

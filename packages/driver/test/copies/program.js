@@ -90,7 +90,7 @@ const results = {
   }),
   isOptimisticLockError,
   said,
-  problems: (await describeLocks(orm)).problems.map((problem) => problem.split(/[:.] /)[0]),
+  problems: (await describeLocks(orm)).problems,
 };
 console.log(JSON.stringify(results));
 await orm.close();

@@ -23,7 +23,7 @@ export interface Shape {
 const version = p.type(VersionField);
 
 /** Upper case in the database, by SQL. */
-class Shout extends Type<string, string> {
+export class Shout extends Type<string, string> {
   override convertToDatabaseValueSQL(key: string): string {
     return `upper(${key})`;
   }

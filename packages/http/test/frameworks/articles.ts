@@ -46,7 +46,7 @@ export async function serve(orm: MikroORM, { method, id, body, headers, seen }: 
   }
   const article = await em.findOneOrFail(Article, id);
   if (method !== 'GET') {
-    const { title, version, etag } = body as { title: string; version?: unknown; etag?: unknown };
+    const { title, version, etag } = (body ?? {}) as { title: string; version?: unknown; etag?: unknown };
     if (method === 'PATCH') {
       article.version = claimedVersion(version ?? etag, article);
     } else if (headers['x-blind'] === undefined) {
