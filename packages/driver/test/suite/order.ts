@@ -223,6 +223,24 @@ export function orders(driver: TestDriver): void {
       expect(counts.deadlocks).toBe(0);
     });
 
+    test('foreign keys change along: only where the row that they refer to is shared, there are deadlocks', async () => {
+      const named = { id: p.integer().primary(), n: p.integer(), version };
+      const Parent = defineEntity({ name: 'Parent', properties: named });
+      const parent = () => p.manyToOne(Parent).nullable();
+      const Child = defineEntity({ name: 'Child', properties: { ...named, parent } });
+      const refer: Write = (em, row) => {
+        if (Math.random() < 0.3) {
+          (row as { n: number }).n++;
+          if (row instanceof Child.class) {
+            Object.assign(row, { parent: em.getReference(Parent, 1 + Math.floor(Math.random() * ROWS)) });
+          }
+        }
+      };
+      const counts = await race([Parent, Child] as never, 150, [refer]);
+      expect(counts.saved).toBeGreaterThan(0);
+      expect(counts.deadlocks > 0).toBe(/MariaDB/.test(driver.name));
+    });
+
     test('the same race in the order of MikroORM ends in deadlocks', async () => {
       const counts = await race(all, 30, [change], withoutLock(driver));
       expect(counts.deadlocks).toBeGreaterThan(0);
