@@ -99,7 +99,8 @@ export default defineConfig({
           exclude: [`${pool}/{sqlite,postgresql,mariadb}*.test.ts`],
         },
       },
-      { test: { name: 'docs', include: ['docs/test/*.test.ts'] } },
+      { test: { name: 'docs', include: ['docs/test/*.test.ts'], exclude: ['docs/test/site.test.ts'] } },
+      { test: { name: 'site', include: ['docs/test/site.test.ts'] } },
       // with the machine nearly to itself: it has deadlines, and waits most of the time
       { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], sequence: { groupOrder: 1 } } },
       {

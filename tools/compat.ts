@@ -39,8 +39,8 @@ const PROJECTS: Record<string, string[]> = {
   '@mikro-orm/core': ['core', 'driver', 'http', 'docs'],
 };
 
-/** Projects of Vitest that test our programs, which --run runs on another MikroORM. */
-const PROGRAMS = ['chaos', 'cluster', 'examples'];
+/** Projects of Vitest that test our programs, which --run runs on another MikroORM, and the site, which has none. */
+const PROGRAMS = ['chaos', 'cluster', 'examples', 'site'];
 
 /** What a script may write. */
 const RESULTS = ['bench/results', 'chaos/results'];
