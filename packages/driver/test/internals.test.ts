@@ -1,5 +1,5 @@
 /**
- * The contract with MikroORM's internals (src/mikro-orm/): each test names what it stands on, so that a MikroORM that
+ * The contract with MikroORM's internals (src/hooks/ and src/mikro-orm/): each test names what it stands on, so that a MikroORM that
  * changes it is noticed here, in words, before a lock stops locking.
  */
 import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
@@ -32,7 +32,7 @@ beforeEach(async () => {
 function spy(target: object, method: string, note: (args: unknown[]) => string = () => method): void {
   const methods = target as Record<string, (...args: unknown[]) => unknown>;
   const original = methods[method];
-  expect(original, `MikroORM no longer has the method ${method}(); see src/mikro-orm/`).toBeTypeOf('function');
+  expect(original, `MikroORM no longer has the method ${method}(); see src/hooks/`).toBeTypeOf('function');
   methods[method] = (...args) => {
     calls.push(note(args));
     return original!.apply(target, args);
@@ -63,7 +63,7 @@ test('one flush: doCommit, onFlush listeners, getChangeSetGroups, BEGIN, persist
     ...writes,
     'commit',
   ];
-  const message = 'MikroORM carries out a flush in another order than src/mikro-orm/ relies on';
+  const message = 'MikroORM carries out a flush in another order than src/hooks/ relies on';
   expect(calls, message).toEqual(wholeFlush('executeInserts false', 'executeInserts true', 'filterCollectionUpdates'));
 
   const [a, b] = await em.find(Article, {});
@@ -136,7 +136,7 @@ test('updates are prepared by prepareOptions() and processProperties(), and retu
   calls = [];
   await em.flush();
   for (const method of ['prepareOptions', 'processProperties', 'checkConcurrencyKeys', 'mapReturnedValues']) {
-    expect(calls, `MikroORM updates rows without ${method}(); see src/mikro-orm/`).toContain(method);
+    expect(calls, `MikroORM updates rows without ${method}(); see src/hooks/`).toContain(method);
   }
 });
 
@@ -319,7 +319,7 @@ test('commit() ends a transaction by transaction.commit()', async () => {
   const transaction = await connection.begin();
   spy(transaction, 'commit');
   await connection.commit(transaction);
-  expect(calls, 'src/mikro-orm/ no longer knows whether a COMMIT was sent').toEqual(['commit']);
+  expect(calls, 'src/hooks/ no longer knows whether a COMMIT was sent').toEqual(['commit']);
 });
 
 test('a flush opens its transaction by connection.transactional(), and says whose it is by the event broadcaster', async () => {
@@ -330,7 +330,7 @@ test('a flush opens its transaction by connection.transactional(), and says whos
   });
   em.create(Article, { id: 1, title: 'a' });
   await em.flush();
-  expect(calls, 'src/mikro-orm/ no longer finds the flush that a transaction is opened for').toEqual(['its own']);
+  expect(calls, 'src/hooks/ no longer finds the flush that a transaction is opened for').toEqual(['its own']);
 });
 
 test('a value that is written in a second statement is taken off the entity, and kept in uow.getExtraUpdates()', async () => {
@@ -417,7 +417,7 @@ test('with two ORMs, change sets of removed entities carry the metadata of the o
   em.create(Article, { id: 1, title: 'a' });
   await em.flush();
   const article = em.getReference(Article, 1);
-  expect(helper(article).__meta, 'withOwnMetadata() and metaOf() in src/mikro-orm/ may go').toBe(
+  expect(helper(article).__meta, 'withOwnMetadata() in src/hooks/ and metaOf() in src/mikro-orm/ may go').toBe(
     other.getMetadata(Article),
   );
   const uow = em.getUnitOfWork(false);
@@ -450,7 +450,7 @@ test('collections are written by commitCollectionUpdates(), with query builders 
   em.remove(book);
   calls = [];
   await em.flush();
-  expect(calls, 'MikroORM writes collections in another way than src/mikro-orm/ relies on').toEqual([
+  expect(calls, 'MikroORM writes collections in another way than src/hooks/ relies on').toEqual([
     'commitCollectionUpdates',
     'createQueryBuilder',
     'executeDeletes false',
@@ -470,7 +470,7 @@ test('tables are written in the order of uow.getCommitOrder(), and deleted from 
   em.remove(article);
   calls = [];
   await em.flush();
-  const message = 'MikroORM finds the order of tables in another way than src/mikro-orm/ relies on';
+  const message = 'MikroORM finds the order of tables in another way than src/hooks/ relies on';
   expect(
     calls.filter((call) => call !== '0 deleted'),
     message,

@@ -14,7 +14,34 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { readsSnapshots, versionOf } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
-import { leftRows, mayWriteNothing } from '../mikro-orm/upserts.ts';
+
+/** What comes of an upsert. */
+interface Outcome {
+  /** Rows may be other than what was given. */
+  isUnwritten: boolean;
+}
+
+/** Rides on the options of an upsert down to the driver, which says there what came of it. */
+const OUTCOME = Symbol('mikro-ool upsert');
+
+/** An upsert that may leave a row that exists as it is. */
+export function mayWriteNothing(options: Dictionary): boolean {
+  return options.onConflictAction === 'ignore' || Boolean(options.onConflictWhere);
+}
+
+/** These options of an upsert, and its outcome when it is over. */
+export function withOutcome(options: Dictionary): { asking: Dictionary; outcome: Outcome } {
+  const outcome: Outcome = { isUnwritten: false };
+  return { asking: { ...options, [OUTCOME]: outcome }, outcome };
+}
+
+/** Says of an upsert that rows were left as they are. */
+function leftRows(options: PersistOptions): void {
+  const outcome = (options as { [OUTCOME]?: Outcome })[OUTCOME];
+  if (outcome) {
+    outcome.isUnwritten = true;
+  }
+}
 
 /**
  * Upserts, and where that does not say so itself, reads back which versions the rows have now. Without

@@ -5,8 +5,8 @@
 import { type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
 import { Refusal, versionOf } from '@mikro-ool/core';
 import { collectionsOf } from '../memory/entity-state.ts';
-import { type AnyChangeSet, metaOf, tablesOf } from './entity.ts';
-import { type FlushState, flushesBeside } from './flush-state.ts';
+import { type AnyChangeSet, metaOf, tablesOf } from '../mikro-orm/entity.ts';
+import { type FlushState, flushesBeside } from '../mikro-orm/flush-state.ts';
 import { isManyToMany, rawColumns, touchesOf, unsentOf } from './in-flight.ts';
 
 /**

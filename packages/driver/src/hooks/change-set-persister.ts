@@ -4,9 +4,9 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
-import type { AnyChangeSet, PersistOptions } from './entity.ts';
-import { stateOf } from './flush-state.ts';
-import type { Layer } from './layers.ts';
+import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { stateOf } from '../mikro-orm/flush-state.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
 
 /** The parts of the persister that are overridden or called; private in MikroORM's types. */
 export interface PersisterMethods {

@@ -14,11 +14,11 @@ import {
 } from '@mikro-orm/core';
 import { isTouched, touchedIn, versionOf } from '@mikro-ool/core';
 import { collectionsOf } from '../memory/entity-state.ts';
-import { forgetSnapshot } from './collection.ts';
-import { type AnyChangeSet, isNew, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import { type FlushState, stateOf } from './flush-state.ts';
-import type { Layer } from './layers.ts';
-import { touchAgain } from './touches.ts';
+import { forgetSnapshot } from '../mikro-orm/collection.ts';
+import { type AnyChangeSet, isNew, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { type FlushState, stateOf } from '../mikro-orm/flush-state.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
+import { touchAgain } from '../mikro-orm/touches.ts';
 
 /** The parts of the unit of work that are overridden or called; private in MikroORM's types. */
 export interface InFlightMethods {

@@ -8,16 +8,16 @@
 import type { EntityFactory, EntityManager, FlushMode, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
+import { giveState, hasState, newState, stateOf } from '../mikro-orm/flush-state.ts';
+import { countingClears } from '../mikro-orm/generation.ts';
+import { type Class, type Layer, layersOver, putting } from '../mikro-orm/layers.ts';
+import { forked } from '../mikro-orm/outside.ts';
+import { noticingTouches } from '../mikro-orm/touches.ts';
 import { persisting } from './change-set-persister.ts';
 import { reading, settling, settlingMerges } from './entity-factory.ts';
 import { beginning, locking, refreshing, transacting } from './entity-manager.ts';
-import { giveState, hasState, newState, stateOf } from './flush-state.ts';
-import { countingClears } from './generation.ts';
 import { keepingItems, keepingStacks, keepingValues } from './in-flight.ts';
-import { type Class, type Layer, layersOver, putting } from './layers.ts';
-import { forked } from './outside.ts';
 import { caching } from './result-cache.ts';
-import { noticingTouches } from './touches.ts';
 import { type UnitOfWorkMethods, flushing, ordering, queueing, writing } from './unit-of-work.ts';
 import { upserting } from './upserts.ts';
 

@@ -4,9 +4,9 @@
  */
 import type { EntityManager, EntityMetadata } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import { metaOf } from '../mikro-orm/entity.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
 import { isDirty } from './entity-factory.ts';
-import { metaOf } from './entity.ts';
-import type { Layer } from './layers.ts';
 
 /** Where a result is to be stored, and what is there now. */
 interface Entry {

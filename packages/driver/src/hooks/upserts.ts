@@ -4,35 +4,14 @@
  */
 import { type Dictionary, type EntityManager, type EntityMetadata, FlushMode, Utils, helper } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
+import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
+import { mayWriteNothing, withOutcome } from '../write/upsert.ts';
 import { isDirty, isKnown } from './entity-factory.ts';
-import { type PersistOptions, metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import type { Layer } from './layers.ts';
-
-/** What the driver finds out about an upsert. */
-interface Outcome {
-  /** Rows may be other than what was given. */
-  isUnwritten: boolean;
-}
-
-/** Rides on the options of an upsert down to the driver. */
-const OUTCOME = Symbol('mikro-ool upsert');
 
 interface Upserting {
   upsert(entityName: unknown, data?: unknown, options?: Dictionary): Promise<object | object[]>;
   upsertMany(entityName: unknown, data?: unknown, options?: Dictionary): Promise<object | object[]>;
-}
-
-/** An upsert that may leave a row that exists as it is. */
-export function mayWriteNothing(options: Dictionary): boolean {
-  return options.onConflictAction === 'ignore' || Boolean(options.onConflictWhere);
-}
-
-/** Says of an upsert that rows were left as they are. */
-export function leftRows(options: PersistOptions): void {
-  const outcome = (options as { [OUTCOME]?: Outcome })[OUTCOME];
-  if (outcome) {
-    outcome.isUnwritten = true;
-  }
 }
 
 /** `em.upsert()` and `em.upsertMany()`: what was not written is read. */
@@ -57,8 +36,8 @@ async function reading(
   if (!mayWriteNothing(options)) {
     return upsert(options);
   }
-  const outcome: Outcome = { isUnwritten: false };
-  const upserted = await upsert({ ...options, [OUTCOME]: outcome });
+  const { asking, outcome } = withOutcome(options);
+  const upserted = await upsert(asking);
   if (outcome.isUnwritten) {
     await readBack(em.getContext(false) as EntityManager, Utils.asArray(upserted), options);
   }

@@ -15,11 +15,11 @@ import { readsSnapshots, verify, versionOf } from '@mikro-ool/core';
 import { lockFailed } from '../flush/conflicts.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
-import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { flushesOf, isFlushing, isInFlushOf } from '../mikro-orm/flush-state.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
+import { opened } from '../mikro-orm/outside.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
-import { flushesOf, isFlushing, isInFlushOf } from './flush-state.ts';
-import type { Layer } from './layers.ts';
-import { opened } from './outside.ts';
 
 interface Locking {
   lockOptimistic(entity: object, meta: EntityMetadata, version: unknown): Promise<void>;

@@ -14,11 +14,11 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import { isDoubtful, trust } from './doubt.ts';
-import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
-import { stateOf } from './flush-state.ts';
-import { isVerified } from './verified.ts';
-import type { Layer } from './layers.ts';
+import { isDoubtful, trust } from '../mikro-orm/doubt.ts';
+import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { stateOf } from '../mikro-orm/flush-state.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
+import { isVerified } from '../mikro-orm/verified.ts';
 
 interface EntityFactoryMethods {
   create(entityName: unknown, data: Dictionary, options?: Dictionary): object;

@@ -8,14 +8,21 @@ import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { takeRoots } from '../flush/roots.ts';
 import { inTableOrder } from '../flush/table-order.ts';
+import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
+import {
+  flushingMeanwhile,
+  isInFlushOf,
+  runFlush,
+  stateOf,
+  syncCollections,
+  whenIdle,
+} from '../mikro-orm/flush-state.ts';
+import type { Layer } from '../mikro-orm/layers.ts';
+import { keepTouches } from '../mikro-orm/touches.ts';
+import { keepVerified, takeVerified } from '../mikro-orm/verified.ts';
 import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
-import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
-import { flushingMeanwhile, isInFlushOf, runFlush, stateOf, syncCollections, whenIdle } from './flush-state.ts';
 import { type InFlightMethods, planned } from './in-flight.ts';
-import type { Layer } from './layers.ts';
 import { refuseLeftOut } from './shared.ts';
-import { keepTouches } from './touches.ts';
-import { keepVerified, takeVerified } from './verified.ts';
 
 /** The parts of the unit of work that are overridden; private in MikroORM's types. */
 export interface UnitOfWorkMethods extends InFlightMethods {

@@ -3,9 +3,9 @@ import type { EntityManager, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { Flush } from '../flush/flush.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
-import { doubt } from './doubt.ts';
-import { flushingIn } from './flush-state.ts';
-import { unwatch, watch } from './transaction-watch.ts';
+import { doubt } from '../mikro-orm/doubt.ts';
+import { flushingIn } from '../mikro-orm/flush-state.ts';
+import { unwatch, watch } from '../mikro-orm/transaction-watch.ts';
 
 /** What says at BEGIN that there is no such thing: kysely-d1, for Cloudflare's D1, and PgBouncer in statement mode. */
 const NO_TRANSACTIONS = /transactions are not supported|transaction blocks not allowed/i;
