@@ -9,7 +9,7 @@ export {
 export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { hasPrecondition, setPrecondition } from './precondition.ts';
-export { asTouched, isTouched, touch, touchedIn } from './touch.ts';
+export { asTouched, isTouched, loadedVersion, touch, touchedIn, withLoadedVersion } from './touch.ts';
 export { verifiedIn, verify } from './verify.ts';
 export type { VersionOptions } from './version-field.ts';
 export {

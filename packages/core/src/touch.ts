@@ -2,8 +2,13 @@
 import { helper } from '@mikro-orm/core';
 import { managed } from './managed.ts';
 
-/** Stands for the version in the snapshot that changes are computed from, where no version can equal it. */
+/** On what stands for the version in the snapshot that changes are computed from, where no version can equal it. */
 const TOUCHED = Symbol.for('mikro-ool:touched');
+
+/** Stands for a version, and knows which. */
+interface Mark {
+  readonly [TOUCHED]: unknown;
+}
 
 type Snapshot = Record<string, unknown>;
 
@@ -30,7 +35,8 @@ export function touch(entity: object): void {
 
 /** @internal The same snapshot, of a touched entity. */
 export function asTouched(snapshot: object, version: string): object {
-  return { ...snapshot, [version]: TOUCHED };
+  const mark: Mark = { [TOUCHED]: loadedVersion(snapshot, version) };
+  return { ...snapshot, [version]: mark };
 }
 
 /** @internal The entities of a unit of work that were touched since its last flush, or before it. */
@@ -40,5 +46,21 @@ export function touchedIn(uow: object): Set<object> {
 
 /** @internal Was the entity with this snapshot touched? */
 export function isTouched(snapshot: unknown, version: string): boolean {
-  return (snapshot as Snapshot | undefined)?.[version] === TOUCHED;
+  return isMark((snapshot as Snapshot | undefined)?.[version]);
+}
+
+/** @internal The version in a snapshot, also of a touched entity: the one that was loaded, whatever was assigned since. */
+export function loadedVersion(snapshot: unknown, version: string): unknown {
+  const loaded = (snapshot as Snapshot | undefined)?.[version];
+  return isMark(loaded) ? loaded[TOUCHED] : loaded;
+}
+
+/** @internal The same snapshot with another version in it; of a touched entity still, if it was. */
+export function withLoadedVersion(snapshot: object, version: string, loaded: unknown): object {
+  const other = { ...snapshot, [version]: loaded };
+  return isTouched(snapshot, version) ? asTouched(other, version) : other;
+}
+
+function isMark(value: unknown): value is Mark {
+  return typeof value === 'object' && value !== null && TOUCHED in value;
 }

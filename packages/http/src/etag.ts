@@ -13,7 +13,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { Refusal, versionOf } from '@mikro-ool/core';
+import { Refusal, loadedVersion, versionOf } from '@mikro-ool/core';
 
 /** @internal What a tag says about a row. */
 export interface TaggedRow {
@@ -66,7 +66,7 @@ export function describeRow(entity: object): TaggedRow {
   const parts = [...schemaOf(entity, meta), meta.root.className, ...keyParts(entity, meta, wrapped.__platform)];
   const prefix = parts.map((part) => `${encodeURIComponent(part.toWellFormed())}/`).join('');
   // a body that was assigned may have a version of its own
-  const loaded = (wrapped.__originalEntityData as Record<string, unknown> | undefined)?.[property.name];
+  const loaded = loadedVersion(wrapped.__originalEntityData, property.name);
   const isLoaded = typeof loaded === 'number';
   return {
     className: meta.className,

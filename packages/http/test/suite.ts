@@ -1,6 +1,6 @@
 /** Rows, tags and answers on a real database; run on each of them. */
 import { defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
+import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import {
   PreconditionError,
   type ProblemBody,
@@ -391,6 +391,15 @@ export function suite(driver: TestDriver): void {
           expect(ifMatch('"Article/1/3"', reference)).toBe(3);
           expect(() => ifMatch('*', reference)).toThrow(expect.objectContaining({ status: 428 }));
         }
+      }
+      for (const order of ['touched, assigned', 'assigned, touched']) {
+        const em = fork();
+        const article = await em.findOneOrFail(Article, 1);
+        const steps = [() => touch(article), () => void em.assign(article, { title: 'mine', version: 1 })];
+        (order.startsWith('touched') ? steps : steps.toReversed()).forEach((step) => step());
+        expect(etag(article)).toBe('"Article/1/3"');
+        expect(ifMatch('"Article/1/3"', article)).toBe(3);
+        expect(() => ifMatch('"Article/1/1"', article)).toThrow(expect.objectContaining({ status: 412 }));
       }
       const em = fork();
       const article = em.assign(await em.findOneOrFail(Article, 1), { title: 'mine', version: 1 });

@@ -32,6 +32,7 @@ import {
   asTouched,
   isOfType,
   isTouched,
+  loadedVersion,
   readsSnapshots,
   touchedIn,
   versionOf,
@@ -317,10 +318,10 @@ class Merge {
     const theirDiff = diff(snapshot, theirData!);
     const between = diff(mineData!, theirData!);
     const isLoaded = (name: string) => name in snapshot || wrapped.__loadedProperties.has(name);
-    // An assigned version says that the changes were made to an older state than the loaded one, and after touch() it can
-    // no longer be told: then whatever differs is for somebody to decide.
+    // An assigned version says that the changes were made to an older state than the loaded one: then whatever differs is
+    // for somebody to decide.
     const touched = version !== undefined && isTouched(snapshot, version);
-    const isClaim = version !== undefined && snapshot[version] !== entity[version];
+    const isClaim = version !== undefined && loadedVersion(snapshot, version) !== entity[version];
     const { exclude = [] } = (versionOf(meta)?.customType ?? {}) as Partial<VersionField>;
 
     const before: [unit: Unit, giveBack: () => void, isClash: boolean][] = [];

@@ -16,7 +16,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, verify, versionOf } from '@mikro-ool/core';
+import { type Conflict, ConcurrentUpdate, loadedVersion, verify, versionOf } from '@mikro-ool/core';
 import pRetry from 'p-retry';
 
 export interface RetryOptions {
@@ -192,7 +192,6 @@ function hasAssignedVersion({ entity, expected }: Conflict): boolean {
   // what stands on the entity may be the metadata of another ORM in this process
   const meta = em?.getMetadata().find(entity.constructor as never) ?? __meta;
   const version = versionOf(meta as never)?.name;
-  const loaded: unknown = version && (snapshot as Dictionary | undefined)?.[version];
-  // after touch() it is not known
+  const loaded = version && loadedVersion(snapshot, version);
   return typeof loaded === 'number' && expected !== null ? loaded !== expected : !isLoaded;
 }

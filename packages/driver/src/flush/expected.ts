@@ -8,7 +8,7 @@ import {
   ReferenceKind,
   helper,
 } from '@mikro-orm/core';
-import { type Operation, VersionNotLoaded, maximumVersion, versionOf } from '@mikro-ool/core';
+import { type Operation, VersionNotLoaded, loadedVersion, maximumVersion, versionOf } from '@mikro-ool/core';
 import { ownVersionOf, versionedBelow } from '../discovery.ts';
 import { exhausted, invalidVersion, validateGiven } from '../versions.ts';
 import { type AnyChangeSet, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
@@ -36,7 +36,7 @@ export function expectedVersion(
   const invalid = invalidVersion(entity, meta, value);
   if (invalid) {
     // databases that do not keep to the column's range have let somebody bump a row beyond its end
-    const isLoaded = value === (snapshotOf(entity) as Dictionary | undefined)?.[prop.name];
+    const isLoaded = value === loadedVersion(snapshotOf(entity), prop.name);
     throw isLoaded && value === maximumVersion(prop) + 1 ? exhausted(entity, meta) : invalid;
   }
   return value as number;

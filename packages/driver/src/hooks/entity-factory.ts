@@ -13,7 +13,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { versionOf } from '@mikro-ool/core';
+import { loadedVersion, versionOf, withLoadedVersion } from '@mikro-ool/core';
 import { isDoubtful, trust } from '../mikro-orm/doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { stateOf } from '../mikro-orm/flush-state.ts';
@@ -67,7 +67,8 @@ export const reading: Layer<EntityFactoryMethods> = (Base) =>
       const isLower = Number(data[version]) < Number(based);
       if (isPart && !isClaim) {
         const read = readPart(known, snapshotOf(known) as Dictionary, data);
-        restoreSnapshot(known, { ...snapshot, ...read, ...(isLower ? {} : { [version]: based }) });
+        const kept = { ...snapshot, ...read, [version]: snapshot[version] };
+        restoreSnapshot(known, withLoadedVersion(kept, version, isLower ? read[version] : based));
       }
       if (isPart || isClaim) {
         known[version] = isLower && !isClaim ? Number(data[version]) : current;
@@ -120,7 +121,7 @@ export const settling: Layer<UnitOfWorkMethods> = (Base) =>
 
 /** The version that an entity has, and the one that its unsaved changes are compared with. */
 export function versionsOf(entity: Dictionary, version: string): { current: unknown; based: unknown } {
-  return { current: entity[version], based: (snapshotOf(entity) as Dictionary | undefined)?.[version] };
+  return { current: entity[version], based: loadedVersion(snapshotOf(entity), version) };
 }
 
 /** The version of what is in memory, apart from one that was assigned since. */
@@ -181,9 +182,8 @@ function lower(entity: Dictionary, version: string, read: unknown): void {
   const { current, based } = versionsOf(entity, version);
   const older = read == null ? undefined : Number(read);
   entity[version] = older !== undefined && Number(current) < older ? current : older;
-  // the mark of touch() stays
   if (typeof based === 'number') {
-    restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: older });
+    restoreSnapshot(entity, withLoadedVersion(snapshotOf(entity) as object, version, older));
   }
 }
 

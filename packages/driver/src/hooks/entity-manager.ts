@@ -11,7 +11,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { readsSnapshots, verify, versionOf } from '@mikro-ool/core';
+import { asTouched, isTouched, readsSnapshots, verify, versionOf } from '@mikro-ool/core';
 import { lockFailed } from '../flush/conflicts.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { writtenFrom, wrote } from '../memory/written.ts';
@@ -246,16 +246,18 @@ function isValue({ kind, ref }: EntityProperty): boolean {
   return kind === ReferenceKind.SCALAR && !ref;
 }
 
-/** Takes back the versions that came with a part of an entity only; called when the reader's state has been copied. */
+/** Takes back the versions, and the ends of touches, that came with a part of an entity only; called when the reader's state has been copied. */
 function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: EntityManager) => void {
   const managed = new Set<Dictionary>([...entities, ...em.getUnitOfWork(false).getIdentityMap()]);
   const before = [...managed].flatMap((entity) => {
     const version = versionOf(metaOf(em, entity))?.name;
-    return version ? [{ entity, version, ...versionsOf(entity, version) }] : [];
+    return version
+      ? [{ entity, version, touched: isTouched(snapshotOf(entity), version), ...versionsOf(entity, version) }]
+      : [];
   });
   return (reader) => {
     const read = reader?.getUnitOfWork(false).getIdentityMap();
-    for (const { entity, version, current, based } of before) {
+    for (const { entity, version, touched, current, based } of before) {
       const source = read?.getByEntity(entity as never) as Dictionary | undefined;
       const copied = entity[version] !== current && source !== entity && source?.[version] === entity[version];
       const from = copied ? writtenFrom(source!, entity[version]) : undefined;
@@ -264,9 +266,16 @@ function versionsBefore(em: EntityManager, entities: object[] = []): (reader?: E
       }
       // what was not loaded is as old as the version that the first write found
       const isUpToDate = from !== undefined && from === current && from === based;
-      if (copied && !isUpToDate && !covers(helper(source!).__loadedProperties, entity)) {
+      const isOlder = copied && !isUpToDate;
+      if (!source || source === entity || !(isOlder || touched) || covers(helper(source).__loadedProperties, entity)) {
+        continue;
+      }
+      if (isOlder) {
         entity[version] = current;
         restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [version]: based });
+      }
+      if (touched) {
+        restoreSnapshot(entity, asTouched(snapshotOf(entity) as Dictionary, version));
       }
     }
   };

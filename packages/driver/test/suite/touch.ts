@@ -1,5 +1,14 @@
 /** A touch counts, whatever recomputes change sets in the flush: rivals who change two parts of a whole conflict on its root. */
-import { type EventSubscriber, type FlushEventArgs, type Options, defineEntity, helper, p } from '@mikro-orm/core';
+import {
+  type EventSubscriber,
+  type FlushEventArgs,
+  LockMode,
+  type Options,
+  defineEntity,
+  helper,
+  p,
+} from '@mikro-orm/core';
+import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -225,6 +234,51 @@ export function touches(driver: TestDriver): void {
       last.remove(removed);
       await last.flush();
       expect(await db.fork().count(Root)).toBe(0);
+    });
+
+    /** Ways to read the touched root again, and whether that takes the touch back, as it does unsaved changes. */
+    const reads: Record<string, [read: (em: SqlEntityManager, root: Order) => Promise<unknown>, isTakenBack: boolean]> =
+      {
+        'find()': [(em) => em.find(Root, {}), false],
+        'find(), refreshed': [(em) => em.find(Root, {}, { refresh: true }), true],
+        'findOne(), refreshed': [(em) => em.findOne(Root, 1 as never, { refresh: true }), true],
+        'findAndCount(), refreshed': [(em) => em.findAndCount(Root, {}, { refresh: true }), true],
+        'a part': [(em) => em.find(Root, {}, { fields: ['total'] as never }), false],
+        'a part, refreshed': [(em) => em.find(Root, {}, { fields: ['total'] as never, refresh: true }), false],
+        'em.refresh()': [(em, root) => em.refresh(root), true],
+        'em.refresh() of a part': [(em, root) => em.refresh(root, { fields: ['total'] as never }), false],
+        'a query builder': [(em) => em.createQueryBuilder(Root).select('*').getResult(), true],
+        'from a line, refreshed': [(em) => em.find(Line, {}, { populate: ['order'] as never, refresh: true }), true],
+        'in a transaction, locked and refreshed': [
+          (em) => em.transactional((tx) => tx.find(Root, {}, { refresh: true, lockMode: LockMode.PESSIMISTIC_WRITE })),
+          true,
+        ],
+      };
+    test.each(Object.entries(reads))('read again, %s', async (_, [read, isTakenBack]) => {
+      const db = await setUp();
+      const { em, root } = await load(db, 1);
+      touch(root);
+      await read(em as SqlEntityManager, root);
+      await em.flush();
+      const version = isTakenBack ? 1 : 2;
+      expect([root.version, (await load(db, 1)).root.version]).toEqual([version, version]);
+      root.note = 'goes on';
+      await em.flush();
+      expect((await load(db, 1)).root).toMatchObject({ note: 'goes on', version: version + 1 });
+    });
+
+    test('read in part after a rival: what was touched is as old as before', async () => {
+      for (const refresh of [false, true]) {
+        const db = await setUp();
+        const { em, root } = await load(db, 1);
+        touch(root);
+        const rival = await load(db, 1);
+        rival.root.note = 'theirs';
+        await rival.em.flush();
+        await em.find(Root, {}, { fields: ['total'] as never, refresh });
+        const error = await thrown(() => em.flush());
+        expect(error.conflicts).toMatchObject([{ expected: 1, actual: 2 }]);
+      }
     });
 
     test('in a transaction, and in one inside it', async () => {

@@ -1,7 +1,7 @@
 /** Work that is tried again ends in the sum of all of it; everything else is thrown on as it is. */
 import { channel } from 'node:diagnostics_channel';
 import { IsolationLevel, LockMode, defineEntity, p, raw } from '@mikro-orm/core';
-import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { type RetryMessage, retryOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
@@ -276,6 +276,7 @@ export function retries(driver: TestDriver): void {
           Object.assign(merged, { n: 6 });
         },
         'of an entity to merge and remove': async (em) => em.remove(em.merge(Counter, { id: 1, version: 1 } as never)),
+        'and touched': async (em) => touch(em.assign(await em.findOneOrFail(Counter, 1), { version: 1 })),
         'of a lock': async (em) => em.lock(await em.findOneOrFail(Counter, 1), LockMode.OPTIMISTIC, 1),
       };
       for (const [name, claim] of Object.entries(claims)) {
