@@ -644,6 +644,29 @@ export function rebases(driver: TestDriver): void {
       expect(await now()).toMatchObject({ title: 'mine', body: 'theirs', price: { cents: 100 }, version: 3 });
     });
 
+    test.each([
+      ['without an assigned version: what does not overlap is no clash', undefined, []],
+      ['with one: what was changed is a clash where it differs', 1, ['body']],
+    ])('after touch(), %s', async (_, version, expected) => {
+      const { fork, load, now } = await setUp();
+      const change = async (body: object) => {
+        const rival = fork();
+        Object.assign(await load(rival), body);
+        await rival.flush();
+      };
+      await change({ title: 'first' });
+      const em = fork();
+      const article = await load(em);
+      touch(article);
+      em.assign(article, { body: 'mine', ...(version && { version }) });
+      await change({ title: 'theirs' });
+      const error = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;
+      const { clashes } = await rebase(em, error);
+      expect(clashes.map(({ property }) => property)).toEqual(expected);
+      await em.flush();
+      expect(await now()).toMatchObject({ body: 'mine', version: 4 });
+    });
+
     test('touch() stays', async () => {
       const { conflict, now } = await setUp();
       const { em, error } = await conflict(touch, (a) => (a.title = 'theirs'));
