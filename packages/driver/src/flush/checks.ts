@@ -84,7 +84,7 @@ export async function compare(
   }
 }
 
-/** A trigger that writes instead of us need not compare the version, so nobody may change it meanwhile. */
+/** A trigger or rule that writes instead of us need not compare the version, so nobody may change it meanwhile. */
 export async function compareBefore(
   driver: AbstractSqlDriver,
   changeSets: readonly AnyChangeSet[],
