@@ -68,6 +68,11 @@ export class SpecialTables {
     return this.#isSure && this.#special !== undefined && !this.#special.has(tableName);
   }
 
+  /** Is it known that something may keep back a row of it? */
+  isSpecial({ tableName }: EntityMetadata): boolean {
+    return this.#special?.has(tableName) === true;
+  }
+
   isRewritten({ tableName }: EntityMetadata): boolean {
     return this.#special?.get(tableName)?.isRewritten === true;
   }
