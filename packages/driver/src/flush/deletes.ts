@@ -12,7 +12,7 @@ import { deleteRow, deleteRows } from '../write/delete.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
 import type { Sending } from './alone.ts';
 import { cascades } from './cascades.ts';
-import { compare, compareBefore } from './checks.ts';
+import { compare, compareAfter, compareBefore } from './checks.ts';
 import {
   StaleRows,
   currentVersions,
@@ -109,6 +109,7 @@ export class Deletes {
         await this.#writeOne(row, options);
       }
     }
+    await compareAfter(this.#driver, rows, 'delete', options);
     // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
     // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
     if (versionTable(meta) !== meta.root) {

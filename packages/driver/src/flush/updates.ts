@@ -13,7 +13,7 @@ import { dialectOf } from '../write/dialects/index.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import type { Sending } from './alone.ts';
-import { compareBefore } from './checks.ts';
+import { compareAfter, compareBefore } from './checks.ts';
 import {
   StaleRows,
   currentVersions,
@@ -173,6 +173,7 @@ export class Updates {
       }
       await this.#matchReturned(rows, result.rows ?? [], returned, options);
       if (checked) {
+        await compareAfter(this.#driver, checked, 'update', options);
         this.#written(checked);
       }
     }
@@ -203,6 +204,9 @@ export class Updates {
     const result = await updateRow(this.#driver, row, hasMoved, addConditions, options);
     if (result.affectedRows !== 1) {
       throw await describeOne(this.#driver, row, 'update', options);
+    }
+    if (!hasMoved) {
+      await compareAfter(this.#driver, [row], 'update', options);
     }
     this.#written([row]);
     return result.row;

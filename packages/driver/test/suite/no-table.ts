@@ -120,6 +120,24 @@ const cases: Case[] = [
     refused: [],
   },
   {
+    name: 'a rule DO INSTEAD that writes another table',
+    only: POSTGRESQL,
+    ddl: ['create table stored (like doc including all)', 'insert into stored select * from doc', ...rules('doc')],
+    refused: ['update', 'delete'],
+  },
+  {
+    name: 'a view with a trigger that leaves the version as it was',
+    only: POSTGRESQL,
+    ddl: [
+      view,
+      'create view doc as select id, title, deleted, version from stored',
+      `create function instead() returns trigger language plpgsql as $$ begin
+         update stored set title = new.title where id = old.id; return new; end $$`,
+      'create trigger instead instead of update on doc for each row execute function instead()',
+    ],
+    refused: ['update'],
+  },
+  {
     name: 'a view on a view with rules',
     only: POSTGRESQL,
     ddl: [
