@@ -37,6 +37,14 @@ export function versionTable(meta: EntityMetadata): EntityMetadata {
   return owner.inheritanceType === 'tpt' ? owner : owner.root;
 }
 
+/** The classes that stand for the tables of a row, its own first: with joined-table inheritance those above, too. */
+export function tablesOf(meta: EntityMetadata): EntityMetadata[] {
+  if (meta.inheritanceType !== 'tpt') {
+    return [meta.root];
+  }
+  return [meta, ...(meta.tptParent ? tablesOf(meta.tptParent) : [])];
+}
+
 /**
  * Classes with a version that extend this one, which has none: what was loaded as this may be one of theirs.
  * The uppermost ones, because a query of a class finds the classes below, too.

@@ -3,11 +3,11 @@ import type { Transaction } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { type Operation, VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { versionTable } from '../discovery.ts';
-import { type AnyChangeSet, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, type PersistOptions, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow, Row } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
-import { conflictOf, currentVersions, findRows } from './conflicts.ts';
+import { StaleRows, conflictOf, currentVersions, findRows } from './conflicts.ts';
 import { type UnsureRow, checkedRow } from './expected.ts';
 import { inTableOrder } from './table-order.ts';
 
@@ -84,7 +84,7 @@ export async function compare(
   }
 }
 
-/** A trigger that writes instead of us need not compare the version, so nobody may change it meanwhile. */
+/** A trigger or rule that writes instead of us need not compare the version, so nobody may change it meanwhile. */
 export async function compareBefore(
   driver: AbstractSqlDriver,
   changeSets: readonly AnyChangeSet[],
@@ -95,4 +95,29 @@ export async function compareBefore(
   const exposed = changeSets.filter((set) => tables.writesInstead(versionTable(set.meta)));
   const rows = exposed.map((changeSet) => checkedRow(changeSet, operation));
   await compare(driver, rows, operation, () => 'update', ctx);
+}
+
+/**
+ * What writes instead of us has written some rows, perhaps of another table: a row that still has its version was not
+ * written. A trigger may mark a row in place of deleting it; a rule that does so counts none.
+ */
+export async function compareAfter(
+  driver: AbstractSqlDriver,
+  rows: readonly CheckedRow[],
+  operation: 'update' | 'delete',
+  options: PersistOptions,
+): Promise<void> {
+  const tables = specialTablesOf(driver);
+  const exposed = rows.filter(({ changeSet }) => {
+    const table = versionTable(changeSet.meta);
+    return tables.writesInstead(table) && (operation === 'update' || tables.isRewritten(table));
+  });
+  if (exposed.length === 0) {
+    return;
+  }
+  const actual = await currentVersions(driver, exposed, options);
+  const left = exposed.filter((row) => actual(row) === row.expected);
+  if (left.length > 0) {
+    throw new StaleRows(left, operation, options);
+  }
 }

@@ -5,14 +5,23 @@
 import { type EntityManager, type EntityMetadata, ReferenceKind, type Transaction, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
-import { versionTable } from '../discovery.ts';
+import { tablesOf, versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import type { Sending } from './alone.ts';
 import { cascades } from './cascades.ts';
-import { compare, compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, describeConflict, describeOne } from './conflicts.ts';
+import { compare, compareAfter, compareBefore } from './checks.ts';
+import {
+  StaleRows,
+  currentVersions,
+  describeAlone,
+  describeBatch,
+  describeConflict,
+  describeOne,
+  findRows,
+} from './conflicts.ts';
 import { checkedRow } from './expected.ts';
 import { areOneDelete, canBatch, rowsPerDelete } from './one-statement.ts';
 
@@ -83,6 +92,7 @@ export class Deletes {
   /** Deletes rows with a version, which are of one table. */
   async write(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     await compareBefore(this.#driver, changeSets, 'delete', options.ctx);
+    await this.#writeBelow(changeSets, options);
     const size = rowsPerDelete(this.#driver, changeSets);
     for (let i = 0; i < changeSets.length; i += size) {
       await this.#writeChunk(changeSets.slice(i, i + size), options);
@@ -99,11 +109,50 @@ export class Deletes {
         await this.#writeOne(row, options);
       }
     }
+    await compareAfter(this.#driver, rows, 'delete', options);
     // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
     // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
     if (versionTable(meta) !== meta.root) {
-      const keys = { [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $in: changeSets.map(keyOf) } };
-      await this.#driver.nativeDelete(meta.root.class, keys as never, options);
+      const above = tablesOf(versionTable(meta)).slice(1);
+      for (const table of above.filter((one) => !one.tptParent || this.#keepsRows(one))) {
+        await this.#deleteIn(table, changeSets, options);
+      }
+    }
+  }
+
+  /**
+   * Joined-table inheritance: a cascade takes the rows of tables below the one with the version, and nobody hears whether
+   * something there keeps one back. So where something may, they are deleted first, of rows that nobody may change.
+   */
+  async #writeBelow(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
+    const { meta } = changeSets[0]!;
+    const tables = tablesOf(meta);
+    const below = tables.slice(0, tables.indexOf(versionTable(meta))).filter((table) => this.#keepsRows(table));
+    if (below.length > 0) {
+      const rows = changeSets.map((changeSet) => checkedRow(changeSet, 'delete'));
+      await compare(this.#driver, rows, 'delete', () => 'update', options.ctx);
+    }
+    for (const table of below) {
+      await this.#deleteIn(table, changeSets, options);
+    }
+  }
+
+  #keepsRows(table: EntityMetadata): boolean {
+    return specialTablesOf(this.#driver).isSpecial(table);
+  }
+
+  /** Deletes the rows in a table that has not their version. Who is still there was kept back. */
+  async #deleteIn(table: EntityMetadata, changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
+    const keys = { [Utils.getPrimaryKeyHash(table.primaryKeys)]: { $in: changeSets.map(keyOf) } };
+    const { affectedRows } = await this.#driver.nativeDelete(table.class, keys as never, options);
+    if (affectedRows === changeSets.length) {
+      return;
+    }
+    const find = await findRows(this.#driver, table, changeSets, [], options);
+    const kept = changeSets.filter((changeSet) => find(changeSet));
+    if (kept.length > 0) {
+      const rows = kept.map((changeSet) => checkedRow(changeSet, 'delete'));
+      throw new StaleRows(rows, 'delete', options);
     }
   }
 

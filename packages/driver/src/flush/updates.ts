@@ -6,14 +6,23 @@ import { changesOnlyUncovered } from '../covers/exclude.ts';
 import { isGuarded, ownVersionOf, versionTable } from '../discovery.ts';
 import type { Undo } from '../memory/undo.ts';
 import { wrote } from '../memory/written.ts';
-import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, type PersistOptions, metaOf } from '../mikro-orm/entity.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import { type CheckedRow, type VersionedRow, keyHash, keyHashIn, keyValues } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
+import { specialTablesOf } from '../write/special-tables.ts';
 import { updateRow, updateRows } from '../write/update.ts';
 import type { Sending } from './alone.ts';
-import { compareBefore } from './checks.ts';
-import { currentVersions, describeAlone, describeBatch, findRows, refuseExhausted, describeOne } from './conflicts.ts';
+import { compareAfter, compareBefore } from './checks.ts';
+import {
+  StaleRows,
+  currentVersions,
+  describeAlone,
+  describeBatch,
+  describeOne,
+  findRows,
+  refuseExhausted,
+} from './conflicts.ts';
 import { checkedRow, lockedRow, uncoveredRow, validateInitial } from './expected.ts';
 import { canBatch, rowsPerUpdate } from './one-statement.ts';
 
@@ -23,7 +32,7 @@ interface Division {
   readonly batch: AnyChangeSet[];
   /** MikroORM's own statement for a row, with the version added: what a list of values cannot carry, and second bumps. */
   readonly single: AnyChangeSet[];
-  /** Both once more, of rows whose version does not cover what changes. */
+  /** Both once more, of rows whose version does not cover what changes, or is in another table: they are only counted. */
   readonly uncoveredBatch: AnyChangeSet[];
   readonly uncoveredSingle: AnyChangeSet[];
   /** Rows without a version: MikroORM. */
@@ -87,17 +96,33 @@ export class Updates {
     const uncovered = this.uncovered.size > 0 ? changeSets.filter((set) => this.isUncovered(set)) : [];
     const covered = uncovered.length > 0 ? changeSets.filter((set) => !uncovered.includes(set)) : changeSets;
     const versioned = covered.filter((set) => ownVersionOf(set.meta));
-    const plain = versioned.length < covered.length ? covered.filter((set) => !ownVersionOf(set.meta)) : [];
+    const others = versioned.length < covered.length ? covered.filter((set) => !ownVersionOf(set.meta)) : [];
+    const counted = others.length > 0 ? this.#countedAmong(others) : [];
+    const plain = counted.length > 0 ? others.filter((set) => !counted.includes(set)) : others;
     const batch = canBatch(this.#driver, versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
-    const together = canBatch(this.#driver, uncovered);
+    const unchecked = [...uncovered, ...counted];
+    const together = canBatch(this.#driver, unchecked);
     return {
       batch,
       single,
       plain,
-      uncoveredBatch: together ? uncovered : [],
-      uncoveredSingle: together ? [] : uncovered,
+      uncoveredBatch: together ? unchecked : [],
+      uncoveredSingle: together ? [] : unchecked,
     };
+  }
+
+  /**
+   * Joined-table inheritance: the rows of a table that have their version in another one. Beside rows without any they
+   * take a statement of their own, so there only where something is known that may keep them back.
+   */
+  #countedAmong(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+    const isSpecial = specialTablesOf(this.#driver).isSpecial(changeSets[0]!.meta);
+    const hasVersion = ({ entity, meta }: AnyChangeSet) =>
+      meta.inheritanceType === 'tpt' && versionOf(metaOf(this.#driver, entity)) !== undefined;
+    return isSpecial || changeSets.every(hasVersion)
+      ? changeSets.filter((set) => hasVersion(set) && Object.keys(set.payload).length > 0)
+      : [];
   }
 
   /** Does nothing change in this row that its version covers? */
@@ -124,7 +149,8 @@ export class Updates {
   ): Promise<Map<AnyChangeSet, Dictionary>> {
     const size = batched ? rowsPerUpdate(this.#driver, changeSets) : 1;
     const returned = new Map<AnyChangeSet, Dictionary>();
-    const isUncovered = this.isUncovered(changeSets[0]!);
+    const isElsewhere = !ownVersionOf(changeSets[0]!.meta);
+    const isUncovered = isElsewhere || this.isUncovered(changeSets[0]!);
     if (!isUncovered) {
       await compareBefore(this.#driver, changeSets, 'update', options.ctx);
     }
@@ -137,6 +163,9 @@ export class Updates {
         await refuseExhausted(this.#driver, checked, options);
       }
       const result = await updateRows(this.#driver, rows, options, this.#sending.alone);
+      if (result.affectedRows !== rows.length && isElsewhere) {
+        throw await this.#keptBack(rows, options);
+      }
       if (result.affectedRows !== rows.length) {
         throw this.#sending.alone
           ? await describeAlone(this.#driver, rows, 'update', options)
@@ -144,6 +173,7 @@ export class Updates {
       }
       await this.#matchReturned(rows, result.rows ?? [], returned, options);
       if (checked) {
+        await compareAfter(this.#driver, checked, 'update', options);
         this.#written(checked);
       }
     }
@@ -156,11 +186,12 @@ export class Updates {
     addConditions: (where: Dictionary) => void,
     options: PersistOptions,
   ): Promise<Dictionary | undefined> {
-    if (this.isUncovered(changeSet)) {
+    const isElsewhere = !ownVersionOf(changeSet.meta);
+    if (isElsewhere || this.isUncovered(changeSet)) {
       const row = uncoveredRow(changeSet);
       const result = await updateRow(this.#driver, row, false, addConditions, options);
       if (result.affectedRows !== 1) {
-        throw await describeOne(this.#driver, row, 'update', options);
+        throw isElsewhere ? this.#stale([row], options) : await describeOne(this.#driver, row, 'update', options);
       }
       return result.row;
     }
@@ -174,8 +205,38 @@ export class Updates {
     if (result.affectedRows !== 1) {
       throw await describeOne(this.#driver, row, 'update', options);
     }
+    if (!hasMoved) {
+      await compareAfter(this.#driver, [row], 'update', options);
+    }
     this.#written([row]);
     return result.row;
+  }
+
+  /** Some rows were kept back in a table that has no version to tell which: each is written again, to be rolled back. */
+  async #keptBack(rows: readonly VersionedRow[], options: PersistOptions): Promise<StaleRows> {
+    const kept: VersionedRow[] = [];
+    for (const row of rows) {
+      const { affectedRows } = await updateRows(this.#driver, [row], options, false);
+      if (affectedRows !== 1) {
+        kept.push(row);
+      }
+    }
+    return this.#stale(kept.length > 0 ? kept : rows, options);
+  }
+
+  /** Rows of a table without the version, as rows of the one that has it, with what was expected there. */
+  #stale(rows: readonly VersionedRow[], options: PersistOptions): StaleRows {
+    const inVersionTable = rows.map(({ changeSet }): VersionedRow => {
+      const { entity, originalEntity } = changeSet;
+      const set = new ChangeSet(entity, ChangeSetType.UPDATE, {}, versionTable(metaOf(this.#driver, entity)));
+      set.originalEntity = originalEntity;
+      if (this.isUncovered(changeSet)) {
+        return uncoveredRow(set);
+      }
+      const moved = this.#moved.get(entity);
+      return moved === undefined ? checkedRow(set, 'update') : { kind: 'checked', changeSet: set, expected: moved - 1 };
+    });
+    return new StaleRows(inVersionTable, 'update', options);
   }
 
   /** The rows were written: the entities have the new version, until the flush fails after all. */

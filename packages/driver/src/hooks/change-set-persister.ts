@@ -64,7 +64,8 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
         }
         return super.executeUpdates(sets, batched, options, withSchema);
       }
-      const { plain, ...versioned } = sets.some(hasVersion) ? flush.updates.divide(sets) : { plain: sets };
+      const isConcerned = flush.isVersioned || sets.some(hasVersion);
+      const { plain, ...versioned } = isConcerned ? flush.updates.divide(sets) : { plain: sets };
       if (plain.length > 0) {
         await super.executeUpdates(plain, batched, options, true);
       }

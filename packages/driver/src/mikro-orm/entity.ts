@@ -6,6 +6,7 @@ import {
   type EntityClass,
   type EntityManager,
   type EntityMetadata,
+  type MetadataStorage,
   type Transaction,
   helper,
 } from '@mikro-orm/core';
@@ -22,8 +23,8 @@ export type PersistOptions = Dictionary & { ctx?: Transaction; schema?: string }
  * The metadata of an entity's class in this ORM. What stands on the entity itself is that of whichever ORM started last,
  * when several in one process share the class.
  */
-export function metaOf(em: EntityManager, entity: object): EntityMetadata {
-  return em.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
+export function metaOf(of: { getMetadata(): MetadataStorage }, entity: object): EntityMetadata {
+  return of.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
 }
 
 /** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */

@@ -10,6 +10,7 @@ import {
   type PolymorphicRef,
   ReferenceKind,
   Utils,
+  helper,
   isRaw,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
@@ -29,7 +30,7 @@ export interface CheckedRow extends Row {
   readonly expected: number;
 }
 
-/** Only columns change that the version does not cover: it is neither compared nor bumped. */
+/** Only columns change that the version does not cover, or another table has it: it is neither compared nor bumped. */
 export interface UncoveredRow extends Row {
   readonly kind: 'uncovered';
   readonly expected?: undefined;
@@ -90,7 +91,8 @@ function isExpression(value: unknown): boolean {
  * Where the rows are: table, primary key columns and version column. With one of them, all expect a version, or none.
  */
 export function locate(table: string, meta: EntityMetadata, rows: readonly Row[], platform: Platform): BatchRows {
-  const version = versionOf(meta)!;
+  // a table of joined ones that is above the one with the version has none of its own, and none is compared there
+  const version = versionOf(meta) ?? versionOf(helper(rows[0]!.changeSet.entity).__meta as EntityMetadata)!;
   const keys = rows.map(({ changeSet }) => keyValues(changeSet));
   const columns = meta.getPrimaryProps().flatMap((prop) => prop.fieldNames.map((field, i) => ({ prop, field, i })));
   return {
@@ -171,7 +173,6 @@ function changedColumns(
   platform: Platform,
   mapFieldNames: FieldNameMapper,
 ): Column[] {
-  const version = versionOf(meta)!.name;
   const payloads = rows.map(({ changeSet }) => changeSet.payload as Record<string, unknown>);
   const owners = new Map<string, EntityMetadata>();
   payloads.forEach((payload, r) => {
@@ -181,7 +182,7 @@ function changedColumns(
       }
     }
   });
-  owners.delete(version);
+  owners.delete(versionOf(meta)?.name ?? '');
   const columns = new Map<string, Column>();
   for (const [key, owner] of owners) {
     const prop: EntityProperty = (owner.properties as Record<string, EntityProperty>)[key]!;

@@ -10,7 +10,7 @@ import { type DriverError, dialectOf } from './dialects/index.ts';
 interface Special {
   /** The database rewrites what is sent (a rule, a view), and refuses the statements of a batch. */
   readonly isRewritten: boolean;
-  /** A trigger writes instead, which need not compare the version. */
+  /** A trigger or a rule writes instead, which need not compare the version. */
   readonly writesInstead: boolean;
 }
 
@@ -66,6 +66,11 @@ export class SpecialTables {
    */
   isPlain({ tableName }: EntityMetadata): boolean {
     return this.#isSure && this.#special !== undefined && !this.#special.has(tableName);
+  }
+
+  /** Is it known that something may keep back a row of it? */
+  isSpecial({ tableName }: EntityMetadata): boolean {
+    return this.#special?.has(tableName) === true;
   }
 
   isRewritten({ tableName }: EntityMetadata): boolean {

@@ -2,7 +2,7 @@
 import { type Dictionary, type EntitySchema, LockMode, type Opt, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
-import { type TestDriver, inTransaction, open, refusal, testUnless, thrown } from '../harness.ts';
+import { type TestDriver, inTransaction, open, refusal, testUnless, testWhere, thrown } from '../harness.ts';
 
 type Species = 'Animal' | 'Dog' | 'Puppy' | 'Cat';
 type Row = Dictionary & { id: number; name: string; version?: number };
@@ -240,6 +240,56 @@ export function inheritance(driver: TestDriver): void {
         );
         expect(orphans.flat()).toEqual([]);
       });
+    }
+
+    testWhere(shape.tables === 'per type')(
+      'a row that has lost its part in a table is refused, beside others',
+      async () => {
+        const { fork, load, rows } = await setUp(9);
+        const em = fork();
+        const puppies = await load(em, [2, 5, 8]);
+        await fork().getConnection().execute('delete from puppy where id = 5');
+        puppies.forEach((row) => Object.assign(row, { name: 'a', breed: 'b', toy: 'c' }));
+        const actual = ownerOf('Puppy', shape) === 'Puppy' ? null : 1;
+        expect(await thrown(() => em.flush())).toMatchObject({
+          conflicts: [{ entityName: 'Puppy', primaryKey: 5, operation: 'update', expected: 1, actual }],
+        });
+        expect((await rows()).filter(({ name }) => name !== 'saved')).toEqual([]);
+      },
+    );
+
+    for (const [what, make] of Object.entries(shape.tables === 'per type' ? (driver.keepsBack ?? {}) : {})) {
+      for (const table of lineage.Puppy) {
+        for (const operation of ['update', 'delete'] as const) {
+          test(`${what} keeps back the ${operation} of a row in table ${table}: refused, with nothing written`, async () => {
+            const { fork, load, rows } = await setUp(9);
+            for (const sql of make(table.toLowerCase(), operation, 5)) {
+              await fork().getConnection().execute(sql);
+            }
+            const before = await rows();
+            for (const ids of [[5], [2, 5, 8]]) {
+              const em = fork();
+              const puppies = await load(em, ids);
+              const write = (row: Row) =>
+                operation === 'delete' ? em.remove(row) : Object.assign(row, { name: 'a', breed: 'b', toy: 'c' });
+              puppies.forEach(write);
+              const error = await thrown(() => em.flush());
+              expect(error).toBeInstanceOf(ConcurrentUpdate);
+              expect(error.message).toContain('was not written, although it has that version now');
+              expect(error).toMatchObject({
+                conflicts: [{ entityName: 'Puppy', primaryKey: 5, operation, expected: 1, actual: 1 }],
+              });
+              expect(versionsOf(puppies)).toEqual(puppies.map(() => 1));
+              expect(await rows()).toEqual(before);
+            }
+            const em = fork();
+            const [other] = await load(em, [2]);
+            em.remove(Object.assign(other!, { toy: 'c' }));
+            await em.flush();
+            expect(await rows()).toEqual(before.filter(({ id }) => id !== 2));
+          });
+        }
+      }
     }
 
     test('removing a row that is gone is a conflict', async () => {

@@ -24,6 +24,24 @@ interface Case {
 const POSTGRESQL = /PostgreSQL|PGlite/;
 const SQLITE = /SQLite|libSQL/;
 const view = 'alter table doc rename to stored';
+/** What writes the table that a view is on does not compare the version. */
+const insteadOf = (on: string): string[] => [
+  `create function instead() returns trigger language plpgsql as $$ begin
+     if tg_op = 'DELETE' then delete from stored where id = old.id; return old; end if;
+     update stored set title = new.title, version = new.version where id = old.id; return new; end $$`,
+  `create trigger instead instead of update or delete on ${on} for each row execute function instead()`,
+];
+const rules = (on: string): string[] => [
+  `create rule gone as on delete to ${on} do instead delete from stored where id = old.id`,
+  `create rule changed as on update to ${on}
+     do instead update stored set title = new.title, version = new.version where id = old.id`,
+];
+/** A row is marked, in place of being deleted. */
+const marking = (on: string): string[] => [
+  `create function soft() returns trigger language plpgsql as $$ begin
+     update doc set deleted = 1 where id = old.id; return null; end $$`,
+  `create trigger soft before delete on ${on} for each row execute function soft()`,
+];
 const cases: Case[] = [
   {
     name: 'a rule DO INSTEAD',
@@ -48,10 +66,7 @@ const cases: Case[] = [
   {
     name: 'a trigger BEFORE DELETE that marks the row instead',
     only: POSTGRESQL,
-    ddl: [
-      'create function soft() returns trigger language plpgsql as $$ begin update doc set deleted = 1 where id = old.id; return null; end $$',
-      'create trigger soft before delete on doc for each row execute function soft()',
-    ],
+    ddl: marking('doc'),
     refused: ['delete'],
   },
   {
@@ -65,13 +80,71 @@ const cases: Case[] = [
   {
     name: 'a view with INSTEAD OF triggers',
     only: POSTGRESQL,
+    ddl: [view, 'create view doc as select id, title, deleted, version from stored', ...insteadOf('doc')],
+    refused: [],
+  },
+  {
+    name: 'a view on a view with INSTEAD OF triggers',
+    only: POSTGRESQL,
+    ddl: [
+      view,
+      'create view seen as select id, title, deleted, version from stored',
+      ...insteadOf('seen'),
+      'create view doc as select * from seen',
+    ],
+    refused: [],
+  },
+  {
+    name: 'a view on a table with a trigger BEFORE DELETE that marks the row instead',
+    only: POSTGRESQL,
+    ddl: [view, 'create view doc as select id, title, deleted, version from stored', ...marking('stored')],
+    refused: ['delete'],
+  },
+  {
+    name: 'a trigger BEFORE DELETE that marks the row instead, on a partition of a partition',
+    only: POSTGRESQL,
+    ddl: [
+      view,
+      'create table doc (like stored including defaults, primary key (id)) partition by range (id)',
+      'create table half partition of doc for values from (0) to (100) partition by range (id)',
+      'create table leaf partition of half for values from (0) to (100)',
+      'insert into doc select * from stored',
+      ...marking('leaf'),
+    ],
+    refused: ['delete'],
+  },
+  {
+    name: 'a view with rules',
+    only: POSTGRESQL,
+    ddl: [view, 'create view doc as select id, title, deleted, version from stored', ...rules('doc')],
+    refused: [],
+  },
+  {
+    name: 'a rule DO INSTEAD that writes another table',
+    only: POSTGRESQL,
+    ddl: ['create table stored (like doc including all)', 'insert into stored select * from doc', ...rules('doc')],
+    refused: ['update', 'delete'],
+  },
+  {
+    name: 'a view with a trigger that leaves the version as it was',
+    only: POSTGRESQL,
     ddl: [
       view,
       'create view doc as select id, title, deleted, version from stored',
       `create function instead() returns trigger language plpgsql as $$ begin
-         if tg_op = 'DELETE' then delete from stored where id = old.id; return old; end if;
-         update stored set title = new.title, version = new.version where id = old.id; return new; end $$`,
-      'create trigger instead instead of update or delete on doc for each row execute function instead()',
+         update stored set title = new.title where id = old.id; return new; end $$`,
+      'create trigger instead instead of update on doc for each row execute function instead()',
+    ],
+    refused: ['update'],
+  },
+  {
+    name: 'a view on a view with rules',
+    only: POSTGRESQL,
+    ddl: [
+      view,
+      'create view seen as select id, title, deleted, version from stored',
+      ...rules('seen'),
+      'create view doc as select * from seen',
     ],
     refused: [],
   },
@@ -169,30 +242,44 @@ export function specialRelations(driver: TestDriver): void {
       }
     }
 
-    testWhere(/PostgreSQL/.test(driver.name))(
-      'writers through a view whose trigger does not compare: one of two is saved',
-      async () => {
-        const { fork } = await open(driver, [Doc]);
-        const seed = fork();
-        for (let id = 1; id <= 10; id++) {
-          seed.create(Doc, { id, title: 'saved' });
-        }
-        await seed.flush();
-        for (const sql of cases[4]!.ddl) {
-          await fork().getConnection().execute(sql);
-        }
-        let both = 0;
-        for (let id = 1; id <= 10; id++) {
-          const ems = [fork(), fork()];
-          for (const em of ems) {
-            (await em.findOneOrFail(Doc, id)).title = 'changed';
-          }
-          const results = await Promise.allSettled(ems.map((em) => em.flush()));
-          expect(results.some(({ status }) => status === 'fulfilled')).toBe(true);
-          both += Number(results.every(({ status }) => status === 'fulfilled'));
-        }
-        expect(both).toBe(0);
-      },
-    );
+    const racing = [
+      'a view with INSTEAD OF triggers',
+      'a view on a view with INSTEAD OF triggers',
+      'a view with rules',
+      'a view on a view with rules',
+    ];
+    for (const name of racing) {
+      for (const second of ['updates', 'deletes']) {
+        testWhere(/PostgreSQL/.test(driver.name))(
+          `${name}, where nothing compares: of two writers, the second of which ${second}, one is saved`,
+          async () => {
+            const { fork } = await open(driver, [Doc]);
+            const seed = fork();
+            for (let id = 1; id <= 10; id++) {
+              seed.create(Doc, { id, title: 'saved' });
+            }
+            await seed.flush();
+            for (const sql of cases.find((one) => one.name === name)!.ddl) {
+              await fork().getConnection().execute(sql);
+            }
+            let both = 0;
+            for (let id = 1; id <= 10; id++) {
+              const ems = [fork(), fork()];
+              for (const [i, em] of ems.entries()) {
+                const doc = await em.findOneOrFail(Doc, id);
+                doc.title = 'changed';
+                if (i === 1 && second === 'deletes') {
+                  em.remove(doc);
+                }
+              }
+              const results = await Promise.allSettled(ems.map((em) => em.flush()));
+              expect(results.some(({ status }) => status === 'fulfilled')).toBe(true);
+              both += Number(results.every(({ status }) => status === 'fulfilled'));
+            }
+            expect(both).toBe(0);
+          },
+        );
+      }
+    }
   });
 }

@@ -69,16 +69,30 @@ export const postgresql: Dialect = {
     return isText({ type }) ? texts.map((text) => (isPadded ? text.replace(/ +$/, '') : text)) : undefined;
   },
 
-  // rules but those of SELECT; triggers BEFORE (2) and INSTEAD OF (64), also of partitions
+  // rules but those of SELECT, and triggers BEFORE (2) and INSTEAD OF (64): of the relation, and of what it stands on,
+  // which is the relations of a view, and the partitions of a table, where rules have no effect
   specialTables: `
-    select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
-    from (
-      select ev_class as id, 1 as is_rewritten, 0 as writes_instead from pg_catalog.pg_rewrite where ev_type <> '1'
+    with recursive
+    above (below, id, is_view) as (
+      select inhrelid, inhparent, 0 from pg_catalog.pg_inherits
       union all
-      select coalesce(i.inhparent, t.tgrelid), 0, case when t.tgtype & 64 > 0 then 1 else 0 end
-      from pg_catalog.pg_trigger as t left join pg_catalog.pg_inherits as i on i.inhrelid = t.tgrelid
-      where not t.tgisinternal and t.tgtype & 66 > 0 and t.tgname <> '${GUARD}'
-    ) as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
+      select d.refobjid, r.ev_class, 1
+      from pg_catalog.pg_rewrite as r join pg_catalog.pg_depend as d on d.objid = r.oid
+      where r.ev_type = '1' and d.classid = 'pg_catalog.pg_rewrite'::regclass
+        and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid <> r.ev_class
+    ),
+    special (id, is_rewritten, writes_instead) as (
+      (select ev_class, 1, case when is_instead and ev_type in ('2', '4') then 1 else 0 end
+      from pg_catalog.pg_rewrite where ev_type <> '1'
+      union all
+      select tgrelid, 0, case when tgtype & 64 > 0 then 1 else 0 end
+      from pg_catalog.pg_trigger where not tgisinternal and tgtype & 66 > 0 and tgname <> '${GUARD}')
+      union
+      select a.id, s.is_rewritten, s.writes_instead
+      from special as s join above as a on a.below = s.id and (a.is_view = 1 or s.is_rewritten = 0)
+    )
+    select c.relname as name, max(s.is_rewritten) as is_rewritten, max(s.writes_instead) as writes_instead
+    from special as s join pg_catalog.pg_class as c on c.oid = s.id group by c.relname`,
 
   // rules do not go with WITH, nor with RETURNING (feature_not_supported)
   endsItself: ({ code, message = '' }) =>
