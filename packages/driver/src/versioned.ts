@@ -26,7 +26,7 @@ import {
   type QueryResult,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
-import { VersionField, registerPlatform } from '@mikro-ool/core';
+import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
 import { adoptVersions, hookDiscovery } from './discovery.ts';
 import { Flush } from './flush/flush.ts';
 import { manyToManyFirst } from './flush/table-order.ts';
@@ -72,6 +72,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
   }
   class VersionedDriver extends (Base as unknown as SqlDriverClass) {
     readonly log: TransactionLog;
+    readonly #writing = (transaction: object): void => this.log.writing(transaction);
 
     constructor(config: Configuration) {
       super(config);
@@ -109,7 +110,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
     ): AnyQueryBuilder<T> {
       const qb = super.createQueryBuilder<T>(entityName, ...rest);
       const flush = syncingFlush();
-      bumpSetBasedWrites(qb, this.platform, flush && ((meta) => flush.deletes.pendingKeys(meta)));
+      bumpSetBasedWrites(qb, this.platform, this.#writing, flush && ((meta) => flush.deletes.pendingKeys(meta)));
       return qb;
     }
 
@@ -148,6 +149,7 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
       const meta = this.metadata.get(entityName) as unknown as EntityMetadata;
+      this.#noteTransaction(meta, options);
       return super.nativeInsertMany(entityName, withInitialVersions(meta, data), options, ...rest);
     }
 
@@ -182,8 +184,16 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       ...rest: [transform?: never]
     ): Promise<QueryResult<T>> {
       this.#validateVersions(entityName as never, data, options);
+      this.#noteTransaction(this.metadata.get(entityName) as unknown as EntityMetadata, options);
       const write = (more: PersistOptions) => super.nativeUpdateMany(entityName, where, data, more, ...rest);
       return options.upsert ? readingBack(this, entityName, where, options, write) : write(options);
+    }
+
+    /** Of what MikroORM writes without a query builder. */
+    #noteTransaction(meta: EntityMetadata, { ctx }: PersistOptions): void {
+      if (ctx && versionOf(meta)) {
+        this.log.writing(ctx);
+      }
     }
 
     /** Of versions that an EntityManager is given from outside; a flush has planned what it writes. */

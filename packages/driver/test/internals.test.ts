@@ -3,7 +3,7 @@
  * changes it is noticed here, in words, before a lock stops locking.
  */
 import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
-import type { AbstractSqlConnection } from '@mikro-orm/sql';
+import type { AbstractSqlConnection, EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 
@@ -490,4 +490,37 @@ test("a transaction's statements, savepoints too, go through executeQuery() of t
     await tx.transactional((inner) => inner.find(Article, {}));
   });
   expect(calls).toEqual(['select', 'savepoint', 'select', 'release', 'commit']);
+});
+
+test('a query builder says what it does by `type`, and in which transaction by `context`; native methods go through one', async () => {
+  await orm.em.fork().transactional(async (tx) => {
+    const em = tx as unknown as SqlEntityManager;
+    const context = em.getTransactionContext();
+    const driver = em.getDriver();
+    const made: { type: string; context?: object }[] = [];
+    const { createQueryBuilder } = driver;
+    driver.createQueryBuilder = ((...args: Parameters<typeof createQueryBuilder>) => {
+      const qb = createQueryBuilder.apply(driver, args);
+      made.push(qb as never);
+      return qb;
+    }) as never;
+    await em.insert(Article, { id: 1, title: 'a', version: 1 });
+    await em.nativeUpdate(Article, 1, { title: 'b' });
+    await em.upsert(Article, { id: 1, title: 'c', version: 1 });
+    await em.createQueryBuilder(Article).update({ title: 'd' }).where({ id: 1 }).execute();
+    await em.nativeDelete(Article, 1);
+    await em.createQueryBuilder(Article).where({ id: 1 }).getCount();
+    await em.find(Article, {});
+    const message =
+      'MikroORM writes without a query builder, or it no longer knows its transaction; see src/write/set-based.ts';
+    expect(
+      made.every((qb) => qb.context === context),
+      message,
+    ).toBe(true);
+    const types = made.map(({ type }) => type);
+    expect(
+      types.filter((type) => !['SELECT', 'COUNT'].includes(type)),
+      message,
+    ).toEqual([...['INSERT', 'UPDATE', 'INSERT', 'UPDATE', 'DELETE']]);
+  });
 });

@@ -1,5 +1,5 @@
 /** Transactions and savepoints, for memory to follow: events miss a COMMIT that fails, and subscribers are the user's. */
-import type { EntityManager, Transaction } from '@mikro-orm/core';
+import type { EntityManager, ExceptionConverter, Transaction } from '@mikro-orm/core';
 import type { AbstractSqlConnection } from '@mikro-orm/sql';
 import type { Flush } from '../flush/flush.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
@@ -22,6 +22,15 @@ function explained(error: unknown, flush: Flush | undefined): unknown {
       `that is one statement, which takes none.`
     : `There are no transactions here. Leave em.transactional() and em.begin() out, and flush rows of one class at a time.`;
   return Object.assign(new Error(`${sentence} (${message})`, { cause: error }), code !== undefined && { code });
+}
+
+/** The error that will be thrown. MikroORM puts details into the message of the database's own error, each time it converts it. */
+function asMikroOrmHasIt(error: unknown, converter: ExceptionConverter): Error {
+  const raw = error as Error;
+  const { message } = raw;
+  const converted = converter.convertException(raw);
+  raw.message = message;
+  return converted;
 }
 
 /** Hooks the transactions of a connection. */
@@ -62,7 +71,7 @@ function hookBegin(connection: AbstractSqlConnection, log: TransactionLog): void
       // not known yet when the connection is made
       const converter = connection.getPlatform().getExceptionConverter();
       await watch(transaction, (error, send) =>
-        log.statementFailed(transaction, converter.convertException(error as Error), send),
+        log.statementFailed(transaction, asMikroOrmHasIt(error, converter), send),
       );
     }
     return transaction as never;

@@ -27,7 +27,7 @@ interface Carried {
   aborted?: Failure;
   /** Of the outermost one: the database has ended it, … */
   ended?: Failure;
-  /** … and rows with a version were written in it: the others are none of our business. */
+  /** … and rows of a class with a version were written in it, in whatever way: the others are none of our business. */
   carriesVersions: boolean;
   /** Of the outermost one, when something was flushed in it. */
   turns?: Turns;
@@ -88,6 +88,11 @@ export class TransactionLog {
     }
   }
 
+  /** Rows of a class with a version are about to be written in a transaction, by something else than a flush. */
+  writing(transaction: object): void {
+    rootOf(this.#of(transaction)).carriesVersions = true;
+  }
+
   /**
    * A statement of a transaction has failed. When that has ended the transaction, the rest must not be committed one by
    * one: it goes into one that cannot be committed.
@@ -95,7 +100,7 @@ export class TransactionLog {
   async statementFailed(transaction: object, error: unknown, send: Send): Promise<void> {
     const carried = this.#of(transaction);
     if (!this.#dialect?.endsTransaction?.((error ?? {}) as DriverError)) {
-      carried.suspect = { error };
+      this.suspect(transaction, error);
       return;
     }
     carried.ended ??= { error: asLostRace(error, this.#dialect) };
@@ -128,9 +133,11 @@ export class TransactionLog {
     root.carriesVersions = true;
   }
 
-  /** A flush failed in the transaction, whose statement may have aborted it. */
+  /** A flush or a statement failed in the transaction, which may have aborted it. */
   suspect(transaction: object, error: unknown): void {
-    this.#of(transaction).suspect = { error };
+    if (!this.#dialect?.echoes?.((error ?? {}) as DriverError)) {
+      this.#of(transaction).suspect = { error };
+    }
   }
 
   /**

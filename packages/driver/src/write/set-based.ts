@@ -4,7 +4,7 @@
  * their own, and a body's `version: 3` must not turn 9 back into 3.
  */
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
-import { VersionField, initialVersion } from '@mikro-ool/core';
+import { VersionField, initialVersion, versionOf } from '@mikro-ool/core';
 import { areUncovered } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { type Layer, StateOn, putting } from '../mikro-orm/layers.ts';
@@ -16,6 +16,9 @@ import { dialectOf } from './dialects/index.ts';
 interface Writer {
   mainAlias: { meta: EntityMetadata };
   em?: object;
+  type: string;
+  /** The transaction that it was made in. */
+  context?: object;
   state: { data?: object; returning?: string[] };
   insert(data: object): unknown;
   helper: Helper;
@@ -60,6 +63,8 @@ export function withInitialVersions<Rows extends readonly object[]>(meta: Entity
 /** What is known of a query builder. */
 interface WriterState {
   readonly platform: Platform;
+  /** Is told before rows of a class with a version are written in a transaction. */
+  readonly writing: (transaction: object) => void;
   /** Rows that are left out: a flush that also deletes them would no longer find their version. */
   readonly spared?: (meta: EntityMetadata) => unknown[];
   /** A version was given by whoever inserts. */
@@ -71,12 +76,21 @@ const states = new StateOn<WriterState>();
 /**
  * Makes a query builder bump the version, and give new rows one.
  *
+ * @param writing is told before rows of a class with a version are written in a transaction
  * @param spared the keys of rows that it leaves out
  */
-export function bumpSetBasedWrites(qb: object, platform: Platform, spared?: (meta: EntityMetadata) => unknown[]): void {
-  states.give(qb, { platform, spared, isGiven: false });
+export function bumpSetBasedWrites(
+  qb: object,
+  platform: Platform,
+  writing: (transaction: object) => void,
+  spared?: (meta: EntityMetadata) => unknown[],
+): void {
+  states.give(qb, { platform, writing, spared, isGiven: false });
   overWriter(qb);
 }
+
+/** What a query builder does that changes nothing. */
+const READS = ['SELECT', 'COUNT'];
 
 const bumping: Layer<Writer> = (Base) =>
   class extends Base {
@@ -106,8 +120,8 @@ const bumping: Layer<Writer> = (Base) =>
 
     override clone(...args: unknown[]): Writer {
       const copy = super.clone(...args);
-      const { platform, spared } = states.of(this);
-      bumpSetBasedWrites(copy, platform, spared);
+      const { platform, writing, spared } = states.of(this);
+      bumpSetBasedWrites(copy, platform, writing, spared);
       takeGivenVersion(copy);
       return copy;
     }
@@ -122,7 +136,11 @@ const bumping: Layer<Writer> = (Base) =>
 
     override execute(...args: unknown[]): Promise<unknown> {
       const { meta } = this.mainAlias;
-      const keys = states.of(this).spared?.(meta) ?? [];
+      const { writing, spared } = states.of(this);
+      if (this.context && !READS.includes(this.type) && versionOf(meta)) {
+        writing(this.context);
+      }
+      const keys = spared?.(meta) ?? [];
       if (keys.length > 0) {
         this.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
       }

@@ -6,6 +6,7 @@ import { aggregates } from './aggregate.ts';
 import { aggregatesDeclared } from './aggregate-declared.ts';
 import { aggregateShapes } from './aggregate-shapes.ts';
 import { alone } from './alone.ts';
+import { caughtErrors } from './caught.ts';
 import { claims } from './claim.ts';
 import { deletes } from './delete.ts';
 import { descriptions } from './describe.ts';
@@ -87,6 +88,7 @@ export function suite(driver: TestDriver): void {
     surroundings(driver);
     wrapping(driver);
     transactions(driver);
+    caughtErrors(driver);
     statements(driver);
     alone(driver);
     leaks(driver);

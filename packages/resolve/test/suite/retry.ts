@@ -349,6 +349,27 @@ export function retries(driver: TestDriver): void {
         expect((await fork().findAll(Counter)).map(({ n }) => n)).toEqual([2, 2]);
       });
 
+      test('a deadlock that the work catches is tried again, or what was written before it would be missing', async () => {
+        const { fork } = await setUp();
+        await second(fork);
+        const both = Promise.withResolvers<void>();
+        let arrived = 0;
+        const increment = (em: ReturnType<typeof fork>, id: number) =>
+          em.nativeUpdate(Counter, id, { n: raw('n + 1') });
+        const cross = (ids: number[]) =>
+          retryOnConflict(fork(), async (em) => {
+            await increment(em, ids[0]!);
+            if (++arrived >= 2) {
+              both.resolve();
+            }
+            await both.promise;
+            await increment(em, ids[1]!).catch(() => {});
+          });
+        await Promise.all([cross([1, 2]), cross([2, 1])]);
+        expect(arrived).toBe(3);
+        expect((await fork().findAll(Counter)).map(({ n }) => n)).toEqual([2, 2]);
+      });
+
       test('a deadlock in a nested transaction, whose savepoint goes with it, is tried again', async () => {
         const { fork } = await setUp();
         await second(fork);

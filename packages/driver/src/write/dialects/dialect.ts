@@ -98,6 +98,8 @@ export interface Dialect {
   readonly lostRaceCodes: readonly string[];
   /** Has the database ended the whole transaction with this error, so that what follows would be outside of it? */
   endsTransaction?(error: DriverError): boolean;
+  /** Does this error only say that an earlier one has aborted the transaction? */
+  echoes?(error: DriverError): boolean;
   /** Does this error leave open whether the statement was carried out? */
   losesAnswer(error: DriverError): boolean;
 }

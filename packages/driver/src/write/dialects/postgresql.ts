@@ -106,6 +106,9 @@ export const postgresql: Dialect = {
   // serialization_failure, deadlock_detected
   lostRaceCodes: ['40001', '40P01'],
 
+  // in_failed_sql_transaction
+  echoes: ({ code }) => code === '25P02',
+
   // statement_completion_unknown
   losesAnswer: (error) => error.code === '40003' || isCutOff(error) || error.message === 'Query read timeout',
 };
