@@ -87,7 +87,7 @@ export const refreshing: Layer<Copying> = (Base) =>
       const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
       const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
       const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
-      const keepKey = keyBefore(entity);
+      const keepKey = keyBefore(em, entity);
       // a part of an older row would stand under a newer version, so no replica and no cache that is asked for
       const current = versionOf(metaOf(em, entity)) ? currentRow(em, options) : {};
       const all = { ...options, ...current, ...(lazy.length > 0 ? { populate } : {}) };
@@ -255,10 +255,18 @@ function isValue({ kind, ref }: EntityProperty): boolean {
   return kind === ReferenceKind.SCALAR && !ref;
 }
 
-/** Takes back a key that the database spells otherwise: by that one the entity would not be managed. */
-function keyBefore(entity: Dictionary): () => void {
-  const names: string[] = (helper(entity).__meta as EntityMetadata).primaryKeys;
-  const before = names.map((name) => ({ name, value: entity[name], stored: storedIn(entity, name) }));
+/**
+ * Takes back a key that the database spells otherwise: under that one the entity is not managed. One that was assigned and
+ * is not saved is discarded, like everything else.
+ */
+function keyBefore(em: EntityManager, entity: Dictionary): () => void {
+  const { __meta: meta, __primaryKeys: keys, __schema: schema } = helper(entity);
+  const isManagedBy = em.getUnitOfWork().getById(meta.class, keys as never, schema) === entity;
+  const before = (isManagedBy ? (meta.primaryKeys as string[]) : []).map((name) => ({
+    name,
+    value: entity[name] as unknown,
+    stored: storedIn(entity, name),
+  }));
   return () => {
     for (const { name, value, stored } of before.filter((one) => entity[one.name] !== one.value)) {
       entity[name] = value;

@@ -271,6 +271,21 @@ export function spellings(driver: TestDriver): void {
       }
     });
 
+    test('em.refresh discards another spelling that was assigned', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      const em = db.fork();
+      const row = (await em.findOneOrFail(entity, { id: key(1) } as never)) as Row;
+      const { id } = row;
+      row.id = otherwise(key(1) as never);
+      await em.refresh(row as never);
+      expect(row).toMatchObject({ id, version: 2 });
+      await em.flush();
+      expect(row.version).toBe(2);
+    });
+
     test('an upsert has the version of the row that it found', async () => {
       const db = await setUp();
       if (!db) {
