@@ -193,15 +193,16 @@ export class InvalidVersion extends Refusal {
 /** A row has the last version that its column can hold, so it cannot be changed any more. Nothing was written. */
 export class VersionExhausted extends Refusal {
   /**
-   * @param entity what would be written
+   * @param entity what would be written; nothing for a set-based write
    * @param entityName name of its class
    * @param property name of the version property
-   * @param primaryKey the key of the row
+   * @param primaryKey the key of the row, where it is known
    * @param maximum the largest version that the column can hold
    */
-  constructor(entity: object, entityName: string, property: string, primaryKey: unknown, maximum: number) {
+  constructor(entity: object | undefined, entityName: string, property: string, primaryKey: unknown, maximum: number) {
+    const row = entity ? `${entityName} ${show(primaryKey)}` : `A row of ${entityName} that this would write`;
     super(
-      `${entityName} ${show(primaryKey)} cannot be changed any more, because ${entityName}.${property} has reached ` +
+      `${row} cannot be changed any more, because ${entityName}.${property} has reached ` +
         `${maximum}, the end of its column; nothing was written. Make the column larger (bigint), or set the version ` +
         `back to 1 by em.nativeUpdate() while nobody else has the row loaded.`,
       entity,

@@ -14,6 +14,7 @@ import {
   type Configuration,
   type Connection,
   type DatabaseDriver,
+  type DriverException,
   type EntityData,
   type EntityDictionary,
   type EntityMetadata,
@@ -26,7 +27,7 @@ import {
   type QueryResult,
 } from '@mikro-orm/core';
 import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-orm/sql';
-import { VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
+import { VersionExhausted, VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
 import { adoptVersions, hookDiscovery } from './discovery.ts';
 import { Flush } from './flush/flush.ts';
 import { manyToManyFirst } from './flush/table-order.ts';
@@ -119,6 +120,11 @@ export function versioned<Driver extends DriverClass>(Base: Driver): Driver {
       ...rest: Rest<AbstractSqlDriver['syncCollections']>
     ): Promise<void> {
       return super.syncCollections(manyToManyFirst(collections), ...rest);
+    }
+
+    /** Ours are none of the database. */
+    override convertException(exception: Error): DriverException {
+      return exception instanceof VersionExhausted ? (exception as never) : super.convertException(exception);
     }
 
     protected override buildFields<T extends object>(

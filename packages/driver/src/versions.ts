@@ -13,6 +13,12 @@ export function exhausted(entity: object, meta: EntityMetadata): VersionExhauste
   return new VersionExhausted(entity, own.className, prop.name, key, maximumVersion(prop));
 }
 
+/** The same of a set-based write, which does not say which row it is. */
+export function someExhausted(meta: EntityMetadata): VersionExhausted {
+  const prop = versionOf(meta)!;
+  return new VersionExhausted(undefined, meta.className, prop.name, undefined, maximumVersion(prop));
+}
+
 /** Refuses a version that a row is given, when it is none or leaves no room for changes. */
 export function validateGiven(meta: EntityMetadata, value: unknown, entity?: object): void {
   const prop = versionOf(meta)!;

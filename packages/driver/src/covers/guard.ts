@@ -14,7 +14,7 @@ import {
   type Platform,
   ReferenceKind,
 } from '@mikro-orm/core';
-import type { VersionField } from '@mikro-ool/core';
+import { type VersionField, maximumVersion } from '@mikro-ool/core';
 import { dropTriggersFirst } from '../mikro-orm/schema-helper.ts';
 import { type Dialect, GUARD } from '../write/dialects/dialect.ts';
 import { dialectOf } from '../write/dialects/index.ts';
@@ -30,6 +30,7 @@ interface Guarded {
   readonly schema: string | undefined;
   /** Quoted, like the columns. */
   readonly version: string;
+  readonly maximum: number;
   readonly keys: readonly string[];
   /** Those that count. */
   readonly columns: readonly { readonly name: string; readonly type: string }[];
@@ -94,11 +95,11 @@ const FORMS = new Map<Dialect, Form>([
       unreadable: /\W|^begin$/i,
       namesSchema: true,
       // a row cannot be changed before it is written; RETURNING and the row count are those of the statement itself
-      trigger({ table, schema, version, keys, columns, quote }) {
+      trigger({ table, schema, version, maximum, keys, columns, quote }) {
         const changed = columns.map(({ name }) => `old.${name} is not new.${name} collate binary`).join(' or ');
         const text =
           `after update on ${quote(table)} for each row when new.${version} = old.${version} and (${changed}) ` +
-          `begin update ${quote(table)} set ${version} = ${version} + 1 ` +
+          `begin update ${quote(table)} set ${version} = ${sqlite.next!(version, maximum)} ` +
           `where ${keys.map((key) => `${key} = new.${key}`).join(' and ')}; end`;
         // MikroORM compares no more than the name of what is written out, so another guard has another one
         const digest = createHash('sha256').update(text).digest('hex').slice(0, 8);
@@ -167,6 +168,7 @@ export function declareGuard(
     table: table.tableName,
     schema: table.schema === '*' ? undefined : table.schema,
     version: quote(version.fieldNames[0]!),
+    maximum: maximumVersion(version),
     keys: table.getPrimaryProps().flatMap((prop) => prop.fieldNames.map(quote)),
     columns: [...counted].map(([name, type]) => ({ name: quote(name), type })),
     quote,

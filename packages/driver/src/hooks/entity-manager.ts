@@ -6,7 +6,6 @@ import {
   type EntityProperty,
   LockMode,
   type UnitOfWork,
-  type ValidationError,
   ReferenceKind,
   Utils,
   helper,
@@ -22,7 +21,7 @@ import { opened } from '../mikro-orm/outside.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 
 interface Locking {
-  lockOptimistic(entity: object, meta: EntityMetadata, version: unknown): Promise<void>;
+  lockOptimistic(entity: Dictionary, meta: EntityMetadata, version: unknown): Promise<void>;
 }
 
 interface Copying {
@@ -42,35 +41,43 @@ type FindOne = (...args: unknown[]) => Promise<object | null>;
  */
 export const locking: Layer<Locking> = (Base) =>
   class extends Base {
-    override async lockOptimistic(entity: object, meta: EntityMetadata, version: unknown): Promise<void> {
-      const isReference = !helper(entity).__initialized;
+    override async lockOptimistic(entity: Dictionary, meta: EntityMetadata, version: unknown): Promise<void> {
       const name = versionOf(meta)?.name;
-      const failed = (actual: unknown) => lockFailed(entity, meta, version, actual as number | undefined);
-      try {
-        await super.lockOptimistic(entity, meta, version);
-      } catch (error) {
-        const isMismatch = name && (error as ValidationError).getEntity?.() === entity;
-        throw isMismatch ? failed((entity as Dictionary)[name]) : error;
+      if (!name) {
+        return super.lockOptimistic(entity, meta, version);
       }
-      if (version === undefined && name) {
-        if (isReference && (entity as Dictionary)[name] == null) {
-          await helper(entity).init();
-        }
+      const isReference = !helper(entity).__initialized;
+      if (isReference && (version !== undefined || entity[name] == null)) {
+        await load(entity, name);
+      }
+      if (version === undefined) {
         verify(entity);
         return;
       }
+      const { current, based } = versionsOf(entity, name);
       // a reference that is loaded by this keeps a version that was claimed: compare with the one that was loaded
-      const loaded = isReference && name && version !== undefined ? versionsOf(entity, name).based : version;
-      if (loaded !== version) {
-        throw failed(loaded);
+      const actual = isReference && current === version ? based : current;
+      if (actual !== version) {
+        throw lockFailed(entity, meta, version, actual as number | undefined);
       }
     }
   };
 
+/** Loads a reference. MikroORM makes another entity of a row whose key is spelled otherwise, and this one stays empty. */
+async function load(reference: Dictionary, version: string): Promise<void> {
+  const { [version]: claimed } = reference;
+  const found: object | null = await helper(reference).init();
+  if (found && found !== reference) {
+    await helper(reference).__em!.refresh(reference);
+    helper(reference).__initialized = true;
+    reference[version] = claimed ?? reference[version];
+  }
+}
+
 /**
  * `em.refresh()` copies into the managed entity, and those next to it, what another EntityManager has loaded. An entity that
  * it loaded only in part keeps the version of the rest, and one that is newer already stays as it is; but for the refreshed
- * one itself, which is read from where it is written.
+ * one itself, which is read from where it is written. It keeps the key by which the EntityManager knows it.
  */
 export const refreshing: Layer<Copying> = (Base) =>
   class extends Base {
@@ -80,6 +87,7 @@ export const refreshing: Layer<Copying> = (Base) =>
       const lazy = options.fields ? [] : props.filter((prop) => prop.lazy && isKnown(entity, prop));
       const populate = [...Utils.asArray(options.populate), ...lazy.map((prop) => prop.name)];
       const keepVersions = versionsBefore(em.getContext() as EntityManager, [entity]);
+      const keepKey = keyBefore(em, entity);
       // a part of an older row would stand under a newer version, so no replica and no cache that is asked for
       const current = versionOf(metaOf(em, entity)) ? currentRow(em, options) : {};
       const all = { ...options, ...current, ...(lazy.length > 0 ? { populate } : {}) };
@@ -90,6 +98,7 @@ export const refreshing: Layer<Copying> = (Base) =>
         copyExactly(em, source, (managed as object | undefined) ?? entity);
       }
       keepVersions(reader);
+      keepKey();
       return refreshed;
     }
   };
@@ -244,6 +253,30 @@ function isRenamed({ name, serializedName }: EntityProperty): boolean {
 /** Neither a relation, nor an embeddable, nor behind a reference. */
 function isValue({ kind, ref }: EntityProperty): boolean {
   return kind === ReferenceKind.SCALAR && !ref;
+}
+
+/**
+ * Takes back a key that the database spells otherwise: under that one the entity is not managed. One that was assigned and
+ * is not saved is discarded, like everything else.
+ */
+function keyBefore(em: EntityManager, entity: Dictionary): () => void {
+  const { __meta: meta, __primaryKeys: keys, __schema: schema } = helper(entity);
+  const isManagedBy = em.getUnitOfWork().getById(meta.class, keys as never, schema) === entity;
+  const before = (isManagedBy ? (meta.primaryKeys as string[]) : []).map((name) => ({
+    name,
+    value: entity[name] as unknown,
+    stored: storedIn(entity, name),
+  }));
+  return () => {
+    for (const { name, value, stored } of before.filter((one) => entity[one.name] !== one.value)) {
+      entity[name] = value;
+      restoreSnapshot(entity, { ...(snapshotOf(entity) as Dictionary), [name]: stored });
+    }
+  };
+}
+
+function storedIn(entity: object, name: string): unknown {
+  return (snapshotOf(entity) as Dictionary | undefined)?.[name];
 }
 
 /** Takes back the versions, and the ends of touches, that came with a part of an entity only; called when the reader's state has been copied. */

@@ -28,7 +28,7 @@ export const REQUIRED = {
       'execute',
       'rethrow',
     ],
-    ...['getTableName', 'mapDataToFieldNames', 'getConnection', 'syncCollections'],
+    ...['getTableName', 'mapDataToFieldNames', 'getConnection', 'syncCollections', 'convertException'],
   ],
   connection: ['begin', 'commit', 'rollback', 'transactional', 'execute'],
   metadata: ['ownsVersionProperty', 'sync', 'getPrimaryProps', 'getOwnConcurrencyCheckKeys'],

@@ -4,13 +4,13 @@
  * their own, and a body's `version: 3` must not turn 9 back into 3.
  */
 import { type Dictionary, type EntityMetadata, type EntityProperty, type Platform, Utils, raw } from '@mikro-orm/core';
-import { VersionField, initialVersion, versionOf } from '@mikro-ool/core';
+import { VersionField, initialVersion, maximumVersion, versionOf } from '@mikro-ool/core';
 import { areUncovered } from '../covers/exclude.ts';
 import { ownVersionOf } from '../discovery.ts';
 import { type Layer, StateOn, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
-import { validateGiven } from '../versions.ts';
-import { dialectOf } from './dialects/index.ts';
+import { someExhausted, validateGiven } from '../versions.ts';
+import { type DriverError, dialectOf } from './dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 interface Writer {
@@ -114,7 +114,7 @@ const bumping: Layer<Writer> = (Base) =>
         validateVersions(this.mainAlias.meta, [data]);
       }
       const result = super.update(data);
-      takeGivenVersion(this);
+      takeGivenVersion(this, states.of(this));
       return result;
     }
 
@@ -122,7 +122,7 @@ const bumping: Layer<Writer> = (Base) =>
       const copy = super.clone(...args);
       const { platform, writing, spared } = states.of(this);
       bumpSetBasedWrites(copy, platform, writing, spared);
-      takeGivenVersion(copy);
+      takeGivenVersion(copy, states.of(copy));
       return copy;
     }
 
@@ -134,9 +134,9 @@ const bumping: Layer<Writer> = (Base) =>
       return Object.keys(merged).length > 0 ? super.merge(merged) : this.ignore();
     }
 
-    override execute(...args: unknown[]): Promise<unknown> {
+    override async execute(...args: unknown[]): Promise<unknown> {
       const { meta } = this.mainAlias;
-      const { writing, spared } = states.of(this);
+      const { platform, writing, spared } = states.of(this);
       if (this.context && !READS.includes(this.type) && versionOf(meta)) {
         writing(this.context);
       }
@@ -144,7 +144,11 @@ const bumping: Layer<Writer> = (Base) =>
       if (keys.length > 0) {
         this.andWhere({ [Utils.getPrimaryKeyHash(meta.primaryKeys)]: { $nin: keys } });
       }
-      return super.execute(...args);
+      try {
+        return await super.execute(...args);
+      } catch (error) {
+        throw dialectOf(platform)?.isAtEnd?.(error as DriverError) ? someExhausted(meta) : error;
+      }
     }
   };
 
@@ -184,10 +188,11 @@ function mergedColumns(
     return values;
   }
   const current = `${quote(meta.tableName)}.${quote(column)}`;
+  const next = nextVersion(version, current, platform);
   if (given != null) {
-    values[column] = raw(`case when ? > ${current} then ? else ${current} + 1 end`, [given, given]);
+    values[column] = raw(`case when ? > ${current} then ? else ${next} end`, [given, given]);
   } else if (!areUncovered(meta, Object.keys(values))) {
-    values[column] = raw(`${current} + 1`);
+    values[column] = raw(next);
   }
   // MikroORM does not read back what was given, but the database may have another version now
   const { returning } = qb.state;
@@ -204,10 +209,18 @@ function columnsOf(meta: EntityMetadata, path: string): string[] {
   return step(meta.properties, path.split('.'))?.fieldNames ?? [path];
 }
 
-function takeGivenVersion(qb: Writer): void {
+/** The next version, where no flush has looked whether there is one. */
+function nextVersion(version: EntityProperty, current: string, platform: Platform): string {
+  return dialectOf(platform)?.next?.(current, maximumVersion(version)) ?? `${current} + 1`;
+}
+
+function takeGivenVersion(qb: Writer, { platform }: WriterState): void {
   const { meta } = qb.mainAlias;
-  const column = ownVersionOf(meta)?.fieldNames[0];
-  if (column) {
-    bumpUnless(qb.helper, (columns) => columns.includes(column) || areUncovered(meta, columns));
+  const version = ownVersionOf(meta);
+  if (version) {
+    const column = version.fieldNames[0]!;
+    const isLeft = (columns: string[]) => columns.includes(column) || areUncovered(meta, columns);
+    const next = nextVersion(version, platform.quoteIdentifier(column), platform);
+    bumpUnless(qb.helper, { [column]: raw(next) }, isLeft);
   }
 }

@@ -1,7 +1,7 @@
 /** Versions that come from outside: events that bring their own, and what leaves a row no room for further writes. */
 import { type EntityManager, defineEntity, p, raw } from '@mikro-orm/core';
 import { ConcurrentUpdate, InvalidVersion, VersionExhausted, VersionField, touch } from '@mikro-ool/core';
-import { SqlitePlatform } from '@mikro-orm/sql';
+import { type EntityManager as SqlEntityManager, SqlitePlatform } from '@mikro-orm/sql';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
 
@@ -9,7 +9,7 @@ const Article = defineEntity({
   name: 'Article',
   properties: {
     id: p.integer().primary(),
-    slug: p.string().unique(),
+    slug: p.string().unique().nullable(),
     title: p.string().default(''),
     version: p.type(VersionField).fieldName('lock_version'),
   },
@@ -24,6 +24,10 @@ const Small = defineEntity({
 });
 
 const MAXIMUM = 2_147_483_647;
+const ENDS = [
+  { name: 'an integer', entity: Article, end: MAXIMUM },
+  { name: 'a smallint', entity: Small as unknown as typeof Article, end: 32_767 },
+];
 
 interface Event {
   id: number;
@@ -203,10 +207,7 @@ export function givenVersions(driver: TestDriver): void {
       });
     }
 
-    for (const { name, entity, end } of [
-      { name: 'an integer', entity: Article, end: MAXIMUM },
-      { name: 'a smallint', entity: Small as unknown as typeof Article, end: 32_767 },
-    ]) {
+    for (const { name, entity, end } of ENDS) {
       for (const count of [1, 3]) {
         test(`${name}: the last version is written, read and deleted, and a further write says what to do (${count} of 3 rows)`, async () => {
           const { fork, orm } = await setUp();
@@ -238,6 +239,61 @@ export function givenVersions(driver: TestDriver): void {
           again.slice(count).forEach((row) => (row.title = 'fine'));
           await last.flush();
           expect(await fork().count(entity)).toBe(3 - count);
+        });
+      }
+    }
+
+    // without a dialect we do not know how to refuse it
+    for (const { name, entity, end } of driver.batches ? ENDS : []) {
+      const data = (id: number) => ({ id, title: 'beyond' });
+      const setBased: [string, (em: SqlEntityManager) => Promise<unknown>][] = [
+        ['em.nativeUpdate', (em) => em.nativeUpdate(entity, {}, { title: 'beyond' })],
+        ['qb.update', (em) => em.createQueryBuilder(entity).update({ title: 'beyond' }).where({ id: 2 }).execute()],
+        ['a copy of qb.update', (em) => em.createQueryBuilder(entity).update({ title: 'beyond' }).clone().execute()],
+        ['em.upsert', (em) => em.upsert(entity, data(2))],
+        ['em.upsert with a version', (em) => em.upsert(entity, { ...data(2), version: 7 })],
+        ['em.upsertMany', (em) => em.upsertMany(entity, [data(1), data(2), data(3)])],
+        ['qb.merge', (em) => em.createQueryBuilder(entity).insert(data(2)).onConflict('id').merge().execute()],
+        [
+          'qb.merge of values',
+          (em) => em.createQueryBuilder(entity).insert(data(2)).onConflict('id').merge({ title: 'beyond' }).execute(),
+        ],
+      ];
+      for (const [way, write] of setBased) {
+        test(`${name}: ${way} does not go beyond the end`, async () => {
+          const { fork, orm } = await setUp();
+          await fork().insertMany(entity, [1, 2, 3].map((id) => ({ id, title: 'a' })) as never);
+          const meta = orm.getMetadata().get(entity);
+          await fork().execute(
+            `update ${meta.tableName} set ${meta.properties.version.fieldNames[0]} = ${end} where id = 2`,
+          );
+          for (const inTransaction of [false, true]) {
+            const em = fork();
+            const written = inTransaction ? em.transactional((tx) => write(tx as SqlEntityManager)) : write(em);
+            const error = await thrown(() => written);
+            // databases that keep to the range of the column say so themselves
+            if (orm.em.getPlatform() instanceof SqlitePlatform) {
+              expect(error).toBeInstanceOf(VersionExhausted);
+              expect(error.message).toContain(`${meta.className}.version has reached ${end}`);
+            } else {
+              expect(error.message).toMatch(/out of range/i);
+            }
+          }
+          const rows = await fork().find(entity, {}, { orderBy: { id: 'asc' } });
+          expect(rows.map(({ title, version }) => [title, version])).toEqual([
+            ['a', 1],
+            ['a', end],
+            ['a', 1],
+          ]);
+          // the way out
+          await fork().nativeUpdate(entity, { id: 2 }, { title: 'back', version: 1 });
+          await fork().execute(
+            `update ${meta.tableName} set ${meta.properties.version.fieldNames[0]} = ${end} where id = 2`,
+          );
+          const last = fork();
+          last.remove(await last.findOneOrFail(entity, 2));
+          await last.flush();
+          expect(await fork().count(entity)).toBe(2);
         });
       }
     }

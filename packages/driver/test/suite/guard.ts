@@ -110,6 +110,18 @@ export function guards(driver: TestDriver): void {
       }
     });
 
+    test('at the end of the column a row is not changed past the ORM, but deleted', async () => {
+      const { execute, versions, fork } = await setUp(2);
+      await execute('update calendar_article set row_version = 2147483647 where id = 1');
+      await thrown(() => execute(`update calendar_article set weekend = 'sunday'`));
+      expect(await versions()).toEqual([2_147_483_647, 1]);
+      await execute(`update calendar_article set likes = 3`);
+      const em = fork();
+      em.remove(await em.findOneOrFail(Article, 1));
+      await em.flush();
+      expect(await versions()).toEqual([1]);
+    });
+
     test('a writer in raw SQL or Kysely is a conflict', async () => {
       const { fork, execute, quote } = await setUp(3);
       const em = fork();

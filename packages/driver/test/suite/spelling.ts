@@ -1,6 +1,6 @@
 /** The database says which row a key means, however it is spelled: by case, padding, leading or trailing zeros. */
-import { type EntityManager, type EntitySchema, defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, VersionField, VersionNotLoaded } from '@mikro-ool/core';
+import { type EntityManager, type EntitySchema, LockMode, defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, VersionField, VersionNotLoaded, verify } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
 
@@ -168,6 +168,124 @@ export function spellings(driver: TestDriver): void {
       });
     }
 
+    const reference = (em: EntityManager) => em.getReference(entity, otherwise(key(1) as never) as never) as Row;
+
+    test('em.lock with a version: right, stale and gone', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      for (const claimed of [undefined, 2]) {
+        const em = db.fork();
+        const row = Object.assign(reference(em), { version: claimed });
+        await em.lock(row, LockMode.OPTIMISTIC, 2);
+        expect([row.id, row.title, row.version]).toEqual([otherwise(key(1) as never), 'new', 2]);
+        await em.lock(row, LockMode.OPTIMISTIC, 2);
+        await em.flush();
+      }
+      for (const claimed of [undefined, 1, 2]) {
+        const em = db.fork();
+        const stale = await thrown(() =>
+          em.lock(Object.assign(reference(em), { version: claimed }), LockMode.OPTIMISTIC, 1),
+        );
+        expect(stale).toBeInstanceOf(ConcurrentUpdate);
+        expect(stale.conflicts).toMatchObject([{ operation: 'check', expected: 1, actual: 2 }]);
+      }
+      // what is written afterwards is what was locked
+      const em = db.fork();
+      const row = reference(em);
+      await em.lock(row, LockMode.OPTIMISTIC, 2);
+      await db.fork().nativeUpdate(entity, { id: key(1) } as never, { title: 'theirs' } as never);
+      row.title = 'mine';
+      expect((await thrown(() => em.flush())).conflicts).toMatchObject([{ expected: 2, actual: 3 }]);
+      await db.fork().nativeDelete(entity, { id: key(1) } as never);
+      const after = db.fork();
+      const gone = await thrown(() => after.lock(reference(after), LockMode.OPTIMISTIC, 3));
+      expect(gone.conflicts).toMatchObject([{ operation: 'check', expected: 3, actual: null }]);
+    });
+
+    test('em.lock without a version, and verify of a claim, are checked by the flush', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      const ways = [
+        (em: EntityManager, row: Row) => em.lock(row, LockMode.OPTIMISTIC),
+        (em: EntityManager, row: Row) => em.lock(Object.assign(row, { version: 2 }), LockMode.OPTIMISTIC),
+        (_: EntityManager, row: Row) => verify(Object.assign(row, { version: 2 })),
+      ];
+      for (const mark of ways) {
+        const em = db.fork();
+        await mark(em, reference(em));
+        await em.flush();
+        const stale = db.fork();
+        await mark(stale, reference(stale));
+        await db.fork().nativeUpdate(entity, { id: key(1) } as never, { title: 'theirs' } as never);
+        const error = await thrown(() => stale.flush());
+        expect(error.conflicts).toMatchObject([{ operation: 'check', expected: 2, actual: 3 }]);
+        await db.fork().nativeUpdate(entity, { id: key(1) } as never, { version: 2 } as never);
+      }
+    });
+
+    test('em.lock in a pessimistic mode, with a claim', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      for (const version of [1, 2]) {
+        const locked = db.fork().transactional(async (tx) => {
+          const row = Object.assign(reference(tx), { version });
+          await tx.lock(row, LockMode.PESSIMISTIC_WRITE);
+          row.title = 'locked';
+        });
+        const error = version === 2 ? await locked : await thrown(() => locked);
+        expect(error?.conflicts).toEqual(error && [expect.objectContaining({ expected: 1, actual: 2 })]);
+      }
+      expect(await db.fork().count(entity, { title: 'locked', version: 3 } as never)).toBe(1);
+    });
+
+    test('em.refresh keeps the entity managed by the key that it has', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      for (const isBeside of [false, true]) {
+        const em = db.fork();
+        const row = reference(em);
+        if (isBeside) {
+          await em.findOneOrFail(entity, { id: key(1) } as never);
+        }
+        expect(await em.refresh(row as never)).toBe(row);
+        expect([row.id, row.title]).toEqual([otherwise(key(1) as never), 'new']);
+        await em.lock(row, LockMode.OPTIMISTIC, row.version);
+        await em.flush();
+        await db.fork().nativeUpdate(entity, { id: key(1) } as never, { title: 'theirs' } as never);
+        await em.refresh(row as never);
+        row.title = 'new';
+        await em.flush();
+        await em.refresh(row as never);
+        em.remove(row);
+        await em.flush();
+        expect(await db.fork().count(entity)).toBe(4);
+        await db.fork().insert(entity, { id: key(1), title: 'new' } as never);
+      }
+    });
+
+    test('em.refresh discards another spelling that was assigned', async () => {
+      const db = await setUp();
+      if (!db) {
+        return;
+      }
+      const em = db.fork();
+      const row = (await em.findOneOrFail(entity, { id: key(1) } as never)) as Row;
+      const { id } = row;
+      row.id = otherwise(key(1) as never);
+      await em.refresh(row as never);
+      expect(row).toMatchObject({ id, version: 2 });
+      await em.flush();
+      expect(row.version).toBe(2);
+    });
+
     test('an upsert has the version of the row that it found', async () => {
       const db = await setUp();
       if (!db) {
@@ -235,6 +353,14 @@ export function spellings(driver: TestDriver): void {
       }
       const error = await thrown(() => em.flush());
       expect((error.conflicts as unknown[])[0]).toMatchObject({ operation: 'delete', expected: 0, actual: 1 });
+      for (const version of [0, 1]) {
+        const reader = db.fork();
+        const row = reader.getReference(composite, ['a', '03'] as never);
+        const locked = reader.lock(row, LockMode.OPTIMISTIC, version);
+        const conflict = version === 1 ? await locked : await thrown(() => locked);
+        expect(conflict?.conflicts).toEqual(conflict && [expect.objectContaining({ expected: 0, actual: 1 })]);
+        expect([row.number, row.version]).toEqual(['03', 1]);
+      }
     });
 
     test('a row of a class with a version is refused under a reference to one without', async () => {

@@ -86,6 +86,13 @@ export interface Dialect {
   /** In an upsert, the value that was given for a column. */
   proposed(column: string): string;
   /**
+   * The next version, where columns have no range that the database keeps to: an expression that fails at the end.
+   * Batches need none, because they expect a version that was looked at.
+   */
+  next?(current: string, maximum: number): string;
+  /** Has `next` failed? */
+  isAtEnd?(error: DriverError): boolean;
+  /**
    * The condition under which a statement outside of a transaction is one by itself, where a session can be told
    * otherwise.
    */

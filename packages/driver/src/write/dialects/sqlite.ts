@@ -19,6 +19,9 @@ import { assignments, placesOf, sameVersion, valueColumns } from './values.ts';
 /** Triggers that are none of ours. */
 const OTHERS = ` and name not glob '*_${GUARD}_*'`;
 
+const AT_END = 'the version has reached the end of its column';
+const FAILED_AT_END = new RegExp(`JSON path[^']*'${AT_END}`);
+
 export const sqlite: Dialect = {
   update(batch, alone) {
     const { source, params, cell } = listOf(batch, batch.columns);
@@ -63,6 +66,12 @@ export const sqlite: Dialect = {
   locksRows: false,
 
   proposed: (column) => `excluded.${column}`,
+
+  // an integer may be larger than any column says. Of what fails in an expression, only a path of JSON is quoted
+  next: (current, maximum) =>
+    `case when ${current} < ${maximum} then ${current} + 1 else json_extract('{}', '${AT_END}') end`,
+
+  isAtEnd: ({ message }) => FAILED_AT_END.test(String(message)),
 
   readsCurrent: true,
 
