@@ -14,6 +14,13 @@ const Plain = defineEntity({
   properties: { id: p.integer().primary(), title: p.string().default('saved') },
 });
 
+const Text = defineEntity({
+  name: 'Text',
+  inheritance: 'tpt',
+  properties: { id: p.integer().primary(), version: p.type(VersionField) },
+});
+const Review = defineEntity({ name: 'Review', extends: Text, properties: { stars: p.integer().default(0) } });
+
 type Class = EntityName<{ id: number; title: string }>;
 const Locked = Article as unknown as Class;
 const Unlocked = Plain as unknown as Class;
@@ -27,6 +34,8 @@ const WRITES: Record<string, Work> = {
   'em.insertMany': (tx, id, Entity) => tx.insertMany(Entity, [{ id: id + 10, title: 'ours' }]),
   'em.upsert': (tx, id, Entity) => tx.upsert(Entity, { id, title: 'ours' }),
   'em.upsertMany': (tx, id, Entity) => tx.upsertMany(Entity, [{ id, title: 'ours' }]),
+  'nativeUpdateMany of the driver': (tx, id, Entity) =>
+    tx.getDriver().nativeUpdateMany(Entity, [{ id }], [{ title: 'ours' }], { ctx: tx.getTransactionContext() }),
   'a query builder': (tx, id, Entity) =>
     tx.createQueryBuilder(Entity).update({ title: 'ours' }).where({ id }).execute(),
   'a copy of one': (tx, id, Entity) =>
@@ -42,7 +51,7 @@ const nothing: Work = async () => {};
 
 export function caughtErrors(driver: TestDriver): void {
   const setUp = async (more: Partial<Options> = {}) => {
-    const db = await open(driver, [Article, Plain], more);
+    const db = await open(driver, [Article, Plain, Text, Review], more);
     const seed = db.fork();
     for (const id of [1, 2]) {
       seed.create(Article, { id });
@@ -106,6 +115,17 @@ export function caughtErrors(driver: TestDriver): void {
         expect(outcome).toBe((await isWritten(1, Locked)) ? 'saved' : caught);
       });
     }
+
+    test('after what is in the table of a child only, whose version is in that of its parent', async () => {
+      const { fork } = await setUp();
+      const seed = fork();
+      seed.create(Review, { id: 5 });
+      await seed.flush();
+      const update: Work = (tx) => tx.nativeUpdate(Review, { id: 5 }, { stars: 5 });
+      const { outcome, caught } = await twice(fork, update, Locked);
+      const { stars } = await fork().findOneOrFail(Review, 5);
+      expect(outcome).toBe(stars === 5 ? 'saved' : caught);
+    });
 
     for (const name of ['em.nativeUpdate', 'em.insertMany', 'a query builder', 'a flush']) {
       test(`after ${name} of a class without a version: what it is without the lock`, async () => {
