@@ -261,7 +261,11 @@ export function inheritance(driver: TestDriver): void {
     for (const [what, make] of Object.entries(shape.tables === 'per type' ? (driver.keepsBack ?? {}) : {})) {
       for (const table of lineage.Puppy) {
         for (const operation of ['update', 'delete'] as const) {
-          test(`${what} keeps back the ${operation} of a row in table ${table}: refused, with nothing written`, async () => {
+          // without a dialect nobody asks for triggers, and a cascade does not say what it has not taken
+          const isHeard =
+            driver.batches || operation === 'update' || [ownerOf('Puppy', shape), 'Animal'].includes(table);
+          const name = `${what} keeps back the ${operation} of a row in table ${table}: refused, with nothing written`;
+          testWhere(isHeard)(name, async () => {
             const { fork, load, rows } = await setUp(9);
             for (const sql of make(table.toLowerCase(), operation, 5)) {
               await fork().getConnection().execute(sql);
