@@ -33,8 +33,8 @@ export function updateRows(
 
 /**
  * Updates one row with the statement that MikroORM makes, where the row still has its version: that is in the condition
- * here. The bump is MikroORM's: its query builder adds `version = version + 1` (`updateVersionProperty()`, see
- * `mikro-orm/query-builder.ts`) to data that do not name the version. Where it would not, they name it.
+ * here. The bump is added by its query builder (`bumpUnless()` in `mikro-orm/query-builder.ts`) to data that do not name the
+ * version. Where it would not, they name it.
  *
  * @param hasMoved the flush has bumped it already; a guard would bump it again by itself, so there we do
  * @param addConditions adds what MikroORM compares, too
