@@ -2,6 +2,7 @@
  * A PostgreSQL server for tests, demo and benchmarks: one that is running, else one of our own on a free port with a data
  * directory that goes away with it.
  */
+import { randomInt } from 'node:crypto';
 import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { userInfo } from 'node:os';
@@ -92,11 +93,23 @@ export function refuseUnreachable(): void {
   }
 }
 
-/** A port of this machine that nobody listens on. */
+/** Where Linux begins to give ports to clients (net.ipv4.ip_local_port_range). */
+const PORTS_OF_CLIENTS = 32_768;
+
+/**
+ * A port of this machine that nobody listens on, and that no client is given: a server that is killed and started again
+ * would find it taken by whoever has tried to reach it meanwhile.
+ */
 export async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
+  for (;;) {
+    const port = randomInt(20_000, PORTS_OF_CLIENTS);
+    const probe = createServer();
+    const isFree = await new Promise<boolean>((resolve) => {
+      probe.once('error', () => resolve(false));
+      probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
+    });
+    if (isFree) {
+      return port;
+    }
+  }
 }
