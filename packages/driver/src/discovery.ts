@@ -38,11 +38,11 @@ export function versionTable(meta: EntityMetadata): EntityMetadata {
 }
 
 /** The classes that stand for the tables of a row, its own first: with joined-table inheritance those above, too. */
-export function tablesOf(meta: EntityMetadata): EntityMetadata[] {
+export function tableClasses(meta: EntityMetadata): EntityMetadata[] {
   if (meta.inheritanceType !== 'tpt') {
     return [meta.root];
   }
-  return [meta, ...(meta.tptParent ? tablesOf(meta.tptParent) : [])];
+  return [meta, ...(meta.tptParent ? tableClasses(meta.tptParent) : [])];
 }
 
 /**

@@ -84,16 +84,17 @@ export async function compare(
   }
 }
 
-/** A trigger or rule that writes instead of us need not compare the version, so nobody may change it meanwhile. */
+/** Of rows of one table: a trigger or rule that writes instead of us need not compare the version, so nobody may change it meanwhile. */
 export async function compareBefore(
   driver: AbstractSqlDriver,
   changeSets: readonly AnyChangeSet[],
   operation: 'update' | 'delete',
   ctx: Transaction | undefined,
 ): Promise<void> {
-  const tables = specialTablesOf(driver);
-  const exposed = changeSets.filter((set) => tables.writesInstead(versionTable(set.meta)));
-  const rows = exposed.map((changeSet) => checkedRow(changeSet, operation));
+  if (!specialTablesOf(driver).writesInstead(versionTable(changeSets[0]!.meta))) {
+    return;
+  }
+  const rows = changeSets.map((changeSet) => checkedRow(changeSet, operation));
   await compare(driver, rows, operation, () => 'update', ctx);
 }
 
@@ -108,15 +109,12 @@ export async function compareAfter(
   options: PersistOptions,
 ): Promise<void> {
   const tables = specialTablesOf(driver);
-  const exposed = rows.filter(({ changeSet }) => {
-    const table = versionTable(changeSet.meta);
-    return tables.writesInstead(table) && (operation === 'update' || tables.isRewritten(table));
-  });
-  if (exposed.length === 0) {
+  const table = versionTable(rows[0]!.changeSet.meta);
+  if (!tables.writesInstead(table) || (operation === 'delete' && !tables.isRewritten(table))) {
     return;
   }
-  const actual = await currentVersions(driver, exposed, options);
-  const left = exposed.filter((row) => actual(row) === row.expected);
+  const actual = await currentVersions(driver, rows, options);
+  const left = rows.filter((row) => actual(row) === row.expected);
   if (left.length > 0) {
     throw new StaleRows(left, operation, options);
   }

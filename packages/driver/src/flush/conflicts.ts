@@ -5,7 +5,7 @@
 import { type ChangeSet, type Dictionary, type EntityMetadata, LockMode, Utils, helper } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate, type Operation, maximumVersion, versionOf } from '@mikro-ool/core';
-import { tablesOf, versionTable } from '../discovery.ts';
+import { tableClasses, versionTable } from '../discovery.ts';
 import { noteReadFailure, publish } from '../errors.ts';
 import type { PersistOptions } from '../mikro-orm/entity.ts';
 import { runStatement } from '../mikro-orm/driver.ts';
@@ -71,7 +71,7 @@ export async function describeOne(
  * counted, because that is not what stays.
  */
 function isDescribedAtOnce(driver: AbstractSqlDriver, { changeSet }: Row): boolean {
-  return readsFreely(driver) && tablesOf(changeSet.meta).every((table) => specialTablesOf(driver).isPlain(table));
+  return readsFreely(driver) && tableClasses(changeSet.meta).every((table) => specialTablesOf(driver).isPlain(table));
 }
 
 function readsFreely(driver: AbstractSqlDriver): boolean {

@@ -5,7 +5,7 @@
 import { type EntityManager, type EntityMetadata, ReferenceKind, type Transaction, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
-import { tablesOf, versionTable } from '../discovery.ts';
+import { tableClasses, versionTable } from '../discovery.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
@@ -113,7 +113,7 @@ export class Deletes {
     // Joined-table inheritance: the DELETE of the checked row comes first. One of the root with a subquery on the
     // version would wait for a rival's UPDATE of the other table only in its cascade, after the subquery had passed.
     if (versionTable(meta) !== meta.root) {
-      const above = tablesOf(versionTable(meta)).slice(1);
+      const above = tableClasses(versionTable(meta)).slice(1);
       for (const table of above.filter((one) => !one.tptParent || this.#keepsRows(one))) {
         await this.#deleteIn(table, changeSets, options);
       }
@@ -126,7 +126,7 @@ export class Deletes {
    */
   async #writeBelow(changeSets: AnyChangeSet[], options: PersistOptions): Promise<void> {
     const { meta } = changeSets[0]!;
-    const tables = tablesOf(meta);
+    const tables = tableClasses(meta);
     const below = tables.slice(0, tables.indexOf(versionTable(meta))).filter((table) => this.#keepsRows(table));
     if (below.length > 0) {
       const rows = changeSets.map((changeSet) => checkedRow(changeSet, 'delete'));

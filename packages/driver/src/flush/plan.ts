@@ -5,7 +5,7 @@
 import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
-import { tablesOf, versionTable } from '../discovery.ts';
+import { tableClasses, versionTable } from '../discovery.ts';
 import {
   type AnyChangeSet,
   type ChangeSetGroups,
@@ -152,7 +152,7 @@ function completed(em: EntityManager, driver: AbstractSqlDriver, draft: Draft, f
     ...plan,
     beside: claims.length > 0 ? written.flat().filter(isThere).map(lockedRow) : [],
     versioned: versioned || meetsExisting,
-    tables: written.flatMap(([set]) => tablesOf(set!.meta)),
+    tables: written.flatMap(([set]) => tableClasses(set!.meta)),
     writes: total > 0,
     hasSeveralRows: total > 1,
     loneClass: isPlain ? loneClassOf(em, driver, written, uncovered) : undefined,

@@ -97,8 +97,8 @@ export class Updates {
     const covered = uncovered.length > 0 ? changeSets.filter((set) => !uncovered.includes(set)) : changeSets;
     const versioned = covered.filter((set) => ownVersionOf(set.meta));
     const others = versioned.length < covered.length ? covered.filter((set) => !ownVersionOf(set.meta)) : [];
-    const counted = others.length > 0 ? this.#countedAmong(others) : [];
-    const plain = counted.length > 0 ? others.filter((set) => !counted.includes(set)) : others;
+    const counted = new Set(others.length > 0 ? this.#countedAmong(others) : []);
+    const plain = counted.size > 0 ? others.filter((set) => !counted.has(set)) : others;
     const batch = canBatch(this.#driver, versioned) ? versioned.filter((set) => !this.#moved.has(set.entity)) : [];
     const single = batch.length < versioned.length ? versioned.filter((set) => !batch.includes(set)) : [];
     const unchecked = [...uncovered, ...counted];
@@ -163,10 +163,10 @@ export class Updates {
         await refuseExhausted(this.#driver, checked, options);
       }
       const result = await updateRows(this.#driver, rows, options, this.#sending.alone);
-      if (result.affectedRows !== rows.length && isElsewhere) {
-        throw await this.#keptBack(rows, options);
-      }
       if (result.affectedRows !== rows.length) {
+        if (isElsewhere) {
+          throw await this.#keptBack(rows, options);
+        }
         throw this.#sending.alone
           ? await describeAlone(this.#driver, rows, 'update', options)
           : await describeBatch(this.#driver, rows, 'update', options, result.affectedRows);

@@ -16,7 +16,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { isTouched, versionOf } from '@mikro-ool/core';
+import { isTouched, loadedVersion, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members } from '../mikro-orm/identity-map.ts';
@@ -98,19 +98,12 @@ function writtenBy(undos: readonly Undo[]): Written[] {
   return [...all.values()].map((one) => {
     const snapshot = (snapshotOf(one.entity) ?? leftBy(undos, one.entity)) as Dictionary | undefined;
     const version = versionOf(metaOf(one.undo.em, one.entity))?.name;
-    const since = new Set(snapshot && changedSince(one.undo.em, one.entity, snapshot));
     const touched = version !== undefined && isTouched(snapshot, version);
-    if (touched && !isAssigned(undos, one.entity, version)) {
-      since.delete(version);
-    }
+    // a touch alone is no change of the version
+    const left = touched ? { ...snapshot, [version]: loadedVersion(snapshot, version) } : snapshot;
+    const since = new Set(left && changedSince(one.undo.em, one.entity, left));
     return { ...one, since, touched };
   });
-}
-
-/** Was another version assigned than the last flush has left? The mark of a touch stands in its place in the snapshot. */
-function isAssigned(undos: readonly Undo[], entity: Dictionary, version: string): boolean {
-  const last = undos.map((undo) => undo.movedTo(entity)).findLast((moved) => moved !== undefined);
-  return last !== undefined && entity[version] !== last;
 }
 
 function leftBy(undos: readonly Undo[], entity: object): Dictionary | undefined {

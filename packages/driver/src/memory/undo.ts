@@ -213,12 +213,6 @@ export class Undo {
     return this.#collections;
   }
 
-  /** The version that the flush has left the entity with, where it moved it. */
-  movedTo(entity: object): number | undefined {
-    const row = this.#moved.flat().find(({ changeSet }) => changeSet.entity === entity);
-    return row && row.expected + 1;
-  }
-
   /** The rows that existed before, with what was known of them. */
   *known(): Generator<readonly [entity: Dictionary, snapshot: Dictionary]> {
     const expected = new Map(this.#movedLastFirst().map((row) => [row.changeSet.entity, row.expected]));
