@@ -16,7 +16,8 @@ import type { Server, Session } from './contender.ts';
 import { createDatabase, createTables, tidyUp } from './database.ts';
 import { guaranteeOf } from './guarantee.ts';
 import { CONTENDERS, JOBS, type Job, QUICK, planFor } from './jobs.ts';
-import { measure } from './measure.ts';
+import { type Task, type Timings, measure } from './measure.ts';
+import { profileTable } from './profile.ts';
 import { startProxy } from './proxy.ts';
 import { type Section, chart, guaranteeTable, memoryTable, sectionTable, writeResult } from './report.ts';
 
@@ -26,11 +27,16 @@ Measures what a flush costs on PostgreSQL and SQLite, contenders in turn, and wr
 
   --only <words>   only the jobs whose title, database and number of rows have these words; writes no results
   --quick          compares with MikroORM without a lock only, where that matters, in two minutes; writes no results
+  --profile        where the time goes, by package and by room of ours, of what --quick and --only leave; writes no results
   --help           this text
 
 PostgreSQL is the one that POSTGRES_URL names, else one that is started and thrown away.`;
 
-const values = readOptions(USAGE, { only: { type: 'string' }, quick: { type: 'boolean', default: false } });
+const values = readOptions(USAGE, {
+  only: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  profile: { type: 'boolean', default: false },
+});
 
 const NAMES = { postgresql: 'PostgreSQL', sqlite: 'SQLite' };
 
@@ -68,15 +74,22 @@ async function openAll(job: Job, server: Server): Promise<Map<string, Session>> 
   return sessions;
 }
 
-async function run(job: Job, server: Server, sizes: readonly number[]): Promise<Section> {
+/** Does something with the tasks of a job, for one number of rows after the other. */
+async function run(
+  job: Job,
+  server: Server,
+  sizes: readonly number[],
+  use: (tasks: readonly Task[], n: number) => Promise<void>,
+): Promise<void> {
   const proxy = job.distant && server.kind === 'postgresql' ? await startProxy(server.url, 1) : undefined;
   const sessions = await openAll(job, proxy ? { kind: 'postgresql', url: proxy.url } : server);
-  const results: [number, Awaited<ReturnType<typeof measure>>][] = [];
   try {
     for (const n of sizes) {
       progress(`${NAMES[server.kind]}, ${job.title}, ${n} rows`);
-      const tasks = [...sessions].map(([name, session]) => job.task(name, session, n));
-      results.push([n, await measure(tasks, planFor(n, values.quick))]);
+      await use(
+        [...sessions].map(([name, session]) => job.task(name, session, n)),
+        n,
+      );
       await tidyUp(server);
       done++;
     }
@@ -84,7 +97,29 @@ async function run(job: Job, server: Server, sizes: readonly number[]): Promise<
     await Promise.all([...sessions.values()].map((session) => session.close()));
     await proxy?.stop();
   }
-  return { job, results: new Map(results) };
+}
+
+async function profileJob(job: Job, server: Server, sizes: readonly number[]): Promise<void> {
+  await run(job, server, sizes, async (tasks, n) => {
+    const table = await profileTable(`${NAMES[server.kind]}, ${job.title}, ${n} rows`, tasks);
+    print(table);
+  });
+}
+
+async function measureJob(job: Job, server: Server, sizes: readonly number[]): Promise<Section> {
+  const results: [number, Timings][] = [];
+  await run(job, server, sizes, async (tasks, n) => {
+    results.push([n, await measure(tasks, planFor(n, values.quick))]);
+  });
+  const section = { job, results: new Map(results) };
+  print(sectionTable(section));
+  return section;
+}
+
+/** Over the line that says how far we are. */
+function print(text: string): void {
+  process.stderr.write(process.stderr.isTTY ? '\r\x1b[K' : '');
+  console.log(text);
 }
 
 function memory(): Map<string, number> {
@@ -116,14 +151,13 @@ async function measureAll(server: Server, database: string): Promise<void> {
   const sections: Section[] = [];
   for (const job of JOBS) {
     const sizes = chosen.filter((step) => step.kind === server.kind && step.job === job).map((step) => step.n);
-    if (sizes.length > 0) {
-      const section = await run(job, server, sizes);
-      sections.push(section);
-      process.stderr.write(process.stderr.isTTY ? '\r\x1b[K' : '');
-      console.log(sectionTable(section));
+    if (sizes.length > 0 && values.profile) {
+      await profileJob(job, server, sizes);
+    } else if (sizes.length > 0) {
+      sections.push(await measureJob(job, server, sizes));
     }
   }
-  if (values.only !== undefined || values.quick) {
+  if (values.only !== undefined || values.quick || values.profile) {
     return;
   }
   const guarantees = [];
@@ -133,8 +167,7 @@ async function measureAll(server: Server, database: string): Promise<void> {
     guarantees.push(...(guarantee ? [guarantee] : []));
   }
   const more = [guaranteeTable(guarantees), ...(server.kind === 'sqlite' ? [memoryTable(memory())] : [])];
-  process.stderr.write(process.stderr.isTTY ? '\r\x1b[K' : '');
-  console.log(more.join('\n'));
+  print(more.join('\n'));
   const head = `# ${NAMES[server.kind]}\n\n${machine(database)}\n\n${EXPLANATION}\n`;
   writeResult(`${server.kind}.md`, [head, ...sections.map(sectionTable), ...more].join('\n'));
   writeResult(`${server.kind}.svg`, chart(sections[0]!, NAMES[server.kind]));
