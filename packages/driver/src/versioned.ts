@@ -30,7 +30,7 @@ import type { AbstractSqlDriver, AnyQueryBuilder, InternalField } from '@mikro-o
 import { VersionExhausted, VersionField, registerPlatform, versionOf } from '@mikro-ool/core';
 import { adoptVersions, hookDiscovery } from './discovery.ts';
 import { Flush } from './flush/flush.ts';
-import { manyToManyFirst } from './flush/table-order.ts';
+import { manyToManyFirst } from './order/tables.ts';
 import { TransactionLog } from './memory/transaction-log.ts';
 import { hookTransactions } from './hooks/connection.ts';
 import { hookManager } from './hooks/entity-manager-class.ts';
@@ -39,8 +39,8 @@ import { syncingFlush } from './mikro-orm/flush-state.ts';
 import { requireDriver, requireManager, requireMetadata, warnOfVersion, warnOnce } from './mikro-orm/required.ts';
 import { withVersion } from './partial-loading.ts';
 import { dialectOf } from './write/dialects/index.ts';
-import { bumpSetBasedWrites, validateVersions, withInitialVersions } from './write/set-based.ts';
-import { readingBack } from './write/upsert.ts';
+import { bumpSetBasedWrites, validateVersions, withInitialVersions } from './set-based/writes.ts';
+import { readingBack } from './set-based/upserts.ts';
 
 /** A MikroORM SQL driver class; of any copy of `@mikro-orm/sql`, whose types are not needed here. */
 export type DriverClass = new (

@@ -512,7 +512,7 @@ test('a query builder says what it does by `type`, and in which transaction by `
     await em.createQueryBuilder(Article).where({ id: 1 }).getCount();
     await em.find(Article, {});
     const message =
-      'MikroORM writes without a query builder, or it no longer knows its transaction; see src/write/set-based.ts';
+      'MikroORM writes without a query builder, or it no longer knows its transaction; see src/set-based/writes.ts';
     expect(
       made.every((qb) => qb.context === context),
       message,

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 
 const src = join(import.meta.dirname, '../src');
 /** From the top; rooms of one line are neighbours. */
-const ROOMS = [['hooks'], ['flush'], ['memory'], ['write', 'covers'], ['mikro-orm']];
+const ROOMS = [['hooks'], ['flush'], ['memory', 'order'], ['write', 'covers', 'set-based'], ['mikro-orm']];
 const levelOf = (room: string) => ROOMS.findIndex((rooms) => rooms.includes(room));
 
 /** The rooms that a file imports from; types go away when it runs. */

@@ -17,8 +17,8 @@ import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { dialectOf } from '../write/dialects/index.ts';
-import { cascades } from './cascades.ts';
-import { areOneDelete, areOneUpdate } from './one-statement.ts';
+import { cascades } from '../write/cascades.ts';
+import { areOneDelete, areOneUpdate } from '../write/one-statement.ts';
 
 /** Classes of which a statement that was sent alone wrote nothing, and the same one in a transaction wrote all rows. */
 export const neverAlone = new WeakSet<EntityMetadata>();

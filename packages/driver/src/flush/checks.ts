@@ -9,7 +9,7 @@ import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
 import { StaleRows, conflictOf, currentVersions, findRows } from './conflicts.ts';
 import { type UnsureRow, checkedRow } from './expected.ts';
-import { inTableOrder } from './table-order.ts';
+import { inTableOrder } from '../order/tables.ts';
 
 /** Refuses rows that turn out to be of a class with a version. */
 export async function checkClasses(

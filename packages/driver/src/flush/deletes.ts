@@ -11,7 +11,7 @@ import { type CheckedRow, keyOf } from '../write/batch.ts';
 import { deleteRow, deleteRows } from '../write/delete.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
 import type { Sending } from './alone.ts';
-import { cascades } from './cascades.ts';
+import { cascades } from '../write/cascades.ts';
 import { compare, compareAfter, compareBefore } from './checks.ts';
 import {
   StaleRows,
@@ -23,7 +23,7 @@ import {
   findRows,
 } from './conflicts.ts';
 import { checkedRow } from './expected.ts';
-import { areOneDelete, canBatch, rowsPerDelete } from './one-statement.ts';
+import { areOneDelete, canBatch, rowsPerDelete } from '../write/one-statement.ts';
 
 export class Deletes {
   readonly #em: EntityManager;

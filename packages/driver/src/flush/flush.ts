@@ -15,7 +15,7 @@ import { type Sending, neverAlone } from './alone.ts';
 import { checkClaims, checkClasses } from './checks.ts';
 import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
-import { needsDatabaseOrder, sortInDatabase } from './key-order.ts';
+import { needsDatabaseOrder, sortInDatabase } from '../order/keys.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
 import type { Roots } from './climb.ts';
 import { Updates } from './updates.ts';

@@ -20,7 +20,7 @@ import { uncoveredAmong } from '../covers/exclude.ts';
 import { loneClassOf } from './alone.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { type UnsureRow, checkedRow, expectedVersion, lockedRow, unsureAmong, validateInitial } from './expected.ts';
-import { inKeyOrder } from './key-order.ts';
+import { inKeyOrder } from '../order/keys.ts';
 import type { Roots } from './climb.ts';
 import { NO_ROOTS } from './roots.ts';
 

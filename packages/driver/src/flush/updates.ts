@@ -24,7 +24,7 @@ import {
   refuseExhausted,
 } from './conflicts.ts';
 import { checkedRow, lockedRow, uncoveredRow, validateInitial } from './expected.ts';
-import { canBatch, rowsPerUpdate } from './one-statement.ts';
+import { canBatch, rowsPerUpdate } from '../write/one-statement.ts';
 
 /** Who writes which of the rows of one table. */
 interface Division {

@@ -7,7 +7,7 @@
 import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
 import { takeRoots } from '../flush/roots.ts';
-import { inTableOrder } from '../flush/table-order.ts';
+import { inTableOrder } from '../order/tables.ts';
 import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
 import {
   flushingMeanwhile,

@@ -6,7 +6,7 @@ import { type Dictionary, type EntityManager, type EntityMetadata, FlushMode, Ut
 import { versionOf } from '@mikro-ool/core';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
-import { mayWriteNothing, withOutcome } from '../write/upsert.ts';
+import { mayWriteNothing, withOutcome } from '../set-based/upserts.ts';
 import { isDirty, isKnown } from './entity-factory.ts';
 
 interface Upserting {

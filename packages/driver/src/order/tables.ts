@@ -10,7 +10,7 @@ import {
   type MetadataStorage,
   ReferenceKind,
 } from '@mikro-orm/core';
-import { ofAllClasses } from './all-classes.ts';
+import { ofAllClasses } from '../mikro-orm/all-classes.ts';
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {

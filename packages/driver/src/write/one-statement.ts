@@ -1,11 +1,11 @@
 /**
- * Which rows of one table go into one statement. What is planned for a single statement (alone.ts, key-order.ts) and
- * what is sent (updates.ts, deletes.ts) ask the same functions, or a statement without a transaction would become two.
+ * Which rows of one table go into one statement. What is planned for a single statement (flush/alone.ts, order/keys.ts)
+ * and what is sent (flush/updates.ts, flush/deletes.ts) ask the same functions, or a statement without a transaction would become two.
  */
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';
-import { batchDialect, shareColumns } from '../write/batch.ts';
-import { specialTablesOf } from '../write/special-tables.ts';
+import { batchDialect, shareColumns } from './batch.ts';
+import { specialTablesOf } from './special-tables.ts';
 import { cascades } from './cascades.ts';
 
 /** May a statement of ours write these rows? Else MikroORM's own writes each of them. */

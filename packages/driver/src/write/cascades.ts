@@ -1,7 +1,7 @@
 /** Which rows a database takes along when others are deleted: foreign keys that say `on delete cascade`. */
 import { type EntityMetadata, type EntityProperty, ReferenceKind } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
-import { ofAllClasses } from './all-classes.ts';
+import { ofAllClasses } from '../mikro-orm/all-classes.ts';
 
 /** The tables whose rows may go along, by the one that rows are deleted from. */
 const takenFrom = ofAllClasses(() => new Map<EntityMetadata, ReadonlySet<EntityMetadata>>());

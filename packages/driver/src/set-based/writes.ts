@@ -10,7 +10,7 @@ import { ownVersionOf } from '../discovery.ts';
 import { type Layer, StateOn, putting } from '../mikro-orm/layers.ts';
 import { type Helper, bumpUnless } from '../mikro-orm/query-builder.ts';
 import { someExhausted, validateGiven } from '../versions.ts';
-import { type DriverError, dialectOf } from './dialects/index.ts';
+import { type DriverError, dialectOf } from '../write/dialects/index.ts';
 
 /** The parts of a query builder that write; em.nativeUpdate(), em.upsert() and users call them alike. */
 interface Writer {

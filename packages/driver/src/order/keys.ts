@@ -10,7 +10,7 @@ import type { AnyChangeSet } from '../mikro-orm/entity.ts';
 import { isComparable, keyValues, locate } from '../write/batch.ts';
 import { type Dialect, dialectOf } from '../write/dialects/index.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
-import { areOneUpdate } from './one-statement.ts';
+import { areOneUpdate } from '../write/one-statement.ts';
 
 /** A value that JavaScript sorts as the database sorts the key. */
 type Sortable = number | bigint | string | Uint8Array;
