@@ -18,6 +18,7 @@ export const ANOMALIES = {
   G1b: 'the engine: nobody reads what its writer has written over before it committed',
   G1c: 'the engine: what one has read of the other, the other has not read of it',
   'G2-verified': 'verify(): what a write rests on stays as it is until COMMIT (write skew)',
+  'G2-verified between nodes': 'the same of transactions on several nodes of a cluster',
   'G-single': undefined,
   'G2-item': undefined,
 } as const;
@@ -44,8 +45,14 @@ type ReadRow = { readonly attempt: string; readonly row: readonly [number, numbe
 /** How many rw edges of one knot are tried as the beginning of a cycle: to name an example, not to count. */
 const TRIED = 50;
 
-/** @param history the records of the database first, then those of the workers */
-export function findAnomalies(history: Iterable<HistoryRecord>): Finding[] {
+/**
+ * @param history the records of the database first, then those of the workers
+ * @param nodeOf on which node of a cluster an attempt was made
+ */
+export function findAnomalies(
+  history: Iterable<HistoryRecord>,
+  nodeOf: (attempt: string) => number = () => 0,
+): Finding[] {
   const versions: Version[] = [];
   const intended: Version[] = [];
   const reads: ReadRow[] = [];
@@ -62,16 +69,36 @@ export function findAnomalies(history: Iterable<HistoryRecord>): Finding[] {
   }
   const committed = new Set(versions.map(({ attempt }) => attempt));
   const ofCommitted = (rows: readonly ReadRow[]) => rows.filter(({ attempt }) => committed.has(attempt));
-  const [graph, verified] = [new Graph(), new Graph()];
+  const graph = new Graph();
   const lost = addWrites(graph, versions);
   addReads(graph, versions, ofCommitted(reads), lost.steps);
-  addWrites(verified, versions);
-  addReads(verified, versions, ofCommitted(rests), lost.steps);
   return [
     ...lost.findings,
     ...dirtyReads(versions, intended, reads, committed),
-    ...verified.cyclesOfVerified(),
+    ...verifiedInVain(versions, ofCommitted(rests), lost.steps, nodeOf),
     ...graph.cycles(),
+  ];
+}
+
+/** Cycles of transactions whose reads were all verified; those of one node are another matter than those of several. */
+function verifiedInVain(
+  versions: readonly Version[],
+  rests: readonly ReadRow[],
+  lost: ReadonlySet<string>,
+  nodeOf: (attempt: string) => number,
+): Finding[] {
+  const cycles = (isIn: (of: { attempt: string }) => boolean) => {
+    const graph = new Graph();
+    addWrites(graph, versions.filter(isIn));
+    addReads(graph, versions.filter(isIn), rests.filter(isIn), lost);
+    return graph.cyclesOfVerified();
+  };
+  const nodes = new Set(versions.map(({ attempt }) => nodeOf(attempt)));
+  const within = [...nodes].flatMap((node) => cycles(({ attempt }) => nodeOf(attempt) === node));
+  const between = cycles(() => true).filter((text) => !within.includes(text));
+  return [
+    ...within.map((text) => ({ kind: 'G2-verified', text }) as const),
+    ...between.map((text) => ({ kind: 'G2-verified between nodes', text }) as const),
   ];
 }
 
@@ -195,9 +222,9 @@ class Graph {
   }
 
   /** Where all reads are of rows that were held until COMMIT: in the order of the commits nothing leads back. */
-  cyclesOfVerified(): Finding[] {
+  cyclesOfVerified(): string[] {
     const cycles = this.#knots(['ww', 'wr', 'rw']).map((knot) => this.#cycleIn(knot, 'rw', ['ww', 'wr', 'rw']));
-    return cycles.filter((text) => text !== undefined).map((text) => ({ kind: 'G2-verified', text }));
+    return cycles.filter((text) => text !== undefined);
   }
 
   #next(from: string, kinds: readonly EdgeKind[]): Edge[] {

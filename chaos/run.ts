@@ -141,6 +141,11 @@ class Crew {
   }
 }
 
+/** Each worker has its node. */
+function nodeOf(session: string, nodes: number): number {
+  return SESSIONS.indexOf(session) % nodes;
+}
+
 export async function run(plan: Plan, show: (progress: Progress) => void = () => {}): Promise<Result> {
   const directory = mkdtempSync(join(tmpdir(), 'mikro-ool-chaos-history-'));
   const forget = () => rmSync(directory, { recursive: true, force: true });
@@ -156,8 +161,7 @@ export async function run(plan: Plan, show: (progress: Progress) => void = () =>
       proxies.push(await startProxy(node));
     }
     const urlsOf = (session: string): Urls => {
-      // each worker has its node
-      const which = SESSIONS.indexOf(session) % writers.length;
+      const which = nodeOf(session, writers.length);
       return {
         url: writers[which]!.url(proxies[which]!.port, session),
         replicas: replicas.map((replica, i) => replica.url(proxies[writers.length + i]!.port, session)),
@@ -243,7 +247,8 @@ async function judge(
     await dump(sessions, database, file);
     const history = [...readHistory([file, ...crew.files])];
     const verdict = check(history);
-    const anomalies = findAnomalies(history);
+    // what an attempt is called begins with the session of its worker
+    const anomalies = findAnomalies(history, (attempt) => nodeOf(attempt.split('-')[0]!, writers.length));
     const broken = [...verdict.violations, ...anomalies].filter(({ kind }) => excuseOf(kind, plan) === undefined);
     const seen = (pattern: RegExp) => {
       return [...verdict.errors].filter(([label]) => pattern.test(label)).reduce((sum, [, n]) => sum + n, 0);

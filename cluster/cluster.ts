@@ -19,15 +19,15 @@ Nothing of it is kept.
   --mode <name> pgbouncer: transaction (without), session, statement
   --help        this text`;
 
-const { values, positionals } = readArguments(USAGE, {
-  lag: { type: 'string', default: '0' },
-  mode: { type: 'string', default: 'transaction' },
-});
+/** What PostgreSQL allows, in milliseconds. */
+const LONGEST_LAG = 2 ** 31 - 1;
+
+const { values, positionals } = readArguments(USAGE, { lag: { type: 'string' }, mode: { type: 'string' } });
 const [name, ...more] = positionals;
-const lag = Number(values.lag);
-const mode = values.mode as Mode;
-if (!Number.isInteger(lag) || lag < 0) {
-  refuse('A lag is a number of milliseconds.', USAGE);
+const lag = Number(values.lag ?? 0);
+const mode = (values.mode ?? 'transaction') as Mode;
+if (!Number.isInteger(lag) || lag < 0 || lag > LONGEST_LAG) {
+  refuse(`A lag is a number of milliseconds, ${LONGEST_LAG} at most.`, USAGE);
 }
 if (!MODES.includes(mode)) {
   refuse(`There is no mode "${mode}".`, USAGE);
@@ -54,6 +54,12 @@ const CLUSTERS: Readonly<Record<string, () => Promise<Record<string, string>>>> 
 const start = CLUSTERS[name ?? ''];
 if (!start || more.length > 0) {
   refuse(`One of these is needed: ${Object.keys(CLUSTERS).join(', ')}.`, USAGE);
+}
+if (values.lag !== undefined && name !== 'standby') {
+  refuse('--lag is for a standby.', USAGE);
+}
+if (values.mode !== undefined && name !== 'pgbouncer') {
+  refuse('--mode is for pgbouncer.', USAGE);
 }
 endWithReader();
 // what runs is ended by handlers of "exit"

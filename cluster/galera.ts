@@ -47,8 +47,6 @@ const SETTINGS = [
   ...['--innodb-autoinc-lock-mode=2', '--innodb-buffer-pool-size=64M', '--innodb-log-file-size=32M'],
   ...['--innodb-lock-wait-timeout=5', '--wsrep-on=ON', '--wsrep-provider=/usr/lib/galera/libgalera_smm.so'],
   ...['--wsrep-cluster-name=mikro-ool', '--wsrep-sst-method=rsync', '--wsrep-slave-threads=2'],
-  // durability is not under test: what one node has lost it gets from the others
-  ...['--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0'],
 ];
 
 /** How often a node is started: now and then one aborts (SIGABRT) within a second, and its log does not say why. */

@@ -58,7 +58,7 @@ export async function startReplicated(): Promise<Replicated> {
       }
     },
     async lag(milliseconds) {
-      await set(standby, 'recovery_min_apply_delay', `${milliseconds}ms`);
+      await set(standby, 'recovery_min_apply_delay', String(milliseconds));
     },
     async caughtUp() {
       const [now] = await query<{ lsn: string }>(primary, 'select pg_current_wal_flush_lsn() as lsn');
@@ -104,16 +104,13 @@ export async function query<Row = Record<string, unknown>>({ url }: { url: strin
   }
 }
 
+/** Sets it, and waits until it is in force. */
 async function set(server: ControlledPostgres, setting: string, value: string): Promise<void> {
   await query(server, `alter system set ${setting} = '${value}'`);
   await query(server, 'select pg_reload_conf()');
-  while ((await query(server, `show ${setting}`))[0]![setting] !== shown(value)) {
+  // SHOW has units of its own choice, 2s for 2000 and 0 for 0ms
+  const current = `select setting from pg_settings where name = '${setting}'`;
+  while ((await query<{ setting: string }>(server, current))[0]!.setting !== value) {
     await wait(20);
   }
-}
-
-/** 1500ms stays as it is, and 2000ms is shown as 2s. */
-function shown(value: string): string {
-  const [, seconds] = /^(\d+)000ms$/.exec(value) ?? [];
-  return seconds ? `${seconds}s` : value;
 }

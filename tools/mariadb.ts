@@ -48,7 +48,8 @@ export async function installMariaDb(prefix: string): Promise<MariaDbInstallatio
   // installations that share a directory for temporary files can meet there
   const env = { ...process.env, TMPDIR: directory };
   execFileSync(installer, [...data, '--auth-root-authentication-method=normal', '--skip-test-db'], {
-    stdio: 'ignore',
+    // what it complains about is in the error
+    stdio: ['ignore', 'ignore', 'pipe'],
     env,
   });
   const port = await freePort();

@@ -98,6 +98,9 @@ test.each(Object.entries(sound))('has no name for %s', (_, transactions) => {
   expect(findAnomalies(history(transactions))).toEqual([]);
 });
 
+/** `far` is made on another node than all others. */
+const nodeOf = (attempt: string) => (attempt === 'far' ? 1 : 0);
+
 const planted: Record<Anomaly, [Record<string, Transaction>, string]> = {
   P4: [
     { a: { reads: [[1, 1]], writes: [[1, 2]] }, b: { reads: [[1, 1]], writes: [[1, 2]] } },
@@ -144,6 +147,10 @@ const planted: Record<Anomaly, [Record<string, Transaction>, string]> = {
     { a: { rests: [[2, 1]], writes: [[1, 2]] }, b: { rests: [[1, 1]], writes: [[2, 2]] } },
     'a -rw(2)-> b -rw(1)-> a',
   ],
+  'G2-verified between nodes': [
+    { a: { rests: [[2, 1]], writes: [[1, 2]] }, far: { rests: [[1, 1]], writes: [[2, 2]] } },
+    'a -rw(2)-> far -rw(1)-> a',
+  ],
   'G-single': [
     // a has read what b wrote, and beside it what b has written over
     {
@@ -186,7 +193,23 @@ const planted: Record<Anomaly, [Record<string, Transaction>, string]> = {
 };
 
 test.each(Object.entries(planted))('%s', (kind, [transactions, text]) => {
-  expect(findAnomalies(history(transactions))).toEqual([{ kind, text }]);
+  expect(findAnomalies(history(transactions), nodeOf)).toEqual([{ kind, text }]);
+});
+
+test('what is excused between nodes hides nothing of one node', () => {
+  const findings = findAnomalies(
+    history({
+      a: { rests: [[2, 1]], writes: [[1, 2]] },
+      b: { rests: [[1, 1]], writes: [[2, 2]] },
+      c: { rests: [[3, 1]], writes: [[1, 3]] },
+      far: { rests: [[1, 2]], writes: [[3, 2]] },
+    }),
+    nodeOf,
+  );
+  expect(findings.map(({ kind, text }) => `${kind}: ${text}`)).toEqual([
+    'G2-verified: a -rw(2)-> b -rw(1)-> a',
+    'G2-verified between nodes: far -rw(1)-> c -rw(3)-> far',
+  ]);
 });
 
 test('a long cycle has its name too, and so has each of several', () => {
