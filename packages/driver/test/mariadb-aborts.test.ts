@@ -75,6 +75,52 @@ describe.skipIf(!inject('mariaDbUrl'))('MariaDB', () => {
     }
   });
 
+  // the rows are read twice: to lock all of them, and to delete them
+  for (const isolationLevel of [IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ]) {
+    for (const sending of ['without a transaction', 'in a transaction']) {
+      test(`${isolationLevel}, ${sending}: a stale DELETE, and one of most of a table, lock no row out of order`, async () => {
+        const { fork, rival, titles } = await setUp({
+          onCreateConnection: async (connection: unknown) => {
+            const { executeQuery } = connection as { executeQuery(query: unknown): Promise<unknown> };
+            const sql = `set session transaction isolation level ${isolationLevel}`;
+            await executeQuery.call(connection, { sql, parameters: [], query: { kind: 'RawNode' } });
+          },
+          ...(sending === 'in a transaction' && { subscribers: [{ beforeTransactionStart() {} } as never] }),
+        });
+        const waiting = async (count: number) => {
+          // of `innodb_trx` there is one copy for everybody, which is not renewed while somebody reads it
+          const sql =
+            'select count(*) as n from information_schema.processlist ' +
+            "where db = database() and command = 'Query' and id <> connection_id() and time_ms > 100";
+          for (let n = -1; n < count;) {
+            n = Number((await fork().getConnection().execute<{ n: number }[]>(sql))[0]!.n);
+          }
+        };
+        await fork().insertMany(
+          Article,
+          Array.from({ length: 200 }, (_, i) => ({ id: i + 5, title: 'saved' })),
+        );
+        for (const isStale of [true, false]) {
+          const [deleting, updating, blocking] = [fork(), fork(), fork()];
+          deleting.remove(await deleting.find(Article, { id: { $ne: isStale ? 0 : 2 } }));
+          await (isStale && rival(2));
+          (await updating.find(Article, [2, 3])).forEach((article) => (article.title += ' ours'));
+          await blocking.begin();
+          await run(blocking, 'select * from article where id = 4 for update');
+          const deleted = deleting.flush().catch((error: unknown) => error);
+          await waiting(1);
+          const updated = updating.flush().catch((error: unknown) => error);
+          await waiting(2);
+          await blocking.rollback();
+          const outcomes = [await deleted, await updated];
+          expect(outcomes.map((error) => error instanceof ConcurrentUpdate)).toEqual([isStale, !isStale]);
+          expect(outcomes.map((error) => (error as Error | undefined)?.cause)).toEqual([undefined, undefined]);
+        }
+        expect(await titles()).toEqual(['saved theirs ours']);
+      });
+    }
+  }
+
   test('a row that changed since the snapshot (1020) is a lost race', async () => {
     const { fork, rival, titles } = await setUp();
     const em = fork();

@@ -186,19 +186,19 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
       sql:
         'update "article" as _t force index (primary) straight_join (select ? as k0, ? as v, ? as c0 union ' +
         'all select ?, ?, ?) as _v set _t."title" = _v.c0, _t."version" = _t."version" + 1 where _t."id" in ' +
-        '(?, ?) and _t."id" = _v.k0 and _t."version" = _v.v and @@autocommit = 1 and (select count(*) from ' +
-        '(select 1 from "article" force index (primary) where ("id", "version") in ((?, ?), (?, ?)) for ' +
-        'update) as _l) = 2',
-      params: [1, 3, 'a', 2, 1, `it's "b" \\`, 1, 2, 1, 3, 2, 1],
+        '(?, ?) and _t."id" = _v.k0 and _t."version" = _v.v and @@autocommit = 1 and (select n from (select ' +
+        'sum(("id", "version") in ((?, ?), (?, ?))) as n from "article" force index (primary) where "id" in ' +
+        '(?, ?) for update) as _l) = 2',
+      params: [1, 3, 'a', 2, 1, `it's "b" \\`, 1, 2, 1, 3, 2, 1, 1, 2],
     },
     'update of other columns per row, alone': {
       sql:
-        'update "article" as _t force index (primary) straight_join (select ? as k0, ? as v, ? as c0, ? as f0 ' +
-        'union all select ?, ?, ?, ?) as _v set _t."title" = case when _v.f0 then _v.c0 else _t."title" end, ' +
-        '_t."version" = _t."version" + 1 where _t."id" in (?, ?) and _t."id" = _v.k0 and _t."version" = _v.v ' +
-        'and @@autocommit = 1 and (select count(*) from (select 1 from "article" force index (primary) where ' +
-        '("id", "version") in ((?, ?), (?, ?)) for update) as _l) = 2',
-      params: [1, 3, 'a', true, 2, 1, `it's "b" \\`, false, 1, 2, 1, 3, 2, 1],
+        'update "article" as _t force index (primary) straight_join (select ? as k0, ? as v, ? as c0, ? as ' +
+        'f0 union all select ?, ?, ?, ?) as _v set _t."title" = case when _v.f0 then _v.c0 else _t."title" ' +
+        'end, _t."version" = _t."version" + 1 where _t."id" in (?, ?) and _t."id" = _v.k0 and _t."version" = ' +
+        '_v.v and @@autocommit = 1 and (select n from (select sum(("id", "version") in ((?, ?), (?, ?))) as ' +
+        'n from "article" force index (primary) where "id" in (?, ?) for update) as _l) = 2',
+      params: [1, 3, 'a', true, 2, 1, `it's "b" \\`, false, 1, 2, 1, 3, 2, 1, 1, 2],
     },
     'rich update': {
       sql:
@@ -232,23 +232,40 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
     },
     delete: {
       sql:
-        'delete from "article" where "id" in (?, ?) and (select count(*) from (select 1 from "article" force ' +
-        'index (primary) where ("id", "version") in ((?, ?), (?, ?)) for update) as _l) = 2',
-      params: [1, 2, 1, 3, 2, 1],
+        'delete from "article" using "article" force index (primary) where "id" in (?, ?) and "version" is ' +
+        'not null and (select n from (select sum(("id", "version") in ((?, ?), (?, ?))) as n from "article" ' +
+        'force index (primary) where "id" in (?, ?) for update) as _l) = 2',
+      params: [1, 2, 1, 3, 2, 1, 1, 2],
     },
     'delete, alone': {
       sql:
-        'delete from "article" where "id" in (?, ?) and (select count(*) from (select 1 from "article" force ' +
-        'index (primary) where ("id", "version") in ((?, ?), (?, ?)) for update) as _l) = 2 and @@autocommit ' +
-        '= 1',
-      params: [1, 2, 1, 3, 2, 1],
+        'delete from "article" using "article" force index (primary) where "id" in (?, ?) and "version" is ' +
+        'not null and (select n from (select sum(("id", "version") in ((?, ?), (?, ?))) as n from "article" ' +
+        'force index (primary) where "id" in (?, ?) for update) as _l) = 2 and @@autocommit = 1',
+      params: [1, 2, 1, 3, 2, 1, 1, 2],
     },
     'delete of a composite key': {
       sql:
-        'delete from "app"."visit" where ("tenant", "day") in ((?, ?), (?, ?)) and (select count(*) from ' +
-        '(select 1 from "app"."visit" force index (primary) where ("tenant", "day", "version") in ((?, ?, ?), ' +
-        '(?, ?, ?)) for update) as _l) = 2',
-      params: ['x', '2024-02-29', 'y', '2024-03-01', 'x', '2024-02-29', 1, 'y', '2024-03-01', 1],
+        'delete from "app"."visit" using "app"."visit" force index (primary) where ("tenant", "day") in ((?, ' +
+        '?), (?, ?)) and "version" is not null and (select n from (select sum(("tenant", "day", "version") ' +
+        'in ((?, ?, ?), (?, ?, ?))) as n from "app"."visit" force index (primary) where ("tenant", "day") in ' +
+        '((?, ?), (?, ?)) for update) as _l) = 2',
+      params: [
+        'x',
+        '2024-02-29',
+        'y',
+        '2024-03-01',
+        'x',
+        '2024-02-29',
+        1,
+        'y',
+        '2024-03-01',
+        1,
+        'x',
+        '2024-02-29',
+        'y',
+        '2024-03-01',
+      ],
     },
   },
 };
