@@ -1,11 +1,5 @@
 import { postgresql } from './drivers/postgresql.ts';
+import { countDeadlocks } from './postgresql-deadlocks.ts';
 import { storm } from './storm.ts';
 
-storm(postgresql, async (em) => {
-  // the counters of finished transactions are reported with a delay
-  await em.getConnection().execute('select pg_stat_force_next_flush()');
-  const [row] = await em
-    .getConnection()
-    .execute<{ deadlocks: string }[]>('select deadlocks from pg_stat_database where datname = current_database()');
-  return Number(row!.deadlocks);
-});
+storm(postgresql, countDeadlocks);

@@ -43,11 +43,11 @@ import { assignments, bump, placesOf, sameKey, sameVersion, valueColumns } from 
 
 export const postgresql: Dialect = {
   update(batch, alone) {
-    return statementOf(fits(batch) ? updateBySubscript(batch) : updateJoined(batch, alone), batch, alone);
+    return statementOf(formOf(batch).update(batch, alone), batch, alone);
   },
 
   delete(rows, alone) {
-    return statementOf(fits(rows) ? deleteBySubscript(rows) : deleteJoined(rows), rows, alone);
+    return statementOf(formOf(rows).delete(rows), rows, alone);
   },
 
   read(rows, lock) {
@@ -176,17 +176,33 @@ function allFound(rows: BatchRows): string {
 /** Up to here the time that it takes to look up values by position is less than that of planning a join. */
 const FEW_ROWS = 50;
 
-/** May the rows be written by subscript? They change the same columns, of types that make a plain array. */
-function fits({ keys, version, columns = [], returning = [] }: BatchRows & Partial<BatchUpdate>): boolean {
-  return (
-    version.values.length <= FEW_ROWS &&
-    keys.length === 1 &&
-    /^(?:(?:small|big)?int\b|int[248]\b|integer|(?:small|big)?serial|uuid|text|varchar|character varying)/i.test(
-      keys[0]!.type,
-    ) &&
-    returning.length === 0 &&
-    columns.every((column) => !column.changed && !column.nativeEnum && !isArray(column) && !isConverted(column))
-  );
+/** How rows are written together. */
+interface Form {
+  fits(rows: BatchRows & Partial<BatchUpdate>): boolean;
+  update(batch: BatchUpdate, alone?: boolean): Parts;
+  delete(rows: BatchRows): Parts;
+}
+
+/** The first that fits is taken. The number of rows decides for speed alone: tests force either upon any number. */
+export const forms: Record<'bySubscript' | 'joined', Form> = {
+  bySubscript: {
+    // the rows change the same columns, of types that make a plain array
+    fits: ({ keys, version, columns = [], returning = [] }) =>
+      version.values.length <= FEW_ROWS &&
+      keys.length === 1 &&
+      /^(?:(?:small|big)?int\b|int[248]\b|integer|(?:small|big)?serial|uuid|text|varchar|character varying)/i.test(
+        keys[0]!.type,
+      ) &&
+      returning.length === 0 &&
+      columns.every((column) => !column.changed && !column.nativeEnum && !isArray(column) && !isConverted(column)),
+    update: updateBySubscript,
+    delete: deleteBySubscript,
+  },
+  joined: { fits: () => true, update: updateJoined, delete: deleteJoined },
+};
+
+function formOf(rows: BatchRows): Form {
+  return Object.values(forms).find((form) => form.fits(rows))!;
 }
 
 /**
