@@ -109,7 +109,7 @@ async function profileJob(job: Job, server: Server, sizes: readonly number[]): P
 async function measureJob(job: Job, server: Server, sizes: readonly number[]): Promise<Section> {
   const results: [number, Timings][] = [];
   await run(job, server, sizes, async (tasks, n) => {
-    results.push([n, await measure(tasks, planFor(n, values.quick))]);
+    results.push([n, await measure(tasks, planFor(job, n, values.quick))]);
   });
   const section = { job, results: new Map(results) };
   print(sectionTable(section));

@@ -150,7 +150,7 @@ const conflict: Job['task'] = (name, session, n) => ({
 export const JOBS: readonly Job[] = [
   {
     title: 'update, 3 columns changed',
-    sizes: [1, 10, 100, 300, 1000, 5000],
+    sizes: [1, 2, 10, 30, 100, 300, 1000, 5000],
     quick: [1, 2, 10, 30, 100, 300],
     contenders: CONTENDERS,
     servers: BOTH,
@@ -172,11 +172,19 @@ export const JOBS: readonly Job[] = [
   },
   {
     title: 'update, 3 columns changed, 1 ms away',
-    sizes: [1, 10, 100],
+    sizes: [1, 2, 10, 30, 100, 300],
     contenders: CONTENDERS,
     servers: ['postgresql'],
     distant: true,
     task: update(NARROW, FIRST_THREE),
+  },
+  {
+    title: 'insert, 1 ms away',
+    sizes: [1, 100],
+    contenders: [ours, builtIn, unlocked],
+    servers: ['postgresql'],
+    distant: true,
+    task: insert,
   },
   {
     title: 'conflict, 1 of the rows is stale',
@@ -234,18 +242,37 @@ export const JOBS: readonly Job[] = [
   { title: 'em.fork()', sizes: [100], quick: [100], contenders: [ours, unlocked], servers: BOTH, task: forks },
   {
     title: 'insert',
-    sizes: [1, 100],
-    quick: [1, 100],
+    sizes: [1, 10, 100],
+    quick: [1, 10, 100],
     contenders: [ours, builtIn, wrapped, unlocked],
     servers: BOTH,
     task: insert,
   },
-  // last, because it takes rows away
-  { title: 'delete', sizes: [10, 100, 500], quick: [2, 10, 100], contenders: CONTENDERS, servers: BOTH, task: remove },
+  // last, because they take rows away
+  {
+    title: 'delete',
+    sizes: [2, 10, 100, 500],
+    quick: [2, 10, 100],
+    contenders: CONTENDERS,
+    servers: BOTH,
+    task: remove,
+  },
+  {
+    title: 'delete, 1 ms away',
+    sizes: [2, 10, 100],
+    contenders: [ours, builtIn, unlocked],
+    servers: ['postgresql'],
+    distant: true,
+    task: remove,
+  },
 ];
 
 /** Rounds for a size, and how long one contender may take for them. */
-export function planFor(n: number, isQuick = false): Plan {
+export function planFor({ distant }: Job, n: number, isQuick = false): Plan {
+  if (distant) {
+    // nearly all of it is waiting, which is the same in each round
+    return { rounds: [n <= 10 ? 100 : 50, 5], budget: 1500 };
+  }
   const most = n === 1 ? 1500 : n <= 10 ? 800 : n <= 100 ? 200 : n <= 300 ? 60 : n <= 1000 ? 30 : 12;
   return { rounds: [most, 5], budget: isQuick ? 700 : 2000 };
 }

@@ -66,7 +66,7 @@ const COLORS = ['#b0b7c3', '#7b8794', '#2563eb', '#d9dde3'];
 /** Time to flush N changed rows, where MikroORM without a lock is 1. */
 export function chart({ results }: Section, database: string): string {
   const sizes = [...results.keys()];
-  const view = echarts.init(null, null, { renderer: 'svg', ssr: true, width: 820, height: 380 });
+  const view = echarts.init(null, null, { renderer: 'svg', ssr: true, width: 960, height: 380 });
   view.setOption({
     animation: false,
     backgroundColor: '#ffffff',
