@@ -1,5 +1,5 @@
 /** Two connections on one SQLite file: a stale snapshot is a lost race, a busy timeout is none. */
-import { MikroORM, type Options, defineEntity, p } from '@mikro-orm/core';
+import { DefaultLogger, MikroORM, type Options, defineEntity, p } from '@mikro-orm/core';
 import { type EntityManager, SqliteDriver } from '@mikro-orm/sqlite';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
@@ -190,4 +190,21 @@ describe('an error that is no race stays what it is', () => {
       expect(await ours().findOneOrFail(Counter, 1)).toMatchObject({ code: 'fine', version: 2 });
     });
   }
+});
+
+test('which tables have triggers is asked before a transaction begins: one that has read does not wait for a writer', async () => {
+  const queries: string[] = [];
+  const { orm } = await open(sqliteFile, [CounterSchema, Plain], {
+    loggerFactory: (options) => new DefaultLogger({ ...options, writer: (line) => void queries.push(line) }),
+  });
+  const em = orm.em.fork() as EntityManager;
+  const counter = em.create(Counter, { id: 1, n: 0, code: null, next: null, version: 1 });
+  const plain = em.create(Plain, { id: 1 });
+  await em.flush();
+  counter.n = 1;
+  plain.n = 1;
+  queries.length = 0;
+  await em.flush();
+  const words = queries.map((query) => /sqlite_master|begin|update|commit/.exec(query)?.[0]);
+  expect(words).toEqual(['sqlite_master', 'begin', 'update', 'update', 'commit']);
 });

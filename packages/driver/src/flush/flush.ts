@@ -59,11 +59,11 @@ export class Flush {
   /** A single statement is a transaction by itself: BEGIN and COMMIT would be two round trips for nothing. */
   async isOneStatement(): Promise<boolean> {
     const { loneClass, meetsExisting } = this.#plan;
-    if (!loneClass || !meetsExisting) {
-      return loneClass !== undefined;
+    if (meetsExisting) {
+      // not in a transaction: on SQLite, one that has read does not wait for whoever is writing
+      await this.#tables.ask();
     }
-    await this.#tables.ask();
-    return this.#tables.isPlain(loneClass.root);
+    return loneClass !== undefined && (!meetsExisting || this.#tables.isPlain(loneClass.root));
   }
 
   /**
