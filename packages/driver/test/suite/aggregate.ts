@@ -426,6 +426,18 @@ export function aggregates(driver: TestDriver): void {
       expect([order.version, await versions()]).toEqual([2, [2, 1]]);
     });
 
+    for (const relation of ['items', 'tags'] as const) {
+      test(`a collection that is emptied without being loaded: ${relation}`, async () => {
+        const { fork, versions } = await setUp();
+        const em = fork();
+        const order = await em.findOneOrFail(Order, 1);
+        order[relation].removeAll();
+        await em.flush();
+        expect([order.version, await versions()]).toEqual([2, [2, 1]]);
+        expect((await load(fork()))[relation]).toHaveLength(0);
+      });
+    }
+
     test('a 1:1 part that has moved before, the key on the root: its new root only', async () => {
       const { fork, versions } = await setUp();
       const em = fork();
