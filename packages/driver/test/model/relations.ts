@@ -73,6 +73,9 @@ const inAnyOrder = (sent: readonly string[]) =>
 /** The share of programs that must have these at least: those that never write in several tables find nothing. */
 const SHARES = { flushed: 0.7, failed: 0.6, 'lost a race': 0.3, 'several tables': 0.4 };
 
+/** Of fewer programs, shares say little. */
+const ENOUGH = 50;
+
 /** Opens one database, and checks one program after the other. */
 async function checked(driver: TestDriver, more: Partial<Options>, parameters: fc.Parameters<[unknown]>) {
   const connection = new FaultyConnection();
@@ -212,7 +215,7 @@ export function relations(driver: TestDriver, programs: number, more: Partial<Op
         );
       }
       console.log(`programs: ${[...seen].map(([event, count]) => `${event} ${count}`).join(', ')}`);
-      for (const [event, share] of path ? [] : Object.entries(SHARES)) {
+      for (const [event, share] of path || programs < ENOUGH ? [] : Object.entries(SHARES)) {
         expect((seen.get(event) ?? 0) / programs, `share of programs with ${event}`).toBeGreaterThan(share);
       }
     },
