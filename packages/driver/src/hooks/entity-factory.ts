@@ -68,8 +68,12 @@ export const reading: Layer<EntityFactoryMethods> = (Base) =>
       super.create(entityName, data, options);
       // what is no row says itself how old it is
       const isLower = Number(data[version]) < Number(based);
+      const read = readPart(known, snapshotOf(known) as Dictionary, data);
+      if (options.recomputeSnapshot) {
+        // what was assigned, and neither loaded nor read, is no part of the row
+        restoreSnapshot(known, { ...snapshot, ...read });
+      }
       if (isPart && !isClaim) {
-        const read = readPart(known, snapshotOf(known) as Dictionary, data);
         const kept = { ...snapshot, ...read, [version]: snapshot[version] };
         restoreSnapshot(known, withLoadedVersion(kept, version, isLower ? read[version] : based));
       }

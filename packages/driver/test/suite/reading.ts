@@ -370,6 +370,26 @@ export function readings(driver: TestDriver): void {
       },
     );
 
+    test('what was assigned to a column that is not loaded stays unsaved when the rest is refreshed', async () => {
+      const { fork, row } = await cached();
+      const read = (em: Em) => em.find(Book, {}, { fields: ['n'], cache, refresh: true });
+      await read(fork());
+      const em = fork();
+      const [loaded] = await read(em);
+      const claimed = fork();
+      const reference = claimed.getReference(Book, 1);
+      reference.version = 2;
+      for (const [book, by, title] of [
+        [loaded as unknown as Book, em, 'mine'],
+        [reference, claimed, 'mine, too'],
+      ] as const) {
+        book.title = title;
+        await read(by);
+        await by.flush();
+        expect(await row()).toMatchObject({ title, version: book.version });
+      }
+    });
+
     test('the older of two reads at once arrives last', async () => {
       let late: Promise<void> | undefined;
       const entries = new Map<string, unknown>();
