@@ -13,9 +13,10 @@ import {
   type Platform,
 } from '@mikro-orm/core';
 import { VersionField, initialVersion, isOfType, versionOf } from '@mikro-ool/core';
-import { flawOfAggregate, settleAggregates } from './covers/aggregate.ts';
+import { flawOfAggregate, settleAggregates } from './covers/aggregate/ways.ts';
 import { flawOfExclude } from './covers/exclude.ts';
-import { declareGuard, flawOfGuard } from './covers/guard.ts';
+import { declareGuard, flawOfGuard } from './covers/guard/guard.ts';
+import { childrenOf } from './mikro-orm/entity.ts';
 import { hookLaterDiscovery, isCompiledWithout } from './mikro-orm/metadata-storage.ts';
 
 /** The version property of a class whose own table has the column: with joined-table inheritance only one of them. */
@@ -53,8 +54,7 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
   if (!meta.root.inheritanceType || versionOf(meta)) {
     return [];
   }
-  const children = [...metadata].filter((child) => child.extends && metadata.find(child.extends)?.class === meta.class);
-  return children.flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
+  return childrenOf(meta, metadata).flatMap((child) => (versionOf(child) ? [child] : versionedBelow(child, metadata)));
 }
 
 /** Makes versions ours also where entities are discovered without an ORM, by `mikro-orm compile` for one. */

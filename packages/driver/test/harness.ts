@@ -24,6 +24,8 @@ export interface TestDriver {
   readonly name: string;
   /** Connections may write at the same time; without it, a race is one of interleaved forks. */
   readonly concurrent: boolean;
+  /** What is locked after a savepoint stays so when that is rolled back, and so do gaps in an index. */
+  readonly keepsLocks?: boolean;
   /** Batches go into one statement. */
   readonly batches: boolean;
   /** What a flush needs no transaction for: a statement of updates or deletes, of inserts too, or nothing. */

@@ -22,7 +22,7 @@ import {
 } from '../write/batch.ts';
 import { type RowLock, dialectOf } from '../write/dialects/index.ts';
 import { specialTablesOf } from '../write/special-tables.ts';
-import { partsOf } from './roots.ts';
+import { partsOf } from '../covers/aggregate/roots.ts';
 import { exhausted, invalidVersion } from '../versions.ts';
 
 /**

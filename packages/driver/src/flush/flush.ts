@@ -5,6 +5,7 @@
 import type { EntityManager, Transaction, UnitOfWork } from '@mikro-orm/core';
 import type { AbstractSqlConnection, AbstractSqlDriver } from '@mikro-orm/sql';
 import { ConcurrentUpdate } from '@mikro-ool/core';
+import type { Roots } from '../covers/aggregate/climb.ts';
 import { asLostRace, asUnknown, publish } from '../errors.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
@@ -17,7 +18,6 @@ import { NothingWritten, StaleRows, describeConflict } from './conflicts.ts';
 import { Deletes } from './deletes.ts';
 import { needsDatabaseOrder, sortInDatabase } from '../order/keys.ts';
 import { type Plan, NO_PLAN, planFlush } from './plan.ts';
-import type { Roots } from './climb.ts';
 import { Updates } from './updates.ts';
 
 export class Flush {

@@ -16,13 +16,13 @@ import {
 } from '../mikro-orm/entity.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
+import type { Roots } from '../covers/aggregate/climb.ts';
+import { NO_ROOTS } from '../covers/aggregate/roots.ts';
+import { changedElsewhere, isClaim, takeBackStamps } from '../covers/claims.ts';
 import { uncoveredAmong } from '../covers/exclude.ts';
 import { loneClassOf } from './alone.ts';
-import { changedElsewhere, isClaim, takeBackStamps } from './claims.ts';
 import { type UnsureRow, checkedRow, expectedVersion, lockedRow, unsureAmong, validateInitial } from './expected.ts';
 import { inKeyOrder } from '../order/keys.ts';
-import type { Roots } from './climb.ts';
-import { NO_ROOTS } from './roots.ts';
 
 export interface Plan {
   /** Rows that are only compared: nothing but their version was assigned, or nothing at all and they are verified. */

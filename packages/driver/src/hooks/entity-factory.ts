@@ -42,10 +42,13 @@ export const reading: Layer<EntityFactoryMethods> = (Base) =>
   class extends Base {
     /** Where a refresh is asked for, MikroORM does not merge, and forgets the state of the columns that are not read. */
     override create(entityName: unknown, data: Dictionary, options: Dictionary = {}): object {
+      if (!options.refresh) {
+        return super.create(entityName, data, options);
+      }
+      // of a cache, MikroORM hands over the same object for all rows, and says `initialized` in it after the first one
+      options = { ...options };
       const { em } = stateOf(this);
-      const meta = options.refresh
-        ? (em.getMetadata().find(entityName as never) as EntityMetadata | undefined)
-        : undefined;
+      const meta = em.getMetadata().find(entityName as never) as EntityMetadata | undefined;
       const isData = meta && !meta.virtual && data && !Utils.isEntity(data, true);
       const known = isData ? (this.findEntity(data, meta, options) as Dictionary | undefined) : undefined;
       const version = known && versionOf(metaOf(em, known))?.name;
@@ -65,8 +68,12 @@ export const reading: Layer<EntityFactoryMethods> = (Base) =>
       super.create(entityName, data, options);
       // what is no row says itself how old it is
       const isLower = Number(data[version]) < Number(based);
+      const read = readPart(known, snapshotOf(known) as Dictionary, data);
+      if (options.recomputeSnapshot) {
+        // what was assigned, and neither loaded nor read, is no part of the row
+        restoreSnapshot(known, { ...snapshot, ...read });
+      }
       if (isPart && !isClaim) {
-        const read = readPart(known, snapshotOf(known) as Dictionary, data);
         const kept = { ...snapshot, ...read, [version]: snapshot[version] };
         restoreSnapshot(known, withLoadedVersion(kept, version, isLower ? read[version] : based));
       }

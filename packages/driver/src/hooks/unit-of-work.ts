@@ -5,8 +5,8 @@
  * updates appear only while the flush runs.
  */
 import type { EntityMetadata, Transaction, UnitOfWork } from '@mikro-orm/core';
+import { takeRoots } from '../covers/aggregate/roots.ts';
 import type { Flush } from '../flush/flush.ts';
-import { takeRoots } from '../flush/roots.ts';
 import { inTableOrder } from '../order/tables.ts';
 import type { AnyChangeSet, ChangeSetGroups } from '../mikro-orm/entity.ts';
 import {

@@ -27,6 +27,11 @@ export function metaOf(of: { getMetadata(): MetadataStorage }, entity: object): 
   return of.getMetadata().get(entity.constructor as EntityClass<object>) as unknown as EntityMetadata;
 }
 
+/** The classes that extend this one directly. */
+export function childrenOf(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata[] {
+  return [...storage].filter((child) => child.extends && storage.find(child.extends)?.class === meta.class);
+}
+
 /** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */
 export function snapshotOf(entity: object): unknown {
   return helper(entity).__originalEntityData;

@@ -2,7 +2,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Dictionary, EntityFactory, EntityManager } from '@mikro-orm/core';
 import type { Flush } from '../flush/flush.ts';
-import type { Roots } from '../flush/climb.ts';
+import type { Roots } from '../covers/aggregate/climb.ts';
 import type { AnyChangeSet, ChangeSetGroups } from './entity.ts';
 import { StateOn } from './layers.ts';
 import type { Verified } from './verified.ts';

@@ -16,6 +16,7 @@ async function forDatabases(what: 'create database' | 'drop database if exists',
 const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriver, gaps: Gap[] = []): TestDriver => ({
   name,
   concurrent: true,
+  keepsLocks: true,
   batches: true,
   alone: 'updates and deletes',
   replicas: true,

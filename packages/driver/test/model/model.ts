@@ -2,17 +2,19 @@
  * Random programs against an oracle: whatever two EntityManagers and a rival do in whatever order, a flush succeeds,
  * conflicts and leaves the database and memory exactly as a few lines of plain data say.
  */
-import type { EntityProperty, Options } from '@mikro-orm/core';
-import { VersionField } from '@mikro-ool/core';
+import type { Options } from '@mikro-orm/core';
+import { verifiedIn } from '@mikro-ool/core';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { declaredAs } from './declared-as.ts';
 import { seedOfRun } from './seed.ts';
 import { type TestDriver, open } from '../harness.ts';
-import { COMMANDS, type Command, DRAWN, World, entities } from './program.ts';
+import { COMMANDS, type Command, DRAWN, Disagreement, World, entities } from './program.ts';
 
 /** How often a command is drawn; 0: never. */
 const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
   load: 14,
+  reload: 4,
   remember: 4,
   recall: 5,
   findOne: 4,
@@ -77,18 +79,37 @@ const program = fc.record({
 });
 
 /** A guard is a trigger of a dialect, and is refused where there is none. */
-const withoutGuards: Partial<Options> = {
-  discovery: {
-    onMetadata: (meta) => {
-      for (const prop of Object.values<EntityProperty>(meta.properties)) {
-        const type: unknown = prop.type;
-        if (type instanceof VersionField && type.guard) {
-          Object.assign(prop, { type: new VersionField({ exclude: type.exclude }) });
-        }
-      }
-    },
-  },
+const WITHOUT_GUARDS = declaredAs(({ exclude }) => ({ exclude }));
+
+/** What is said and not done, by kind: programs find each of them. */
+const BREAKS: Record<string, Partial<Options>> = {
+  'a guard that is not there': WITHOUT_GUARDS,
+  'excluded columns that count': declaredAs(({ guard }) => ({ guard })),
+  'verified rows that nobody looks at': { subscribers: [{ onFlush: ({ uow }) => void verifiedIn(uow)?.clear() }] },
 };
+
+/** Opens one database, and checks one program after the other. */
+async function checked(driver: TestDriver, more: Partial<Options>, parameters: fc.Parameters<[unknown]>) {
+  const db = await open(driver, entities, more);
+  const seen = new Map<string, number>();
+  let commands = 0;
+  const property = fc.asyncProperty(program, async ({ start, steps }) => {
+    const world = new World(db, driver);
+    await world.reset();
+    try {
+      await world.run([...(start > 0 ? LOAD_ALL : []), ...(start > 6 ? LOAD_TALLIES : []), ...steps]);
+    } catch (error) {
+      throw new Error(`${world.lines.join('\n')}\n${error instanceof Error ? error.message : String(error)}`, {
+        cause: error,
+      });
+    } finally {
+      await world.close();
+    }
+    commands += world.lines.length;
+    world.events.forEach((event) => seen.set(event, (seen.get(event) ?? 0) + 1));
+  });
+  return { run: await fc.check(property, parameters as never), seen, commands };
+}
 
 /**
  * Runs `programs` random programs on one database.
@@ -102,25 +123,8 @@ export function model(driver: TestDriver, programs: number, more: Partial<Option
 
   test(`${driver.name}: ${programs} random programs, seed ${seed}`, { timeout: 300_000 }, async () => {
     console.log(`${driver.name}: MODEL_SEED=${seed} repeats this run`);
-    const db = await open(driver, entities, { ...(!driver.batches && withoutGuards), ...more });
-    const seen = new Map<string, number>();
-    let commands = 0;
-    const property = fc.asyncProperty(program, async ({ start, steps }) => {
-      const world = new World(db, driver);
-      await world.reset();
-      try {
-        await world.run([...(start > 0 ? LOAD_ALL : []), ...(start > 6 ? LOAD_TALLIES : []), ...steps]);
-      } catch (error) {
-        throw new Error(`${world.lines.join('\n')}\n${error instanceof Error ? error.message : String(error)}`, {
-          cause: error,
-        });
-      } finally {
-        await world.close();
-      }
-      commands += world.lines.length;
-      world.events.forEach((event) => seen.set(event, (seen.get(event) ?? 0) + 1));
-    });
-    const run = await fc.check(property, { numRuns: programs, seed, ...(path && { path }) });
+    const options = { ...(!driver.batches && WITHOUT_GUARDS), ...more };
+    const { run, seen, commands } = await checked(driver, options, { numRuns: programs, seed, ...(path && { path }) });
     if (run.failed) {
       throw new Error(
         `MODEL_SEED=${seed} MODEL_PATH=${run.counterexamplePath} repeats it (found after ${run.numRuns} programs, ` +
@@ -135,5 +139,11 @@ export function model(driver: TestDriver, programs: number, more: Partial<Option
     for (const [event, share] of path || programs < ENOUGH ? [] : Object.entries(shares)) {
       expect((seen.get(event) ?? 0) / programs, `share of programs with ${event}`).toBeGreaterThan(share);
     }
+  });
+
+  test.each(driver.batches ? Object.entries(BREAKS) : [])(`${driver.name}: programs find %s`, async (_, broken) => {
+    const parameters = { numRuns: programs, seed, endOnFailure: true };
+    const { run } = await checked(driver, { ...more, ...broken }, parameters);
+    expect((run.errorInstance as Error).cause).toBeInstanceOf(Disagreement);
   });
 }

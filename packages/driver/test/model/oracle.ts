@@ -73,6 +73,12 @@ export class Rows {
   readonly committed = new Map<RowId, Fields>();
   owner?: Unit;
   readonly #layers: Layer[] = [];
+  readonly #keepsLocks: boolean;
+
+  /** @param keepsLocks what a savepoint has locked stays so until the transaction ends */
+  constructor(keepsLocks = false) {
+    this.#keepsLocks = keepsLocks;
+  }
 
   visibleTo(unit?: Unit): Map<RowId, Fields> {
     const rows = new Map(this.committed);
@@ -85,6 +91,12 @@ export class Rows {
   /** Would somebody else wait for the open transaction? */
   isLocked(id: RowId): boolean {
     return this.#layers.some((layer) => layer.rows.has(id) || layer.held.has(id));
+  }
+
+  /** Has the open transaction moved a unique value? InnoDB then locks what is next to it in the index. */
+  get movesUnique(): boolean {
+    const moves = ([id, row]: [RowId, Fields | null]) => differs(this.committed.get(id)?.['slug'], row?.['slug']);
+    return this.#layers.some(({ rows }) => [...rows].some(moves));
   }
 
   write(unit: Unit | undefined, id: RowId, row: Fields | null): void {
@@ -141,7 +153,10 @@ export class Rows {
 
   /** Memory follows the database: what the flushes wrote is discarded, but what was changed since is the user's. */
   rollback(unit: Unit): void {
-    const { flushes } = this.#layers.pop()!;
+    const { rows, held, flushes } = this.#layers.pop()!;
+    if (this.#keepsLocks) {
+      [...rows.keys(), ...held].forEach((id) => this.#layers.at(-1)?.held.add(id));
+    }
     unit.copies.forEach((copy) => (copy.doubtful = true));
     const all = flushes.flat();
     for (const copy of new Set(all.map((before) => before.copy))) {
@@ -266,10 +281,39 @@ function take(copy: Copy, row: Fields): void {
 }
 
 /** em.refresh(): the row replaces everything. */
-export function refresh(copy: Copy, row: Fields): void {
-  copy.now = { ...row };
+export function refresh(copy: Copy, row: Fields, given: Fields = {}): void {
+  copy.now = { ...given, ...row };
   copy.base = { ...row };
   copy.touched = false;
+}
+
+/**
+ * A read with `refresh: true`: what is read replaces what is unsaved, but a claim of a reference; where it is less than
+ * what the copy has, that is as old as before. An older row is one like any other.
+ */
+export function reload(copy: Copy, row: Fields): void {
+  const claim = copy.now['version'];
+  const isClaimed = isVersioned(copy) && !copy.initialized && claim != null;
+  const isLower = copy.initialized && Number(row['version']) < Number(copy.base['version'] ?? claim ?? Number.NaN);
+  const has = (column: string) => copy.loaded.has(column) || copy.base[column] !== undefined;
+  const isPart = TABLES[copy.table].columns.some((column) => has(column) && !(column in row));
+  if (isLower && (!copy.doubtful || isPart || isDirty(copy))) {
+    return reread(copy, row);
+  }
+  if (isPart) {
+    const { version: _, ...read } = row;
+    Object.assign(copy.now, read);
+    Object.assign(copy.base, read);
+  } else {
+    // what a reference was given, and is not read, stays
+    refresh(copy, row, copy.now);
+  }
+  if (isClaimed) {
+    copy.now['version'] = claim;
+  }
+  copy.doubtful &&= !isLower;
+  copy.initialized = true;
+  Object.keys(row).forEach((column) => copy.loaded.add(column));
 }
 
 /** What a flush has to do, in MikroORM's order. */

@@ -25,6 +25,7 @@ import {
   matches,
   planOf,
   refresh,
+  reload,
   reread,
   rowId,
 } from './oracle.ts';
@@ -107,7 +108,7 @@ export class Disagreement extends Error {}
 export class World {
   readonly lines: string[] = [];
   readonly events = new Set<string>();
-  readonly rows = new Rows();
+  readonly rows: Rows;
   readonly units: [ModelUnit, ModelUnit];
   readonly #db: Database;
   readonly #driver: TestDriver;
@@ -117,6 +118,7 @@ export class World {
   constructor(db: Database, driver: TestDriver) {
     this.#db = db;
     this.#driver = driver;
+    this.rows = new Rows(driver.keepsLocks);
     this.#rival = db.fork();
     const unit = (name: string): ModelUnit => {
       const em = db.fork();
@@ -223,7 +225,16 @@ export class World {
   }
 
   mayWrite(unit: Unit | undefined, table: Table, key: unknown): boolean {
-    return this.reaches(unit) && (this.rows.owner === unit || !this.rows.isLocked(rowId(table, key)));
+    const waits = () =>
+      this.rows.isLocked(rowId(table, key)) || (this.#driver.keepsLocks && table === 'item' && this.rows.movesUnique);
+    return this.reaches(unit) && (this.rows.owner === unit || !waits());
+  }
+
+  /** A row that is not written, and locked all the same. */
+  locks(unit: Unit, table: Table, key: unknown): void {
+    if (this.#driver.keepsLocks) {
+      this.rows.hold(unit, rowId(table, key));
+    }
   }
 
   /** A new entity whose key exists meanwhile would be merged with the row by MikroORM. */
@@ -255,7 +266,7 @@ export class World {
     const empty = Object.values(plan).every((copies: Copy[]) => copies.length === 0);
     if (failures.length > 0) {
       // what is read to check a claim is locked, also when the claim was wrong
-      (plan.claims.length > 0 ? Object.values(plan).flat() : []).forEach((copy: Copy) =>
+      (plan.claims.length > 0 || this.#driver.keepsLocks ? Object.values(plan).flat() : []).forEach((copy: Copy) =>
         this.rows.hold(unit, rowId(copy.table, copy.key)),
       );
       unit.stale = this.expectFailure(error, failures);
@@ -531,13 +542,20 @@ function literal(value: unknown): string {
 }
 
 /** Takes the result of a read into the oracle. */
-function taken(world: World, unit: Unit, table: Table, entity: Record<string, unknown>, row: Fields): void {
+function taken(
+  world: World,
+  unit: Unit,
+  table: Table,
+  entity: Record<string, unknown>,
+  row: Fields,
+  reading = reread,
+): void {
   const copy = find(unit, table, entity['id']);
   if (copy) {
     if (copy.entity !== entity) {
       world.fail(`${unit.name} must have one ${describe(copy)}`);
     }
-    return reread(copy, row);
+    return reading(copy, row);
   }
   const key = entity['id'] as number;
   unit.copies.push({
@@ -600,6 +618,32 @@ export const COMMANDS = {
     return true;
   },
 
+  /** Reads again what is in memory, and what is unsaved is gone; now and then a part of it only. */
+  reload: async (world, unit, { n, m }) => {
+    const table = of(DRAWN, m);
+    const copies = unit.copies.filter((copy) => copy.table === table);
+    if (!world.mayRead(unit) || copies.some((copy) => copy.moved || hasTwin(unit, copy))) {
+      return undefined;
+    }
+    const column = TABLES[table].versioned ? of([undefined, ...TABLES[table].columns], n) : undefined;
+    world.say(`${unit.name} reloads all of ${table}${column ? `, only ${column}` : ''}`);
+    const found = (await unit.em.find(
+      CLASSES[table],
+      {},
+      {
+        ...(column && { fields: [column] as never }),
+        refresh: true,
+      },
+    )) as unknown as Record<string, unknown>[];
+    const rows = [...world.rows.visibleTo(unit)].filter(([id]) => id.startsWith(`${table} `));
+    world.expect(found.map(nameOf).toSorted(), rows.map(([id]) => id).toSorted(), 'what is found');
+    for (const entity of found) {
+      const row = world.rows.visibleTo(unit).get(nameOf(entity))!;
+      taken(world, unit, table, entity, column ? pick(row, [column, 'version']) : row, reload);
+    }
+    return true;
+  },
+
   /** A result cache, as good as a replica that lags: it keeps the items as they are now. */
   remember: async (world) => {
     if (!world.reaches(undefined)) {
@@ -611,7 +655,7 @@ export const COMMANDS = {
   },
 
   /** All items, as they once were. */
-  recall: async (world, unit, { n }) => {
+  recall: async (world, unit, { n, m }) => {
     const { remembered } = world;
     const has = (copy: Copy) => remembered.has(rowId(copy.table, copy.key));
     const reused = unit.copies.some((copy) => has(copy) && (copy.state === 'new' || hasTwin(unit, copy)));
@@ -619,12 +663,14 @@ export const COMMANDS = {
       return undefined;
     }
     const column = of([undefined, undefined, ...TABLES.item.columns], n);
-    world.say(`${unit.name} loads item from the cache${column ? `, only ${column}` : ''}`);
-    const found = (await unit.em.find(Item, {}, recalling(column))) as unknown as Record<string, unknown>[];
+    const refresh = m % 3 === 0 && !unit.copies.some((copy) => copy.table === 'item' && copy.moved);
+    world.say(`${unit.name} ${refresh ? 're' : ''}loads item from the cache${column ? `, only ${column}` : ''}`);
+    const options = { ...recalling(column), refresh };
+    const found = (await unit.em.find(Item, {}, options)) as unknown as Record<string, unknown>[];
     world.expect(found.map(nameOf).toSorted(), [...remembered.keys()].toSorted(), 'what is found');
     for (const entity of found) {
       const row = remembered.get(nameOf(entity))!;
-      taken(world, unit, 'item', entity, column ? pick(row, [column, 'version']) : row);
+      taken(world, unit, 'item', entity, column ? pick(row, [column, 'version']) : row, refresh ? reload : reread);
     }
     return true;
   },
@@ -1041,6 +1087,7 @@ export const COMMANDS = {
     world.say(`${unit.name}.upsert(${rowId(table, key)}, ${JSON.stringify(data)}${ignores ? ', ignore' : ''})`);
     const entity = (await unit.em.upsert(CLASSES[table], data as never, options)) as unknown;
     if (world.rows.visibleTo(unit).has(rowId(table, key)) && ignores) {
+      world.locks(unit, table, key);
       world.events.add('upsert that was ignored');
     } else if (world.rows.visibleTo(unit).has(rowId(table, key))) {
       bumped(world, unit, table, key, values);
@@ -1155,6 +1202,8 @@ function mayRefresh(world: World, unit: ModelUnit, copy: Copy): boolean {
 async function refreshed(world: World, unit: ModelUnit, copy: Copy): Promise<boolean> {
   const row = world.rows.visibleTo(unit).get(rowId(copy.table, copy.key));
   const result = await unit.em.refresh(copy.entity);
+  // with a lock, where a transaction reads from a snapshot
+  world.locks(unit, copy.table, copy.key);
   world.expect(result !== null, row !== undefined, 'whether refresh finds the row');
   if (row) {
     refresh(copy, row);

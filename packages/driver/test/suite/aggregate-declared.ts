@@ -165,6 +165,112 @@ export function aggregatesDeclared(driver: TestDriver): void {
       });
     }
 
+    test('a unique value that moves from one part to another, which has another root', async () => {
+      const Rack = defineEntity({
+        name: 'Rack',
+        properties: {
+          id: p.integer().primary(),
+          badges: () => p.oneToMany(Badge).mappedBy('rack'),
+          version: version('badges'),
+        },
+      });
+      const Badge = defineEntity({
+        name: 'Badge',
+        properties: {
+          id: p.integer().primary(),
+          code: p.string().nullable().unique(),
+          rack: () => p.manyToOne(Rack),
+        },
+      });
+      const { fork } = await open(driver, [Rack, Badge] as EntitySchema[]);
+      const seed = fork();
+      seed.create(Rack, { id: 1, badges: [{ id: 1, code: 'x' }] });
+      seed.create(Rack, { id: 2, badges: [{ id: 2 }] });
+      await seed.flush();
+      const em = fork();
+      const [one, two] = await em.find(Rack, {}, { populate: ['badges'], orderBy: { id: 'asc' } });
+      one!.badges[0]!.code = null;
+      two!.badges[0]!.code = 'x';
+      await em.flush();
+      const found = await fork().find(Rack, {}, { populate: ['badges'], orderBy: { id: 'asc' } });
+      expect(found.map((rack) => [rack.version, rack.badges[0]!.code])).toEqual([
+        [2, null],
+        [2, 'x'],
+      ]);
+    });
+
+    test('a part that has the key of its root and no relation: the root is to be loaded, not along with it', async () => {
+      const Wall = defineEntity({
+        name: 'Wall',
+        properties: {
+          id: p.integer().primary(),
+          bricks: () => p.oneToMany(Brick).mappedBy('wall' as never),
+          version: version('bricks'),
+        },
+      });
+      const Brick = defineEntity({
+        name: 'Brick',
+        properties: { id: p.integer().primary(), text: p.string(), wall: () => p.manyToOne(Wall).mapToPk() },
+      });
+      const { fork } = await open(driver, [Wall, Brick] as EntitySchema[]);
+      await fork().insert(Wall, { id: 1 });
+      await fork().insert(Brick, { id: 1, text: 'old', wall: 1 } as never);
+      const em = fork();
+      (await em.findOneOrFail(Brick, 1)).text = 'new';
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(VersionNotLoaded);
+      expect(error.message).not.toMatch(/along with/);
+    });
+
+    test('joined tables: a column of one of them that a part excludes', async () => {
+      class Kit {
+        id!: number;
+        tools!: object;
+        version!: Opt<number>;
+      }
+      class Tool {
+        id!: number;
+        kit!: Kit;
+        version!: Opt<number>;
+      }
+      class Drill extends Tool {
+        turns!: Opt<number>;
+      }
+      const kit: EntitySchema = defineEntity({
+        class: Kit,
+        properties: {
+          id: p.integer().primary(),
+          tools: () => p.oneToMany(tool).mappedBy('kit'),
+          version: version('tools'),
+        },
+      } as never) as EntitySchema;
+      const tool: EntitySchema = defineEntity({
+        class: Tool,
+        inheritance: 'tpt',
+        properties: {
+          id: p.integer().primary(),
+          kit: () => p.manyToOne(kit),
+          version: p.type(new VersionField({ exclude: ['turns'] })),
+        },
+      } as never) as EntitySchema;
+      const drill = defineEntity({
+        class: Drill,
+        extends: tool,
+        properties: { turns: p.integer().default(0) },
+      } as never) as EntitySchema;
+      const { fork } = await open(driver, [kit, tool, drill]);
+      const seed = fork();
+      seed.create(Drill, { id: 1, kit: seed.create(Kit, { id: 1 } as never) } as never);
+      await seed.flush();
+      const em = fork();
+      const [root, part] = [await em.findOneOrFail(Kit, 1), await em.findOneOrFail(Drill, 1)];
+      part.turns = 7;
+      await em.flush();
+      expect([root.version, part.version]).toEqual([1, 1]);
+      expect(await fork().findOneOrFail(Kit, 1)).toMatchObject({ version: 1 });
+      expect(await fork().findOneOrFail(Drill, 1)).toMatchObject({ turns: 7, version: 1 });
+    });
+
     test('parts that are removed along with their root, which is checked', async () => {
       const Tree = defineEntity({
         name: 'Tree',

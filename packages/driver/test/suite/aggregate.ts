@@ -426,6 +426,31 @@ export function aggregates(driver: TestDriver): void {
       expect([order.version, await versions()]).toEqual([2, [2, 1]]);
     });
 
+    for (const relation of ['items', 'tags'] as const) {
+      test(`a collection that is emptied without being loaded: ${relation}`, async () => {
+        const { fork, versions } = await setUp();
+        const em = fork();
+        const order = await em.findOneOrFail(Order, 1);
+        order[relation].removeAll();
+        await em.flush();
+        expect([order.version, await versions()]).toEqual([2, [2, 1]]);
+        expect((await load(fork()))[relation]).toHaveLength(0);
+      });
+    }
+
+    test('an m:n item that is new, from the other side', async () => {
+      const { fork, versions } = await setUp();
+      const em = fork();
+      const order = await em.findOneOrFail(Order, 2);
+      const tag = em.create(Tag, { id: 9 });
+      tag.orders.set([order]);
+      await em.flush();
+      expect([order.version, await versions()]).toEqual([2, [1, 2]]);
+      em.create(Tag, { id: 10, orders: [order] });
+      await em.flush();
+      expect([order.version, await versions()]).toEqual([3, [1, 3]]);
+    });
+
     test('a 1:1 part that has moved before, the key on the root: its new root only', async () => {
       const { fork, versions } = await setUp();
       const em = fork();

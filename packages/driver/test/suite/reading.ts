@@ -343,6 +343,53 @@ export function readings(driver: TestDriver): void {
       }
     }
 
+    test.each([false, true])(
+      'of several rows each counts by itself, read with refresh, in part: %s',
+      async (isPart) => {
+        const { fork, rival, row } = await cached();
+        const seed = fork();
+        seed.create(Book, { id: 2, title: 'first', n: 0, note: 'first', author: 1 });
+        await seed.flush();
+        const orderBy = { id: 'desc' } as const;
+        const read = (em: Em) => em.find(Book, {}, { ...own(isPart), orderBy, cache, refresh: true });
+        // a cached row that is newer, but for what it lacks; then one that is older
+        const before = fork();
+        const [, known] = await before.find(Book, {}, { orderBy });
+        await rival();
+        await read(fork());
+        await read(before);
+        expect([known!.title, known!.n, known!.version]).toEqual(isPart ? ['old', 42, 1] : ['now', 42, 2]);
+        await fork().nativeUpdate(Book, 1, { n: 43 });
+        const after = fork();
+        const [, book] = await after.find(Book, {}, { orderBy });
+        await read(after);
+        expect([book!.title, book!.n, book!.version]).toEqual(['now', 43, 3]);
+        book!.n += 1;
+        await after.flush();
+        expect(await row()).toEqual({ title: 'now', n: 44, version: 4 });
+      },
+    );
+
+    test('what was assigned to a column that is not loaded stays unsaved when the rest is refreshed', async () => {
+      const { fork, row } = await cached();
+      const read = (em: Em) => em.find(Book, {}, { fields: ['n'], cache, refresh: true });
+      await read(fork());
+      const em = fork();
+      const [loaded] = await read(em);
+      const claimed = fork();
+      const reference = claimed.getReference(Book, 1);
+      reference.version = 2;
+      for (const [book, by, title] of [
+        [loaded as unknown as Book, em, 'mine'],
+        [reference, claimed, 'mine, too'],
+      ] as const) {
+        book.title = title;
+        await read(by);
+        await by.flush();
+        expect(await row()).toMatchObject({ title, version: book.version });
+      }
+    });
+
     test('the older of two reads at once arrives last', async () => {
       let late: Promise<void> | undefined;
       const entries = new Map<string, unknown>();

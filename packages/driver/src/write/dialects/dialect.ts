@@ -54,7 +54,7 @@ export interface Statement {
  */
 export type RowLock = 'share' | 'no key update' | 'update';
 
-/** All differences between databases, but for the triggers of guards (covers/guard.ts). */
+/** All differences between databases, but for the triggers of guards (covers/guard/forms.ts). */
 export interface Dialect {
   /**
    * One UPDATE for all rows that have the expected version, written or at least locked in primary key order.

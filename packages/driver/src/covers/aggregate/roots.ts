@@ -12,9 +12,9 @@ import {
   Reference,
   Utils,
 } from '@mikro-orm/core';
-import { aggregatesOf } from '../covers/aggregate.ts';
-import { type AnyChangeSet, snapshotOf, tablesOf } from '../mikro-orm/entity.ts';
-import { computeUnchanged } from '../mikro-orm/verified.ts';
+import { aggregatesOf } from './ways.ts';
+import { type AnyChangeSet, snapshotOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { computeUnchanged } from '../../mikro-orm/verified.ts';
 import { type Roots, Climb } from './climb.ts';
 
 export const NO_ROOTS: Roots = new Map();

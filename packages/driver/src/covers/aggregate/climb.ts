@@ -1,11 +1,11 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
-import { ChangeSetType, type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
+import { type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
-import type { Aggregates, Way } from '../covers/aggregate.ts';
-import { changesOnlyUncovered } from '../covers/exclude.ts';
-import { type AnyChangeSet, isManaged, isUnsavedOrphan, isUpdate, metaOf, tablesOf } from '../mikro-orm/entity.ts';
-import { isClaim } from './claims.ts';
+import { type AnyChangeSet, isManaged, isUnsavedOrphan, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { isClaim } from '../claims.ts';
+import { changesOnlyUncovered } from '../exclude.ts';
 import { Parents } from './parents.ts';
+import type { Aggregates, Way } from './ways.ts';
 
 /** Roots, and the listed paths at whose ends something is written. */
 export type Roots = ReadonlyMap<object, ReadonlySet<string>>;
@@ -15,28 +15,26 @@ const NOBODY = new Set<object>();
 export class Climb {
   readonly #em: EntityManager;
   readonly #aggregates: Aggregates;
-  readonly #roots = new Map<object, Set<string>>();
-  /** New and removed rows: they have their version, and their DELETE checks it. */
-  readonly #exempt = new Set<object>();
+  readonly #changeSets: readonly AnyChangeSet[];
   readonly #parents: Parents;
+  readonly #roots = new Map<object, Set<string>>();
 
   constructor(em: EntityManager, aggregates: Aggregates) {
+    const sets = em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
     this.#em = em;
     this.#aggregates = aggregates;
-    this.#parents = new Parents(em);
+    this.#changeSets = sets.filter(({ entity }) => aggregates.classes.has(entity.constructor));
+    this.#parents = new Parents(em, this.#changeSets);
   }
 
   run(): Roots {
-    const uow = this.#em.getUnitOfWork(false);
-    const sets = uow.getChangeSets() as AnyChangeSet[];
-    sets.filter(({ type }) => !isUpdate(type)).forEach(({ entity }) => this.#exempt.add(entity));
-    sets.filter(({ type }) => type === ChangeSetType.CREATE).forEach((set) => this.#parents.creates(set));
-    (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#fromCollection(collection));
-    const changes = sets.filter((set) => counts(set) && !isUnsavedOrphan(this.#em, set));
+    const collections = this.#em.getUnitOfWork(false).getCollectionUpdates() as Collection<object>[];
+    collections.forEach((collection) => this.#fromCollection(collection));
+    const changes = this.#changeSets.filter((set) => counts(set) && !isUnsavedOrphan(this.#em, set));
     const written = new Set([...changes.map(({ entity }) => entity), ...this.#parents.later.keys()]);
     written.forEach((entity) => this.#fromRow(entity));
     // a root may be a part itself; what is found meanwhile is visited too
-    this.#roots.forEach((_, root) => written.has(root) || this.#fromRow(root));
+    this.#roots.forEach((_, root) => this.#fromRow(root));
     return this.#roots;
   }
 
@@ -47,27 +45,20 @@ export class Climb {
 
   #fromCollection(collection: Collection<object>): void {
     const { owner, property } = collection;
+    // one that was replaced without being loaded has none, and may have had anything
     const before = collection.getSnapshot() as object[] | undefined;
     const [old, items] = [new Set(before), new Set(collection.getItems(false))];
-    const left = [...old].filter((item) => !items.has(item));
-    const moved = [...left, ...[...items].filter((item) => !old.has(item))];
-    // one that was replaced without being loaded may have had anything
-    const isBlind = !before && !this.#exempt.has(owner);
-    const isToMany = property.kind === ReferenceKind.MANY_TO_MANY;
-    for (const { name, way, isOther } of this.#aggregates.collections.get(owner.constructor) ?? []) {
+    const moved = [...old, ...items].filter((item) => !(old.has(item) && items.has(item)));
+    const ends = this.#aggregates.collections.get(owner.constructor) ?? [];
+    for (const { way, isOther } of ends.filter(({ name }) => name === property.name)) {
       const depth = way.hops.length - 1;
-      if (name !== property.name) {
-        continue;
-      }
-      if (isOther && isBlind) {
-        throw this.#notKnown(owner, way, `${metaOf(this.#em, owner).className}.${name}`);
+      if (isOther && !before) {
+        throw this.#notKnown(owner, way, `${metaOf(this.#em, owner).className}.${property.name}`);
       } else if (isOther) {
         moved.forEach((item) => this.#climb(item, way, depth));
-      } else if (isBlind || (isToMany && moved.length > 0)) {
+      } else if (!before || (property.kind === ReferenceKind.MANY_TO_MANY && moved.length > 0)) {
+        // the rows of 1:m items change, and say so themselves
         this.#climb(owner, way, depth);
-      } else if (!isToMany) {
-        // the rows of its items change, and say so themselves
-        left.forEach((item) => this.#parents.leaves(item, property.mappedBy!, owner));
       }
     }
   }
@@ -82,7 +73,8 @@ export class Climb {
       parents.forEach((parent) => parent && this.#climb(parent, way, depth - 1, start));
       return;
     }
-    if (this.#exempt.has(entity)) {
+    // a new row has its first version, and the DELETE of a removed one checks it
+    if (this.#parents.isNewOrRemoved(entity)) {
       return;
     }
     if (!isManaged(this.#em, entity) || (entity as Dictionary)[versionOf(way.root)!.name] == null) {

@@ -8,7 +8,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { type AnyChangeSet, isUpdate, snapshotOf } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, isUpdate, snapshotOf } from '../../mikro-orm/entity.ts';
 
 /** Relations that this process has written as none, by part: snapshots lack them. */
 const none = new WeakMap<object, Set<string>>();
@@ -17,38 +17,35 @@ export class Parents {
   readonly #em: EntityManager;
   /** What MikroORM has taken off entities, to write it in a further statement. */
   readonly later = new Map<object, Dictionary>();
-  /** The former owners of items, by the relation that leads back. */
-  readonly #left = new Map<object, Dictionary<object>>();
-  readonly #removed: ReadonlySet<object>;
+  readonly #created = new Set<object>();
+  readonly #removed = new Set<object>();
 
-  constructor(em: EntityManager) {
+  constructor(em: EntityManager, changeSets: readonly AnyChangeSet[]) {
     this.#em = em;
-    const sets = em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
-    this.#removed = new Set(
-      sets.filter(({ type }) => type !== ChangeSetType.CREATE && !isUpdate(type)).map(({ entity }) => entity),
-    );
     for (const [entity, names, values] of em.getUnitOfWork(false).getExtraUpdates()) {
       const later = Array.isArray(names) ? names.map((name, i) => [name, (values as unknown[])[i]]) : [[names, values]];
       this.later.set(entity, { ...this.later.get(entity), ...Object.fromEntries(later) });
     }
+    for (const { type, entity, meta } of changeSets) {
+      if (type === ChangeSetType.CREATE) {
+        // it belongs to what it names
+        const names = meta.relations.map(({ name }) => name as string);
+        none.set(entity, new Set(names.filter((name) => this.#now(entity, name) == null)));
+        this.#created.add(entity);
+      } else if (!isUpdate(type)) {
+        this.#removed.add(entity);
+      }
+    }
   }
 
-  /** A new row belongs to what it names. */
-  creates({ entity, meta }: AnyChangeSet): void {
-    const names = meta.relations.map(({ name }) => name as string).filter((name) => this.#now(entity, name) == null);
-    none.set(entity, new Set(names));
-  }
-
-  /** An item was taken out of a loaded 1:m collection. */
-  leaves(item: object, relation: string, owner: object): void {
-    this.#left.set(item, { ...this.#left.get(item), [relation]: owner });
+  isNewOrRemoved(entity: object): boolean {
+    return this.#created.has(entity) || this.#removed.has(entity);
   }
 
   /** What a part belongs to and has belonged to, as its snapshot says; `undefined` when that is not known. */
   of(part: object, back: EntityProperty): (object | null | undefined)[] {
     const now = this.#now(part, back.name);
-    const left = this.#left.get(part)?.[back.name];
-    if (!left && !this.#isRead(part, back, now)) {
+    if (!this.#isRead(part, back, now)) {
       return [undefined];
     }
     const stored = inSnapshot(part, back);
@@ -65,7 +62,7 @@ export class Parents {
     }
     // what a row was handed to before it was removed has never had it
     const isNever = this.#removed.has(part) && !back.primary && !back.mappedBy;
-    return [isNever ? null : this.#find(part, back, now, false), isGone ? null : before, left ?? null];
+    return [isNever ? null : this.#find(part, back, now, false), isGone ? null : before];
   }
 
   #now(part: object, relation: string): unknown {

@@ -4,6 +4,7 @@
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 import { type VersionField, versionOf } from '@mikro-ool/core';
+import { childrenOf } from '../../mikro-orm/entity.ts';
 
 /** One relation of a path, from the row nearer to the root to the one further away. */
 interface Hop {
@@ -31,10 +32,12 @@ interface End {
 
 /** What to look at when something is written, by its class. */
 export interface Aggregates {
-  /** Ways that end at its rows. */
-  readonly rows: ReadonlyMap<unknown, readonly Way[]>;
-  /** Ways that end at its collections. */
-  readonly collections: ReadonlyMap<unknown, readonly End[]>;
+  /** Ways that end at its rows, … */
+  readonly rows: Map<unknown, Way[]>;
+  /** … and at its collections. */
+  readonly collections: Map<unknown, End[]>;
+  /** The classes along all ways: a flush of others bumps no root. */
+  readonly classes: Set<unknown>;
 }
 
 const known = new WeakMap<MetadataStorage, Aggregates>();
@@ -46,30 +49,33 @@ export function aggregatesOf(storage: MetadataStorage): Aggregates | undefined {
 
 /** Called when all classes are known, and when there are more of them. */
 export function settleAggregates(storage: MetadataStorage): void {
-  const rows = new Map<unknown, Way[]>();
-  const collections = new Map<unknown, End[]>();
+  const settled: Aggregates = { rows: new Map(), collections: new Map(), classes: new Set() };
   for (const way of [...storage].flatMap((meta) => waysOf(meta, storage))) {
     const { from, prop, part } = way.hops.at(-1)!;
     const isToMany = prop.kind === ReferenceKind.MANY_TO_MANY;
     const other = isToMany ? (prop.mappedBy ?? prop.inversedBy) : undefined;
-    add(rows, part, way, storage);
+    add(settled.rows, part, way, storage);
     if (isToMany || prop.kind === ReferenceKind.ONE_TO_MANY) {
-      add(collections, from, { name: prop.name, way, isOther: false }, storage);
+      add(settled.collections, from, { name: prop.name, way, isOther: false }, storage);
     }
     if (other) {
-      add(collections, prop.targetMeta!, { name: other, way, isOther: true }, storage);
+      add(settled.collections, prop.targetMeta!, { name: other, way, isOther: true }, storage);
     }
+    const along = way.hops.flatMap((hop) => [hop.from, hop.part, hop.prop.targetMeta!]);
+    along.flatMap((meta) => withBelow(meta, storage)).forEach((meta) => settled.classes.add(meta.class));
   }
-  if (rows.size > 0) {
-    known.set(storage, { rows, collections });
+  if (settled.classes.size > 0) {
+    known.set(storage, settled);
   }
 }
 
 /** For a class, and those that extend it. */
 function add<Value>(map: Map<unknown, Value[]>, meta: EntityMetadata, value: Value, storage: MetadataStorage): void {
-  map.set(meta.class, [...(map.get(meta.class) ?? []), value]);
-  const children = [...storage].filter((child) => child.extends && storage.find(child.extends)?.class === meta.class);
-  children.forEach((child) => add(map, child, value, storage));
+  withBelow(meta, storage).forEach((one) => map.set(one.class, [...(map.get(one.class) ?? []), value]));
+}
+
+function withBelow(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata[] {
+  return [meta, ...childrenOf(meta, storage).flatMap((child) => withBelow(child, storage))];
 }
 
 function pathsOf(version: EntityProperty | undefined): readonly string[] {
