@@ -67,7 +67,7 @@ function hookBegin(connection: AbstractSqlConnection, log: TransactionLog): void
       throw explained(error, flush);
     })) as Transaction<object>;
     log.began(transaction, around);
-    if (!around && flush?.isVersioned !== false) {
+    if (!around) {
       // not known yet when the connection is made
       const converter = connection.getPlatform().getExceptionConverter();
       await watch(transaction, (error, send) =>

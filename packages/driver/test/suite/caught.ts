@@ -127,6 +127,26 @@ export function caughtErrors(driver: TestDriver): void {
       expect(outcome).toBe(stars === 5 ? 'saved' : caught);
     });
 
+    test('in a hook, while a class without a version is flushed', async () => {
+      const { orm, fork, isWritten } = await setUp();
+      let caught = '';
+      const afterUpdate = async ({ em }: { em: object }) => {
+        const tx = em as EntityManager;
+        await tx.nativeUpdate(Article, 1, { title: 'ours' });
+        const insert = "insert into plain (id, title) values (2, 'ours')";
+        await tx.execute(insert).catch(({ message }: Error) => (caught = message));
+      };
+      orm.em.getEventManager().registerSubscriber({ afterUpdate });
+      const em = fork();
+      (await em.findOneOrFail(Plain, 1)).title = 'ours';
+      const outcome = await em.flush().then(
+        () => 'saved',
+        ({ message }: Error) => message,
+      );
+      expect(caught).not.toBe('');
+      expect(outcome).toBe((await isWritten(1, Locked)) ? 'saved' : caught);
+    });
+
     for (const name of ['em.nativeUpdate', 'em.insertMany', 'a query builder', 'a flush']) {
       test(`after ${name} of a class without a version: what it is without the lock`, async () => {
         const results = [];
