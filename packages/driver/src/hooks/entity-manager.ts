@@ -155,6 +155,9 @@ export const transacting =
         try {
           const result = await super.transactional(inside, options);
           keepVersions?.(reader);
+          if (options.clear && reader) {
+            forgetMissing(reader, outside);
+          }
           return result;
         } catch (error) {
           // transactions inside have handed entities of outside to the fork of this one, which is gone
@@ -196,6 +199,22 @@ function currentRow(em: EntityManager, { lockMode = LockMode.NONE }: { lockMode?
   const sees = !em.isInTransaction() || !readsSnapshots(em.getPlatform()) || lockMode > LockMode.OPTIMISTIC;
   const lock = sees ? {} : { lockMode: LockMode.PESSIMISTIC_READ };
   return { connectionType: 'write', cache: false, ...lock };
+}
+
+/**
+ * MikroORM copies the snapshots of whole entities, but of embeddables and relations no values that an entity outside has
+ * never loaded: the next flush would take them for changes, and write NULL.
+ */
+function forgetMissing(from: EntityManager, to: EntityManager): void {
+  for (const source of from.getUnitOfWork(false).getIdentityMap()) {
+    const managed = to.getUnitOfWork(false).getIdentityMap().getByEntity(source) as object | undefined;
+    const snapshot = managed && managed !== source && (snapshotOf(managed) as Dictionary | undefined);
+    if (snapshot && versionOf(metaOf(to, managed))) {
+      const values = to.getComparator().prepareEntity(managed) as Dictionary;
+      const known = Object.entries(snapshot).filter(([name]) => values[name] !== undefined);
+      restoreSnapshot(managed, Object.fromEntries(known));
+    }
+  }
 }
 
 /** Leaves out of what is copied between EntityManagers the entities that are newer where they are copied to. */

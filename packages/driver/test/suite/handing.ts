@@ -11,7 +11,28 @@ class Doc {
   n!: number;
   version!: Opt<number>;
 }
+const Place = defineEntity({ name: 'Place', embeddable: true, properties: { town: p.string() } });
+class Page {
+  id!: number;
+  n!: number;
+  place!: { town: string };
+  spot!: { town: string };
+  parent?: Page | null;
+  version!: Opt<number>;
+}
 const entities = [
+  Place,
+  defineEntity({
+    class: Page,
+    properties: {
+      id: p.integer().primary().autoincrement(false),
+      n: p.integer(),
+      place: () => p.embedded(Place).nullable(),
+      spot: () => p.embedded(Place).object().nullable(),
+      parent: () => p.manyToOne(Page).nullable(),
+      version: p.type(VersionField),
+    },
+  }),
   defineEntity({
     class: Doc,
     properties: {
@@ -101,6 +122,31 @@ export function handing(driver: TestDriver): void {
         doc.n = 7;
         await em.flush();
         expect(await fork().findOneOrFail(Doc, 1)).toMatchObject({ title: 'B', n: 7, version: doc.version });
+      });
+    }
+
+    const known: Record<string, (em: EntityManager) => unknown> = {
+      'in part': (em) => em.findOneOrFail(Page, 2, { fields: ['n'] }),
+      'as a reference': (em) => em.getReference(Page, 2),
+    };
+    for (const [how, know] of Object.entries(known)) {
+      test(`what the entity outside, known ${how}, has not loaded is no change of it`, async () => {
+        const { fork } = await setUp();
+        const [place, spot] = [{ town: 'Ulm' }, { town: 'Bern' }];
+        const seed = fork();
+        seed.create(Page, { id: 2, n: 1, place, spot, parent: seed.create(Page, { id: 1, n: 1, place, spot }) });
+        await seed.flush();
+        const em = fork();
+        await know(em);
+        await em.transactional(async (tx) => void ((await tx.findOneOrFail(Page, 2)).n = 2), { clear: true });
+        await em.flush();
+        expect(await fork().findOneOrFail(Page, 2)).toMatchObject({ n: 2, place, spot, parent: { id: 1 }, version: 2 });
+        // reading it brings the rest, and it can be changed
+        const page = await em.findOneOrFail(Page, 2);
+        expect(page).toMatchObject({ n: 2, place, spot, parent: { id: 1 }, version: 2 });
+        page.spot.town = 'Rom';
+        await em.flush();
+        expect(await fork().findOneOrFail(Page, 2)).toMatchObject({ n: 2, place, spot: { town: 'Rom' }, version: 3 });
       });
     }
   });
