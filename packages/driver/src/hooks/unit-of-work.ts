@@ -18,6 +18,7 @@ import {
   whenIdle,
 } from '../mikro-orm/flush-state.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
+import { takeOrphans } from '../mikro-orm/outside.ts';
 import { keepTouches } from '../mikro-orm/touches.ts';
 import { keepVerified, takeVerified } from '../mikro-orm/verified.ts';
 import { type PersisterMethods, withOwnMetadata } from './change-set-persister.ts';
@@ -67,6 +68,7 @@ export const flushing: Layer<UnitOfWorkMethods> = (Base) =>
       const flush = state.begin();
       state.flush = flush;
       state.hasFailed = false;
+      takeOrphans(this as unknown as UnitOfWork);
       try {
         await super.doCommit();
         flush.succeeded();

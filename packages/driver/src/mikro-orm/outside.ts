@@ -1,5 +1,5 @@
 /** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or has its entities. */
-import type { UnitOfWork } from '@mikro-orm/core';
+import { type UnitOfWork, helper } from '@mikro-orm/core';
 import { StateOn } from './layers.ts';
 
 const outside = new StateOn<UnitOfWork>();
@@ -12,6 +12,26 @@ export function opened(inside: UnitOfWork, around: UnitOfWork): void {
 /** A unit of work, and those around it. */
 export function withOutside(uow: UnitOfWork): UnitOfWork[] {
   return upwards(uow, outside);
+}
+
+/**
+ * A flush in a transaction is about to look for changes. MikroORM notes an orphan where its parent was loaded, which may be
+ * around the transaction: there it would wait for another flush, whatever becomes of this one.
+ */
+export function takeOrphans(uow: UnitOfWork): void {
+  const [, ...around] = withOutside(uow);
+  const own: Set<object> = uow.getOrphanRemoveStack();
+  for (const orphan of around.length > 0 ? own : []) {
+    const noted = helper(orphan).__em?.getUnitOfWork();
+    if (noted && around.includes(noted) && !noted.getOrphanRemoveStack().has(orphan as never)) {
+      own.delete(orphan); // it has a parent again
+    }
+  }
+  for (const orphan of around.flatMap((one) => [...(one.getOrphanRemoveStack() as Set<object>)])) {
+    if (uow.getIdentityMap().getByEntity(orphan) === orphan) {
+      own.add(orphan);
+    }
+  }
 }
 
 const sources = new StateOn<UnitOfWork>();

@@ -594,6 +594,34 @@ export function discards(driver: TestDriver): void {
       expect([ann.name, bob.books.length, helper(dan).__managed]).toEqual(['Ann', 2, false]);
     });
 
+    test('an orphan whose parent was loaded outside is removed by the transaction, or not at all', async () => {
+      const { fork, state, load } = await setUp();
+      const em = fork();
+      const { ann, bob } = await load(em);
+      const before = await state();
+      const discarded = async (tx: EntityManager) => {
+        ann.books.removeAll();
+        await tx.flush();
+        await stop();
+      };
+      await thrown(() => em.transactional(discarded));
+      await em.flush();
+      expect(await state()).toEqual(before);
+      expect(ann.books.length).toBe(2);
+      const [first, second] = bob.books.getItems();
+      const books = await fork().count(Book);
+      await em.transactional(async () => bob.books.remove(first!));
+      expect(await fork().count(Book)).toBe(books - 1);
+      // one that has its parent again is none
+      bob.books.remove(second!);
+      await em.transactional(async (tx) => {
+        bob.books.add(second!);
+        await tx.flush();
+      });
+      await em.flush();
+      expect(await fork().count(Book)).toBe(books - 1);
+    });
+
     test('a read that flushes first commits nothing of it', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();
