@@ -95,9 +95,22 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
         );
     }
     settleAggregates(storage);
+    [...storage].filter(versionOf).forEach((meta) => completeReferences(meta, storage));
   };
   adopt(storage);
   hookLaterDiscovery(storage, (meta) => adopt([meta]));
+}
+
+/**
+ * When a row is removed, MikroORM takes its entity out of all that refers to it, or the next flush would insert it again. It
+ * misses what refers to a class above.
+ */
+function completeReferences(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata['referencingProperties'] {
+  const { referencingProperties: own, root } = meta;
+  const above = meta.extends && (storage.find(meta.extends as never) as EntityMetadata | undefined);
+  const inherited = above && above.root === root ? completeReferences(above, storage) : [];
+  own.push(...inherited.filter((one) => !own.some(({ prop }) => prop === one.prop)));
+  return own;
 }
 
 /** Returns a version that stays MikroORM's. */

@@ -398,6 +398,60 @@ export function removals(driver: TestDriver): void {
         });
       }
     }
+
+    for (const inheritance of ['sti', 'tpt'] as const) {
+      test(`what refers to it by a class above does not bring it back (${inheritance})`, async () => {
+        class Person {
+          id!: number;
+          n!: number;
+          boss?: Person | null;
+          staff = new Collection<Person>(this);
+          deputy?: Person | null;
+          version!: number;
+        }
+        class Employee extends Person {
+          salary?: number | null;
+        }
+        const person = defineEntity({
+          class: Person,
+          ...(inheritance === 'sti' ? { discriminatorColumn: 'kind' } : { inheritance }),
+          properties: {
+            id: p.integer().primary().autoincrement(false),
+            n: p.integer().default(0),
+            boss: () => p.manyToOne(Person).nullable(),
+            staff: () => p.oneToMany(Person).mappedBy('boss'),
+            deputy: () => p.manyToOne(Person).nullable().deleteRule('set null'),
+            version,
+          },
+        } as never);
+        const employee = defineEntity({
+          class: Employee,
+          extends: Person,
+          properties: { salary: p.integer().nullable() },
+        } as never);
+        const { fork } = await open(driver, [person, employee]);
+        const seed = fork();
+        const boss = seed.create(Person, { id: 1, n: 0 } as never);
+        await seed.flush();
+        boss.deputy = seed.create(Employee, { id: 2, n: 0, boss } as never);
+        await seed.flush();
+        const em = fork();
+        const [first, second] = await em.find(Person, {}, { populate: ['staff'], orderBy: { id: 1 } });
+        const removed = async () => {
+          em.remove(second!);
+          await em.flush();
+          first!.n++;
+          await em.flush();
+        };
+        await em.begin();
+        await removed();
+        expect([first!.staff.length, first!.deputy ?? null]).toEqual([0, null]);
+        await em.rollback();
+        expect([first!.staff.getItems(), first!.deputy]).toEqual([[second], second]);
+        await removed();
+        expect((await fork().find(Person, {})).map(({ id }) => id)).toEqual([1]);
+      });
+    }
   });
 
   cascades(driver);
