@@ -138,6 +138,7 @@ function expunge(one: Written, isNew: ReadonlySet<object>, members: Members): vo
     }
     const stacks: Set<object>[] = [uow.getPersistStack(), uow.getRemoveStack(), uow.getOrphanRemoveStack()];
     stacks.forEach((stack) => stack.delete(entity));
+    leaveCollections(uow, entity);
   }
   leaveRelations(entity, isNew);
   const wrapped = helper(entity) as unknown as Dictionary;
@@ -150,6 +151,23 @@ function expunge(one: Written, isNew: ReadonlySet<object>, members: Members): vo
   restoreFlags(entity, state!.flags);
   delete wrapped.__em;
   wrapped.__managed = false;
+}
+
+/** Also those of a parent that it had before another one, or none, was assigned: MikroORM leaves it there. */
+function leaveCollections(uow: UnitOfWork, entity: object): void {
+  for (const { meta, prop } of helper(entity).__meta.referencingProperties) {
+    for (const referrer of uow.getIdentityMap().getStore(meta).values() as Iterable<Dictionary>) {
+      const items: unknown = referrer[prop.name];
+      if (
+        prop.kind === ReferenceKind.ONE_TO_MANY &&
+        Utils.isCollection(items) &&
+        items.contains(entity as never, false)
+      ) {
+        items.removeWithoutPropagation(entity as never);
+        settle(items);
+      }
+    }
+  }
 }
 
 /** MikroORM persists what managed entities refer to, so a new one must not stay on the other side of its relations. */

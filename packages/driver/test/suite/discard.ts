@@ -594,6 +594,21 @@ export function discards(driver: TestDriver): void {
       expect([ann.name, bob.books.length, helper(dan).__managed]).toEqual(['Ann', 2, false]);
     });
 
+    test('what was created for a parent that it lost again leaves the collection of that parent', async () => {
+      const { fork, state, load } = await setUp(false, false);
+      const em = fork();
+      const { ann } = await load(em);
+      const before = await state();
+      await em.begin();
+      const book = em.create(Book, { id: 99, title: 'lost', author: ann } as never) as Book;
+      book.author = null;
+      await em.flush();
+      await em.rollback();
+      await em.flush();
+      expect(await state()).toEqual(before);
+      expect(ann.books.length).toBe(2);
+    });
+
     test('an orphan whose parent was loaded outside is removed by the transaction, or not at all', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();
