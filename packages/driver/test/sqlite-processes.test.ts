@@ -83,5 +83,10 @@ test('two processes verify what the other one writes: a doctor is always on call
 });
 
 test('the same without verify(): there are times with none', async () => {
-  expect((await onCall(false)).violations).toBeGreaterThan(0);
+  let { violations } = await onCall(false);
+  // on a busy machine the two may hardly meet
+  for (let more = 0; more < 9 && violations === 0; more++) {
+    ({ violations } = await onCall(false));
+  }
+  expect(violations).toBeGreaterThan(0);
 });
