@@ -609,6 +609,28 @@ export function discards(driver: TestDriver): void {
       expect(ann.books.length).toBe(2);
     });
 
+    for (const generated of [false, true]) {
+      const key = (id: number) => (generated ? {} : { id });
+      test(`what was never saved and went with its parent is not inserted (${generated ? 'generated' : 'given'} keys)`, async () => {
+        const { fork, state, load, sent } = await setUp(generated);
+        await fork().transactional(async (tx) => tx.create(Author, { ...key(4), name: 'Dan' } as never));
+        const em = fork();
+        await load(em);
+        const before = { database: await state(), memory: memoryOf(em) };
+        const dan = await em.findOneOrFail(Author, { name: 'Dan' }, { populate: ['books'] as never });
+        await thrown(() =>
+          em.transactional(async (tx) => {
+            dan.books.add(tx.create(Book, { ...key(98), title: 'never', author: dan } as never, { persist: false }));
+            tx.remove(dan);
+            await tx.flush();
+            await stop();
+          }),
+        );
+        expect(await sent(() => em.flush())).toEqual([]);
+        expect([await state(), memoryOf(em)]).toEqual([before.database, before.memory]);
+      });
+    }
+
     test('an orphan whose parent was loaded outside is removed by the transaction, or not at all', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();
