@@ -180,6 +180,8 @@ export class Flush {
     }
     this.#autocommits = ctx === undefined && (this.#sending.alone || !hasSeveralRows);
     await write(ctx);
+    // as MikroORM does after a DELETE, or it would be removed again by every flush
+    this.#plan.unsaved.forEach((entity) => this.#em.getUnitOfWork(false).unsetIdentity(entity));
     this.#stage = 'written';
     this.#undo.done();
   }

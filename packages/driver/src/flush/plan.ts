@@ -9,7 +9,7 @@ import { tableClasses, versionTable } from '../discovery.ts';
 import {
   type AnyChangeSet,
   type ChangeSetGroups,
-  isUnsavedOrphan,
+  isUnsavedPart,
   metaOf,
   snapshotOf,
   updatesOf,
@@ -34,6 +34,8 @@ export interface Plan {
   readonly uncovered: ReadonlySet<object>;
   /** Rows with a version that are deleted, in order. */
   readonly deletes: readonly AnyChangeSet[];
+  /** What MikroORM would delete, but was never saved. */
+  readonly unsaved: readonly object[];
   /** Rows of a table, of which JavaScript does not know how the database sorts their keys. */
   readonly unsorted: readonly AnyChangeSet[][];
   /** A row with a version is written or compared. */
@@ -57,6 +59,7 @@ export const NO_PLAN: Plan = {
   unsure: [],
   uncovered: new Set(),
   deletes: [],
+  unsaved: [],
   unsorted: [],
   versioned: false,
   meetsExisting: false,
@@ -78,6 +81,7 @@ interface Draft {
   readonly claims: CheckedRow[];
   readonly unsure: UnsureRow[];
   readonly deletes: AnyChangeSet[];
+  readonly unsaved: object[];
   readonly unsorted: AnyChangeSet[][];
   /** What is written, a table after the other. */
   readonly written: AnyChangeSet[][];
@@ -111,6 +115,7 @@ export function planFlush(
     claims: [],
     unsure: [],
     deletes: [],
+    unsaved: [],
     unsorted: [],
     written: [],
     rows: 0,
@@ -180,7 +185,7 @@ function planChanges(
   draft: Draft,
 ): AnyChangeSet[] {
   draft.meetsExisting ||= sets.some((set) => versionOf(set.meta));
-  const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, draft) : planDeletes(em, sets);
+  const rest = operation === 'update' ? planUpdates(em, sets, elsewhere, draft) : planDeletes(em, sets, draft);
   // rows without a version come as MikroORM would write them
   const { sorted, isKnown } = areVersioned(em, sets)
     ? inKeyOrder(rest, dialectOf(driver.getPlatform()))
@@ -233,12 +238,14 @@ function planUpdates(
   return compared.size + uncovered.size > 0 ? sets.filter((set) => !compared.has(set) && !isIdle(set)) : sets;
 }
 
-function planDeletes(em: EntityManager, sets: AnyChangeSet[]): AnyChangeSet[] {
+function planDeletes(em: EntityManager, sets: AnyChangeSet[], { unsaved }: Draft): AnyChangeSet[] {
   if (!areVersioned(em, sets)) {
     return sets;
   }
   // what was never saved has no version, and no row
-  const saved = sets.filter((set) => !versionOf(set.meta) || !isUnsavedOrphan(em, set));
+  const isUnsaved = (set: AnyChangeSet) => versionOf(set.meta) !== undefined && isUnsavedPart(em, set);
+  const saved = sets.filter((set) => !isUnsaved(set));
+  unsaved.push(...sets.filter(isUnsaved).map(({ entity }) => entity));
   for (const changeSet of saved.filter((set) => versionOf(set.meta))) {
     const { entity, meta } = changeSet;
     // a removed row is found by the key that it has, whatever was assigned since

@@ -171,9 +171,8 @@ export const ordering: Layer<UnitOfWorkMethods> = (Base) =>
       }
       const deleted = (state.deleted ??= new Set());
       const byTable = groups![sets[0]!.type];
-      const metas = [...byTable.values()].map(([set]) =>
-        set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!,
-      );
+      const tables = [...byTable.values()].filter((some) => some.length > 0);
+      const metas = tables.map(([set]) => (set!.meta.inheritanceType === 'tpt' ? set!.meta : set!.rootMeta!));
       for (const { _id } of inTableOrder(metas, em.getMetadata(), 'deleted')) {
         const some = byTable.get(_id)!;
         deleted.add(some);

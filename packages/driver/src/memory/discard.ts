@@ -247,7 +247,9 @@ function restoreCopied(entity: Dictionary, values: Dictionary, since: ReadonlySe
 
 /** What em.remove() and MikroORM after it have taken off the other side of relations, and that did not change itself. */
 function reattach(entity: Dictionary): void {
-  for (const [prop, target] of targetsOf(entity)) {
+  // links are put back with the collections: the one of a tag that is not loaded may still have what has left the tag
+  const targets = [...targetsOf(entity)].filter(([{ kind }]) => kind !== ReferenceKind.MANY_TO_MANY);
+  for (const [prop, target] of targets) {
     const inverse = prop.inversedBy ?? prop.mappedBy;
     const other: unknown = inverse && target[inverse];
     if (Utils.isCollection(other)) {
@@ -313,11 +315,13 @@ function restoreItems(collection: Collection<object>, { snapshot, after }: Colle
   }
   const current = (collection.getSnapshot() ?? []) as object[];
   const written = new Set(after);
-  const before = new Set(snapshot);
+  // MikroORM takes a removed row out of the items of a collection, but not out of what it knows of it
+  const known = snapshot.filter((item) => helper(item).__managed);
+  const before = new Set(known);
   // it may have been loaded since
   const kept = current.filter((item) => before.has(item) || !written.has(item));
   const isAsWritten = current.length === written.size && current.every((item) => written.has(item));
-  const base = isAsWritten ? [...snapshot] : [...new Set([...kept, ...snapshot.filter((item) => !written.has(item))])];
+  const base = isAsWritten ? known : [...new Set([...kept, ...known.filter((item) => !written.has(item))])];
   setItems(collection, [...new Set([...base.filter((item) => !since.removed.has(item)), ...since.added])]);
   forgetSnapshot(collection, base);
   collection.setDirty(since.added.length + since.removed.size > 0);

@@ -21,6 +21,7 @@ import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import {
   type AnyChangeSet,
   type ChangeSetGroups,
+  isUnsavedPart,
   isUpdate,
   metaOf,
   restoreSnapshot,
@@ -270,13 +271,15 @@ export class Undo {
     if (this.#entities.has(entity)) {
       return;
     }
-    const isNew = changeSet?.type === ChangeSetType.CREATE;
+    // what MikroORM deletes, but was never saved, is not to be inserted either when the removal is discarded
+    const isUnsaved =
+      changeSet !== undefined && (changeSet.type === ChangeSetType.CREATE || isUnsavedPart(this.#em, changeSet));
     collectionsOf(entity).forEach((collection) => this.#rememberCollection(collection));
-    const filled = shapeOf(metaOf(this.#em, entity))[isNew ? 'insert' : 'update'];
+    const filled = shapeOf(metaOf(this.#em, entity))[isUnsaved ? 'insert' : 'update'];
     const flags = flagsOf(entity);
     // listeners may have computed the change set once more, against the changed state
-    flags.__originalEntityData = isNew ? undefined : (changeSet?.originalEntity ?? flags.__originalEntityData);
-    const created = isNew ? this.#mapsWith(entity, members) : undefined;
+    flags.__originalEntityData = isUnsaved ? undefined : (changeSet?.originalEntity ?? flags.__originalEntityData);
+    const created = isUnsaved ? this.#mapsWith(entity, members) : undefined;
     this.#entities.set(entity, { entity, flags, created, before: pick(entity, filled), values });
   }
 

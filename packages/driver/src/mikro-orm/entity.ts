@@ -10,6 +10,7 @@ import {
   type Transaction,
   helper,
 } from '@mikro-orm/core';
+import { withOutside } from './outside.ts';
 
 export type AnyChangeSet = ChangeSet<object>;
 
@@ -52,10 +53,17 @@ export function isNew(entity: object): boolean {
   return helper(entity).__initialized && snapshotOf(entity) === undefined;
 }
 
-/** MikroORM removes a new entity, too, that was taken out of a collection again before it was saved. */
-export function isUnsavedOrphan(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
-  const orphans: Set<object> = em.getUnitOfWork(false).getOrphanRemoveStack();
-  return type !== ChangeSetType.CREATE && isNew(entity) && orphans.has(entity);
+/**
+ * MikroORM removes a new entity, too, that was taken out of a collection again, or whose parent is removed, before it was
+ * saved. In a transaction, one that joins a parent which the EntityManager around has loaded waits there to be inserted.
+ */
+export function isUnsavedPart(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
+  if (type === ChangeSetType.CREATE || !isNew(entity)) {
+    return false;
+  }
+  const [uow, ...around] = withOutside(em.getUnitOfWork(false));
+  const stacks: Set<object>[] = [uow!.getOrphanRemoveStack(), ...around.map((one) => one.getPersistStack())];
+  return !helper(entity).hasPrimaryKey() || stacks.some((stack) => stack.has(entity));
 }
 
 export function isUpdate(type: AnyChangeSet['type']): boolean {

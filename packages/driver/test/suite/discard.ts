@@ -609,6 +609,85 @@ export function discards(driver: TestDriver): void {
       expect(ann.books.length).toBe(2);
     });
 
+    for (const generated of [false, true]) {
+      const key = (id: number) => (generated ? {} : { id });
+      test(`what was never saved and went with its parent is not inserted (${generated ? 'generated' : 'given'} keys)`, async () => {
+        const { fork, state, load, sent } = await setUp(generated);
+        await fork().transactional(async (tx) => tx.create(Author, { ...key(4), name: 'Dan' } as never));
+        const em = fork();
+        await load(em);
+        const before = { database: await state(), memory: memoryOf(em) };
+        const dan = await em.findOneOrFail(Author, { name: 'Dan' }, { populate: ['books'] as never });
+        await thrown(() =>
+          em.transactional(async (tx) => {
+            dan.books.add(tx.create(Book, { ...key(98), title: 'never', author: dan } as never, { persist: false }));
+            tx.remove(dan);
+            await tx.flush();
+            await stop();
+          }),
+        );
+        expect(await sent(() => em.flush())).toEqual([]);
+        expect([await state(), memoryOf(em)]).toEqual([before.database, before.memory]);
+      });
+    }
+
+    test('links that were removed before stay removed when what they pointed to comes back', async () => {
+      const { fork, state, sent } = await setUp();
+      const seed = fork();
+      const friends = [4, 5].map((id) => seed.create(Author, { id, name: `friend ${id}` } as never));
+      (await seed.findOneOrFail(Author, 1, { populate: ['friends'] as never })).friends.add(friends);
+      await seed.flush();
+      const em = fork();
+      const [ann, bob, , dan, eve] = await em.find(Author, {}, { populate: ['friends'] as never, orderBy: { id: 1 } });
+      const remove = (one: Author) =>
+        thrown(() =>
+          em.transactional(async (tx) => {
+            tx.remove(one);
+            await tx.flush();
+            await stop();
+          }),
+        );
+      // those of which Dan is the friend are not loaded
+      ann!.friends.remove(dan!);
+      await em.flush();
+      const after = await state();
+      await remove(dan!);
+      expect([nameOf(dan), valueOf(ann!, helper(ann!).__meta.properties.friends as never)]).toEqual([
+        'friend 4',
+        ['Bob', 'Cid', 'friend 5'],
+      ]);
+      expect(await sent(() => em.flush())).toEqual([]);
+      expect(await state()).toEqual(after);
+      await remove(eve!);
+      expect(ann!.friends.contains(eve!)).toBe(true);
+      expect(await sent(() => em.flush())).toEqual([]);
+      expect(await state()).toEqual(after);
+      expect(bob!.friends.length).toBe(0);
+    });
+
+    test('what an earlier flush has removed does not come back with a collection', async () => {
+      const { fork, state, load, sent } = await setUp();
+      await fork().transactional(async (tx) => tx.create(Author, { id: 4, name: 'Dan' } as never));
+      const em = fork();
+      const { bob } = await load(em);
+      const dan = await em.findOneOrFail(Author, 4, { populate: ['friendOf'] as never });
+      const eve = em.create(Author, { id: 5, name: 'Eve' } as never);
+      eve.friends.add(dan);
+      em.remove(dan);
+      await em.flush();
+      const after = await state();
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          eve.friends.set([bob]);
+          await tx.flush();
+          await stop();
+        }),
+      );
+      expect(await sent(() => em.flush())).toEqual([]);
+      expect(await state()).toEqual(after);
+      expect(eve.friends.getItems()).toEqual([]);
+    });
+
     test('an orphan whose parent was loaded outside is removed by the transaction, or not at all', async () => {
       const { fork, state, load } = await setUp();
       const em = fork();

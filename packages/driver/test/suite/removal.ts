@@ -184,29 +184,87 @@ export function removals(driver: TestDriver): void {
       expect((await db.fork().find(Tag, {})).map((tag) => tag.version)).toEqual([1, 1, 1, 1]);
     });
 
+    const setUpShelf = async (key: string) => {
+      const Shelf = defineEntity({
+        name: 'Shelf',
+        properties: {
+          id: p.integer().primary(),
+          items: () => p.oneToMany(Item).mappedBy('shelf').orphanRemoval(),
+          lid: () => p.oneToOne(Lid).mappedBy('shelf').orphanRemoval().nullable(),
+          version,
+        },
+      });
+      const Item = defineEntity({
+        name: 'Item',
+        properties: { id: p.integer().primary(), shelf: () => p.manyToOne(Shelf), version },
+      });
+      const Lid = defineEntity({
+        name: 'Lid',
+        properties: { id: p.integer().primary(), shelf: () => p.oneToOne(Shelf).owner(), version },
+      });
+      const entities = [Shelf, Item, Lid] as EntitySchema[];
+      const { fork } = await open(driver, entities);
+      await fork().insert(Shelf, { id: 1 });
+      const em = fork();
+      const shelf = await em.findOneOrFail(Shelf, 1, { populate: ['items', 'lid'] });
+      const item = (id: number) =>
+        em.create(Item, { ...(key === 'given' ? { id } : {}), shelf } as never, { persist: false });
+      const counts = () => Promise.all(entities.map((entity) => fork().count(entity)));
+      return { em, shelf, item, counts, Item, Lid };
+    };
+
     for (const key of ['given', 'generated']) {
       test(`a new item with a ${key} key that is taken out again before it was saved is none`, async () => {
-        const Shelf = defineEntity({
-          name: 'Shelf',
-          properties: {
-            id: p.integer().primary(),
-            items: () => p.oneToMany(Item).mappedBy('shelf').orphanRemoval(),
-            version,
-          },
-        });
-        const Item = defineEntity({
-          name: 'Item',
-          properties: { id: p.integer().primary(), shelf: () => p.manyToOne(Shelf), version },
-        });
-        const { fork } = await open(driver, [Shelf, Item] as EntitySchema[]);
-        await fork().insert(Shelf, { id: 1 });
-        const em = fork();
-        const shelf = await em.findOneOrFail(Shelf, 1, { populate: ['items'] });
+        const { em, shelf, counts, Item } = await setUpShelf(key);
         shelf.items.remove(em.create(Item, { ...(key === 'given' ? { id: 7 } : {}), shelf }));
         await em.flush();
-        expect([await em.findOne(Item, 7), await fork().count(Item), shelf.version]).toEqual([null, 0, 1]);
+        expect([await em.findOne(Item, 7), await counts(), shelf.version]).toEqual([null, [1, 0, 0], 1]);
+      });
+
+      test(`the same (${key} key), and a transaction that flushes twice`, async () => {
+        const { em, shelf, item, counts } = await setUpShelf(key);
+        const never = item(7);
+        shelf.items.add(never);
+        shelf.items.remove(never);
+        await em.flush();
+        await em.transactional(async (tx) => {
+          await tx.flush();
+          shelf.items.add(item(8));
+          await tx.flush();
+        });
+        expect(await counts()).toEqual([1, 1, 0]);
+      });
+
+      test(`a new item with a ${key} key is none when a transaction removes its parent`, async () => {
+        const { em, shelf, item, counts } = await setUpShelf(key);
+        await em.transactional(async (tx) => {
+          shelf.items.add(item(7));
+          tx.remove(shelf);
+        });
+        await em.flush();
+        expect(await counts()).toEqual([0, 0, 0]);
+      });
+
+      test(`beside a new item with a ${key} key that is none, rows of other classes are removed`, async () => {
+        const { em, shelf, item, counts, Lid } = await setUpShelf(key);
+        shelf.lid = em.create(Lid, { id: 3, shelf });
+        await em.flush();
+        const never = item(7);
+        shelf.items.add(never);
+        shelf.items.remove(never);
+        em.remove(shelf);
+        await em.flush();
+        expect(await counts()).toEqual([0, 0, 0]);
       });
     }
+
+    test('what a removed row refers to, and has no key as it was never saved, is none', async () => {
+      const { em, shelf, counts, Lid } = await setUpShelf('generated');
+      shelf.lid = em.create(Lid, { shelf }, { persist: false });
+      em.remove(shelf);
+      await em.flush();
+      expect(await counts()).toEqual([0, 0, 0]);
+    });
 
     test('pivot rows change without their owner, and a removed item is checked', async () => {
       const db = await setUp();

@@ -1,7 +1,7 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
 import { type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
-import { type AnyChangeSet, isManaged, isUnsavedOrphan, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, isManaged, isUnsavedPart, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
 import { isClaim } from '../claims.ts';
 import { changesOnlyUncovered } from '../exclude.ts';
 import { Parents } from './parents.ts';
@@ -30,7 +30,7 @@ export class Climb {
   run(): Roots {
     const collections = this.#em.getUnitOfWork(false).getCollectionUpdates() as Collection<object>[];
     collections.forEach((collection) => this.#fromCollection(collection));
-    const changes = this.#changeSets.filter((set) => counts(set) && !isUnsavedOrphan(this.#em, set));
+    const changes = this.#changeSets.filter((set) => counts(set) && !isUnsavedPart(this.#em, set));
     const written = new Set([...changes.map(({ entity }) => entity), ...this.#parents.later.keys()]);
     written.forEach((entity) => this.#fromRow(entity));
     // a root may be a part itself; what is found meanwhile is visited too
