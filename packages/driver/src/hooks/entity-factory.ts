@@ -151,7 +151,9 @@ function isOlder(
     return false;
   }
   const isLower = data[version] == null || Number(data[version]) < Number(held);
-  if (isLower && isDoubtful(entity) && covers(mergedKeys(entity, data), entity) && !isDirty(em, entity)) {
+  // a refresh replaces by NULL, too
+  const read = options.refresh ? Object.keys(data) : mergedKeys(entity, data);
+  if (isLower && isDoubtful(entity) && covers(read, entity) && !isDirty(em, entity)) {
     trust(entity);
     return false;
   }

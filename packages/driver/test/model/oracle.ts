@@ -237,7 +237,7 @@ export function isUncovered(copy: Copy): boolean {
  * claim stays; and a copy that a rollback has put in doubt takes it, if nothing else is lost by that.
  */
 export function reread(copy: Copy, row: Fields): void {
-  const known = copy.touched ? copy.now['version'] : (copy.base['version'] ?? copy.now['version']);
+  const known = copy.base['version'] ?? copy.now['version'];
   // MikroORM does not replace a value by NULL when it merges, so that one stays old, too
   const brings = (column: string) => column in row && (row[column] !== null || copy.base[column] == null);
   const isHeld = (column: string) => copy.loaded.has(column) || copy.base[column] !== undefined;

@@ -608,6 +608,25 @@ export function readings(driver: TestDriver): void {
     expect(book.version).toBe(2);
   });
 
+  test('what a rolled back transaction had written past a flush gives way to the row, also to NULL in it, when it is refreshed', async () => {
+    const { fork } = await open(driver, entities);
+    const seed = fork();
+    seed.create(Author, { id: 1, name: 'a' });
+    seed.create(Book, { id: 1, title: 'old', n: 0, note: null, author: 1 });
+    await seed.flush();
+    const em = fork();
+    const book = await em.findOneOrFail(Book, 1);
+    await em.begin();
+    await em.upsert(Book, { id: 1, title: 'new', n: 1, note: 'x', author: 1 });
+    expect(book).toMatchObject({ title: 'new', note: 'x', version: 2 });
+    await em.rollback();
+    await em.find(Book, {}, { refresh: true });
+    expect(book).toMatchObject({ title: 'old', n: 0, note: null, version: 1 });
+    book.n = 5;
+    await em.flush();
+    expect(await fork().findOneOrFail(Book, 1)).toMatchObject({ title: 'old', n: 5, note: null, version: 2 });
+  });
+
   if (driver.concurrent) {
     test('in one transaction, a snapshot that is older than a locked row', async () => {
       const { fork, rival, row } = await cached();
