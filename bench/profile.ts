@@ -1,6 +1,6 @@
 /**
- * Where the time of a job goes, by package, and of ours by room. The sampling profiler runs during the job only, so what
- * prepares it is not in; it slows everything down, so compare shares, and leave the times to the benchmark.
+ * Where the time of a job goes, by package, and of ours by room. Only samples that were taken during the job count, not
+ * those of what prepares it; the profiler slows everything down, so compare shares, and leave the times to the benchmark.
  */
 import { type Profiler, Session } from 'node:inspector/promises';
 import { markdownTable } from 'markdown-table';
@@ -25,9 +25,9 @@ const PLACES: readonly (readonly [place: RegExp, name: (found: RegExpExecArray) 
   [/\/packages\/driver\/src\/(\w+)\//, ([, room]) => `mikro-ool: ${room}/`],
   [/\/packages\/driver\/src\//, () => 'mikro-ool: versioned.ts and the files beside it'],
   [/\/packages\/(\w+)\/src\//, ([, name]) => `mikro-ool: @mikro-ool/${name}`],
-  [/\/node_modules\/(?:@mikro-orm)\//, () => 'MikroORM'],
+  [/\/node_modules\/@mikro-orm\//, () => 'MikroORM'],
   [/\/node_modules\/kysely\//, () => 'Kysely'],
-  [/\/node_modules\/(?:better-sqlite3)\//, () => 'SQLite'],
+  [/\/node_modules\/better-sqlite3\//, () => 'SQLite'],
   [/\/node_modules\/pg[\w-]*\//, () => 'client of PostgreSQL'],
   [/\/bench\//, () => 'the benchmark'],
 ];

@@ -6,14 +6,8 @@ import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { tableClasses, versionTable } from '../discovery.ts';
-import {
-  type AnyChangeSet,
-  type ChangeSetGroups,
-  isUnsavedPart,
-  metaOf,
-  snapshotOf,
-  updatesOf,
-} from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
+import { isUnsavedPart } from '../mikro-orm/outside.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import type { Roots } from '../covers/aggregate/climb.ts';

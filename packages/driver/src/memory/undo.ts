@@ -21,7 +21,6 @@ import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import {
   type AnyChangeSet,
   type ChangeSetGroups,
-  isUnsavedPart,
   isUpdate,
   metaOf,
   restoreSnapshot,
@@ -29,7 +28,7 @@ import {
 } from '../mikro-orm/entity.ts';
 import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
-import { withOutside } from '../mikro-orm/outside.ts';
+import { isUnsavedPart, withOutside } from '../mikro-orm/outside.ts';
 import type { CheckedRow } from '../write/batch.ts';
 import {
   type EntityState,

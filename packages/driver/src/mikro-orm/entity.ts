@@ -10,7 +10,6 @@ import {
   type Transaction,
   helper,
 } from '@mikro-orm/core';
-import { withOutside } from './outside.ts';
 
 export type AnyChangeSet = ChangeSet<object>;
 
@@ -51,19 +50,6 @@ export function isManaged(em: EntityManager, entity: object): boolean {
 /** Was it never in the database? A reference by a key that is not the primary one has no snapshot either. */
 export function isNew(entity: object): boolean {
   return helper(entity).__initialized && snapshotOf(entity) === undefined;
-}
-
-/**
- * MikroORM removes a new entity, too, that was taken out of a collection again, or whose parent is removed, before it was
- * saved. In a transaction, one that joins a parent which the EntityManager around has loaded waits there to be inserted.
- */
-export function isUnsavedPart(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
-  if (type === ChangeSetType.CREATE || !isNew(entity)) {
-    return false;
-  }
-  const [uow, ...around] = withOutside(em.getUnitOfWork(false));
-  const stacks: Set<object>[] = [uow!.getOrphanRemoveStack(), ...around.map((one) => one.getPersistStack())];
-  return !helper(entity).hasPrimaryKey() || stacks.some((stack) => stack.has(entity));
 }
 
 export function isUpdate(type: AnyChangeSet['type']): boolean {

@@ -1,5 +1,6 @@
 /** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or has its entities. */
-import { type UnitOfWork, helper } from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type UnitOfWork, helper } from '@mikro-orm/core';
+import { type AnyChangeSet, isNew } from './entity.ts';
 import { StateOn } from './layers.ts';
 
 const outside = new StateOn<UnitOfWork>();
@@ -32,6 +33,19 @@ export function takeOrphans(uow: UnitOfWork): void {
       own.add(orphan);
     }
   }
+}
+
+/**
+ * MikroORM removes a new entity, too, that was taken out of a collection again, or whose parent is removed, before it was
+ * saved. In a transaction, one that joins a parent which the EntityManager around has loaded waits there to be inserted.
+ */
+export function isUnsavedPart(em: EntityManager, { type, entity }: AnyChangeSet): boolean {
+  if (type === ChangeSetType.CREATE || !isNew(entity)) {
+    return false;
+  }
+  const [uow, ...around] = withOutside(em.getUnitOfWork(false));
+  const stacks: Set<object>[] = [uow!.getOrphanRemoveStack(), ...around.map((one) => one.getPersistStack())];
+  return !helper(entity).hasPrimaryKey() || stacks.some((stack) => stack.has(entity));
 }
 
 const sources = new StateOn<UnitOfWork>();

@@ -1,6 +1,7 @@
 /**
  * Which rows of one table go into one statement. What is planned for a single statement (flush/alone.ts, order/keys.ts)
- * and what is sent (flush/updates.ts, flush/deletes.ts) ask the same functions, or a statement without a transaction would become two.
+ * and what is sent (flush/updates.ts, flush/deletes.ts) ask the same functions, or a statement without a transaction
+ * would become two.
  */
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import type { AnyChangeSet } from '../mikro-orm/entity.ts';

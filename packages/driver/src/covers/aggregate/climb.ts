@@ -1,7 +1,8 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
 import { type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
-import { type AnyChangeSet, isManaged, isUnsavedPart, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, isManaged, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { isUnsavedPart } from '../../mikro-orm/outside.ts';
 import { isClaim } from '../claims.ts';
 import { changesOnlyUncovered } from '../exclude.ts';
 import { Parents } from './parents.ts';
