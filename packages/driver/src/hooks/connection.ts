@@ -84,7 +84,8 @@ function hookCommit(connection: AbstractSqlConnection, log: TransactionLog): voi
     await log.ending(transaction);
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
     unwatch(transaction);
-    const wasSent = log.hasVersions(transaction) ? noticeCommit(transaction) : () => false;
+    const isConcerned = log.hasVersions(transaction) || hasSubscribers(rest[0]);
+    const wasSent = isConcerned ? noticeCommit(transaction) : () => false;
     try {
       await commit.call(connection, transaction, ...rest);
     } catch (error) {
@@ -92,6 +93,12 @@ function hookCommit(connection: AbstractSqlConnection, log: TransactionLog): voi
     }
     log.committed(transaction);
   };
+}
+
+/** Somebody may flush before the COMMIT. */
+function hasSubscribers(eventBroadcaster?: object): boolean {
+  const { em } = (eventBroadcaster ?? {}) as { em?: EntityManager };
+  return em !== undefined && em.getEventManager().getSubscribers().size > 0;
 }
 
 /** Listeners come before the COMMIT, and may fail, too. Returns whether it has been sent. */
