@@ -689,12 +689,13 @@ export function aggregates(driver: TestDriver): void {
       };
       const sentences: Record<string, RegExp> = {
         labls: /^House\.version covers "labls", but House has no "labls"\. Is it misspelt\?/,
-        place: /House\.place is an embeddable, which is part of the row anyway\. Leave it out\./,
-        name: /House\.name is no relation but a column, which the version covers anyway\./,
+        place: /House\.place is part of the row, which the version covers anyway\. Leave it out\./,
+        name: /House\.name is part of the row, which the version covers anyway\. Leave it out\./,
         owner: /House\.owner refers to a Ward that others may refer to, too, so it is no part\./,
         only: /House\.only has no way back from Ward to House\. Give it an "inversedBy"\./,
-        doors: /House\.doors leads back by Door\.house, which is not persisted, so what it belonged to .* Persist it\./,
-        keys: /House\.keys leads back by Door\.byName, which names a House by "code", .* Let it name the primary key\./,
+        doors:
+          /House\.doors leads back by Door\.house, which is not persisted, so what .* is not known\. Leave it out\./,
+        keys: /House\.keys leads back by Door\.byName, which names it by "code", so what .* is not known\. Leave it out\./,
         'labels.wards': /House\.labels is m:n, so its items belong to nobody\. Let the path end there\./,
         'labels.wrds': /Label has no "wrds"/,
       };
