@@ -109,7 +109,12 @@ export function aggregatesAlong(driver: TestDriver): void {
         address: () => p.oneToOne(Address).inversedBy('order').nullable(),
         marks: () => p.manyToMany(Tag).mappedBy('marked'),
         gifts: () => p.manyToMany(Tag),
-        version: version('lines', 'lines.notes', 'tags', 'marks', 'gifts', 'address'),
+        wishes: () => p.manyToMany(Tag),
+        parcels: () => p.oneToMany(Parcel).mappedBy('order'),
+        seal: () => p.oneToOne(Seal).mappedBy('order').nullable(),
+        mainId: p.integer().fieldName('main_id').nullable(),
+        main: () => p.manyToOne(Tag).fieldName('main_id').persist(false).nullable(),
+        version: version('lines', 'lines.notes', 'tags', 'marks', 'gifts', 'address', 'seal', 'parcels'),
       },
       uniques: [{ properties: ['shelf', 'place'] }],
     });
@@ -139,12 +144,17 @@ export function aggregatesAlong(driver: TestDriver): void {
       name: 'Address',
       properties: { id, street: p.string().nullable(), order: () => p.oneToOne(Order).mappedBy('address').nullable() },
     });
+    const Seal = defineEntity({ name: 'Seal', properties: { id, order: () => p.oneToOne(Order).nullable() } });
+    const Parcel = defineEntity({
+      name: 'Parcel',
+      properties: { id, order: () => p.manyToOne(Order), version: p.type(VersionField) },
+    });
     const Visit = defineEntity({
       name: 'Visit',
       properties: { id, text: p.string().nullable(), address: () => p.manyToOne(Address) },
     });
     const setUp = async () => {
-      const db = await open(driver, [Order, Line, Note, Tag, Invoice, Address, Visit] as EntitySchema[]);
+      const db = await open(driver, [Order, Line, Note, Tag, Invoice, Address, Seal, Parcel, Visit] as EntitySchema[]);
       const em = db.fork();
       for (const n of [1, 2]) {
         em.create(Order, {
@@ -161,7 +171,7 @@ export function aggregatesAlong(driver: TestDriver): void {
       const mine = db.fork();
       const find = (n: number) =>
         mine.findOneOrFail(Order, n, {
-          populate: ['lines', 'tags.orders', 'marks.marked', 'gifts', 'address', 'invoice'],
+          populate: ['lines', 'tags.orders', 'marks.marked', 'gifts', 'wishes', 'address', 'invoice', 'seal'],
         });
       const [one, two] = [await find(1), await find(2)];
       const versions = async () => {
@@ -180,6 +190,8 @@ export function aggregatesAlong(driver: TestDriver): void {
       const tag = em.create(Tag, { id: 9 }, { persist });
       one.invoice = em.create(Invoice, { id: 9, tag }, { persist });
       one.gifts.add(tag);
+      // not listed
+      one.wishes.add(tag);
       await em.flush();
       expect(await versions()).toEqual([2, 1]);
     });
@@ -222,16 +234,74 @@ export function aggregatesAlong(driver: TestDriver): void {
       expect(await versions()).toEqual([2, 2]);
     });
 
-    test('a root that takes the key of a new row as a value, and has a new part', async () => {
-      const { em, one, versions } = await setUp();
-      em.create(Tag, { id: 9 });
-      one.favouriteId = 9 as never;
-      em.create(Line, { id: 9, order: one });
+    for (const name of ['favouriteId', 'mainId'] as const) {
+      test(`a root that takes the key of a new row as a value, and has a new part: ${name}`, async () => {
+        const { em, one, versions } = await setUp();
+        em.create(Tag, { id: 9 });
+        Object.assign(one, { [name]: 9 });
+        em.create(Line, { id: 9, order: one });
+        await em.flush();
+        expect(await versions()).toEqual([2, 1]);
+      });
+    }
+
+    test('1:1 parts of which one moves and another one is let go, so that MikroORM writes both later', async () => {
+      const { fork } = await setUp();
+      await fork().insert(Order, { id: 3 });
+      await fork().insertMany(
+        Seal,
+        [1, 2].map((n) => ({ id: n, order: n })),
+      );
+      const em = fork();
+      const orders = await em.find(Order, {}, { populate: ['seal'], orderBy: { id: 'asc' } });
+      const [first, second] = [orders[0]!.seal!, orders[1]!.seal!];
+      first.order = orders[2]!;
+      second.order = null;
       await em.flush();
-      expect(await versions()).toEqual([2, 1]);
+      const found = await fork().find(Order, {}, { orderBy: { id: 'asc' } });
+      expect(found.map((order) => order.version)).toEqual([2, 2, 2]);
+      expect(orders.map((order) => order.version)).toEqual([2, 2, 2]);
+    });
+
+    test('a 1:1 part that loses its root to another one, which does not keep it', async () => {
+      const { fork } = await setUp();
+      await fork().insert(Seal, { id: 1, order: 1 });
+      await fork().insert(Seal, { id: 2 });
+      const em = fork();
+      const order = await em.findOneOrFail(Order, 1, { populate: ['seal'] });
+      const other = await em.findOneOrFail(Seal, 2);
+      other.order = order;
+      other.order = null;
+      await em.flush();
+      const [row] = await fork().find(Seal, { order: 1 });
+      expect([order.version, (await fork().findOneOrFail(Order, 1)).version]).toEqual(row ? [1, 1] : [2, 2]);
+    });
+
+    test('a 1:1 part, the key on the root, that changes while its root takes another one', async () => {
+      const { em, one, two, versions } = await setUp();
+      const address = two.address!;
+      address.street = 'x';
+      await em.flush();
+      expect(await versions()).toEqual([1, 2]);
+      two.address = one.address;
+      address.street = 'y';
+      await em.flush();
+      expect(await versions()).toEqual([2, 3]);
+    });
+
+    test('a version that is assigned to a part, and nothing else, is compared only', async () => {
+      const { fork, versions } = await setUp();
+      await fork().insert(Parcel, { id: 1, order: 1 });
+      const em = fork();
+      const parcel = em.getReference(Parcel, 1);
+      parcel.version = 1 as never;
+      await em.flush();
+      expect(await versions()).toEqual([1, 1]);
     });
 
     const refused: Record<string, (em: EntityManager, fork: () => EntityManager) => Promise<unknown>> = {
+      'a part of which only a column was loaded': async (em) =>
+        Object.assign(await em.findOneOrFail(Address, 1, { fields: ['street'] }), { street: 'new' }),
       'a new part of a root that another EntityManager has loaded': async (em, fork) =>
         em.create(Line, { id: 9, order: await fork().findOneOrFail(Order, 1) }),
       'a part, the key on the root, that another row refers to by the same name': async (em) => {
@@ -250,6 +320,8 @@ export function aggregatesAlong(driver: TestDriver): void {
         let error: unknown;
         expect(await sent(async () => (error = await thrown(() => em.flush())))).toEqual([]);
         expect(error).toBeInstanceOf(VersionNotLoaded);
+        // trying again changes nothing
+        expect(await thrown(() => em.flush())).toBeInstanceOf(VersionNotLoaded);
       });
     }
   });
@@ -304,6 +376,94 @@ export function aggregatesAlong(driver: TestDriver): void {
       expect(visits).toHaveLength(2);
       await em.flush();
       expect(await fork().findOneOrFail(Cat, 1)).toMatchObject({ version: 2 });
+    });
+
+    test('joined tables: a unique value of the upper one, given up for a root that has a new part', async () => {
+      class Asset {
+        id!: number;
+        code!: string;
+        parts!: object;
+        version!: Opt<number>;
+      }
+      class Car extends Asset {
+        plate!: Opt<string>;
+      }
+      class Wheel {
+        id!: number;
+        asset!: Asset;
+      }
+      const asset: EntitySchema = defineEntity({
+        class: Asset,
+        inheritance: 'tpt',
+        properties: {
+          id,
+          code: p.string().unique(),
+          parts: () => p.oneToMany(wheel).mappedBy('asset'),
+          version: version('parts'),
+        },
+      } as never) as EntitySchema;
+      const car = defineEntity({
+        class: Car,
+        extends: asset,
+        properties: { plate: p.string().default('') },
+      } as never) as EntitySchema;
+      const wheel: EntitySchema = defineEntity({
+        class: Wheel,
+        properties: { id, asset: () => p.manyToOne(asset) },
+      } as never) as EntitySchema;
+      const { fork } = await open(driver, [asset, car, wheel]);
+      const seed = fork();
+      [1, 2].forEach((n) => seed.create(Car, { id: n, code: `c${n}` } as never));
+      await seed.flush();
+      const em = fork();
+      const [one, two] = await em.find(Car, {}, { orderBy: { id: 1 } as never });
+      Object.assign(one!, { code: 'c3', plate: 'x' });
+      Object.assign(two!, { code: 'c1', plate: 'x' });
+      em.create(Wheel, { id: 1, asset: two } as never);
+      await em.flush();
+      const found = await fork().find(Car, {}, { orderBy: { id: 1 } as never });
+      expect(found.map(({ code, version: now }) => [code, now])).toEqual([
+        ['c3', 2],
+        ['c1', 2],
+      ]);
+    });
+
+    test('a path of one class only', async () => {
+      class Pet {
+        id!: number;
+        version!: Opt<number>;
+      }
+      class Dog extends Pet {
+        toys!: object;
+      }
+      class Toy {
+        id!: number;
+        dog!: Dog;
+      }
+      const pet: EntitySchema = defineEntity({
+        class: Pet,
+        discriminatorColumn: 'kind',
+        discriminatorValue: 'pet',
+        properties: { id, kind: p.string(), version: version('toys') },
+      } as never) as EntitySchema;
+      const dog: EntitySchema = defineEntity({
+        class: Dog,
+        extends: pet,
+        discriminatorValue: 'dog',
+        properties: { toys: () => p.oneToMany(toy).mappedBy('dog') },
+      } as never) as EntitySchema;
+      const toy: EntitySchema = defineEntity({
+        class: Toy,
+        properties: { id, dog: () => p.manyToOne(dog) },
+      } as never) as EntitySchema;
+      const { fork } = await open(driver, [pet, dog, toy]);
+      const em = fork();
+      em.create(Pet, { id: 1 } as never);
+      const root = em.create(Dog, { id: 2 } as never);
+      await em.flush();
+      em.create(Toy, { id: 1, dog: root } as never);
+      await em.flush();
+      expect([root.version, (await fork().findOneOrFail(Dog, 2)).version]).toEqual([2, 2]);
     });
   });
 }

@@ -672,6 +672,7 @@ export function aggregates(driver: TestDriver): void {
             doors: () => p.oneToMany(Door).mappedBy('house'),
             keys: () => p.oneToMany(Door).mappedBy('byName'),
             code: p.string().unique(),
+            many: () => p.oneToMany(Door).mappedBy('either' as never),
             labels: () => p.manyToMany(Label),
             version: p.type(new VersionField({ aggregate: [path] })),
           },
@@ -683,6 +684,7 @@ export function aggregates(driver: TestDriver): void {
             houseId: p.integer().fieldName('house_id'),
             house: () => p.manyToOne(House).persist(false),
             byName: () => p.manyToOne(House).targetKey('code'),
+            either: () => p.manyToOne([House, Ward]).nullable(),
           },
         });
         return thrown(() => open(driver, [House, Door, Ward, Label, Place] as EntitySchema[]));
@@ -698,6 +700,8 @@ export function aggregates(driver: TestDriver): void {
         keys: /House\.keys leads back by Door\.byName, which names it by "code", so what .* is not known\. Leave it out\./,
         'labels.wards': /House\.labels is m:n, so its items belong to nobody\. Let the path end there\./,
         'labels.wrds': /Label has no "wrds"/,
+        wards: /House has no "wards"/,
+        many: /House\.many leads back by Door\.either, which is polymorphic, so what .* is not known\. Leave it out\./,
       };
       for (const [path, sentence] of Object.entries(sentences)) {
         test(path, async () => expect((await startWith(path)).message).toMatch(sentence));
