@@ -81,6 +81,32 @@ export function aggregatesAlong(driver: TestDriver): void {
       });
     }
 
+    test('it moves, and what it belonged to is not loaded: what to load is said from there', async () => {
+      const { fork } = await open(driver, clubs);
+      const seed = fork();
+      [1, 2].forEach((n) => seed.create(Club, { id: n, teams: [{ id: n }] }));
+      await seed.flush();
+      const em = fork();
+      const team = await em.findOneOrFail(Team, 1);
+      team.club = await em.findOneOrFail(Club, 2);
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(VersionNotLoaded);
+      expect(error.message).toMatch(/changed along with Team\.club: load it with populate: \['club'\]/);
+    });
+
+    test('it was new, and belonged to nobody', async () => {
+      const { fork } = await open(driver, clubs);
+      const em = fork();
+      const [club, team] = [em.create(Club, { id: 1 }), em.create(Team, { id: 1 })];
+      await em.flush();
+      em.create(Player, { id: 1, team });
+      await em.flush();
+      expect(club.version).toBe(1);
+      team.club = club;
+      await em.flush();
+      expect([club.version, (await fork().findOneOrFail(Club, 1)).version]).toEqual([2, 2]);
+    });
+
     test('a collection between, emptied without being loaded', async () => {
       const { fork } = await open(driver, clubs);
       const seed = fork();
@@ -112,8 +138,6 @@ export function aggregatesAlong(driver: TestDriver): void {
         wishes: () => p.manyToMany(Tag),
         parcels: () => p.oneToMany(Parcel).mappedBy('order'),
         seal: () => p.oneToOne(Seal).mappedBy('order').nullable(),
-        mainId: p.integer().fieldName('main_id').nullable(),
-        main: () => p.manyToOne(Tag).fieldName('main_id').persist(false).nullable(),
         version: version('lines', 'lines.notes', 'tags', 'marks', 'gifts', 'address', 'seal', 'parcels'),
       },
       uniques: [{ properties: ['shelf', 'place'] }],
@@ -234,20 +258,39 @@ export function aggregatesAlong(driver: TestDriver): void {
       expect(await versions()).toEqual([2, 2]);
     });
 
-    for (const name of ['favouriteId', 'mainId'] as const) {
-      test(`a root that takes the key of a new row as a value, and has a new part: ${name}`, async () => {
-        const { em, one, versions } = await setUp();
-        em.create(Tag, { id: 9 });
-        Object.assign(one, { [name]: 9 });
-        em.create(Line, { id: 9, order: one });
-        await em.flush();
-        expect(await versions()).toEqual([2, 1]);
-      });
-    }
+    test('a root that takes the key of a new row as a value, and has a new part', async () => {
+      const { em, one, versions } = await setUp();
+      em.create(Tag, { id: 9 });
+      one.favouriteId = 9 as never;
+      em.create(Line, { id: 9, order: one });
+      await em.flush();
+      expect(await versions()).toEqual([2, 1]);
+    });
 
-    test('1:1 parts of which one moves and another one is let go, so that MikroORM writes both later', async () => {
+    test('a root that takes the key of a row that was there is written before its new part', async () => {
+      const { em, one, two, sent } = await setUp();
+      one.favouriteId = 1 as never;
+      em.create(Line, { id: 9, order: one });
+      em.remove(two.marks[0]!);
+      const tables = (await sent(() => em.flush())).map((sql) => sql.match(/^(?:update|insert into) \W(\w+)/)?.[1]);
+      expect(tables.filter((table) => table)).toEqual(['orders', 'order_line']);
+    });
+
+    test('a 1:1 part, the key on the root, that was let go and changes later', async () => {
       const { fork } = await setUp();
-      await fork().insert(Order, { id: 3 });
+      const em = fork();
+      const address = await em.findOneOrFail(Address, 1);
+      const order = await em.findOneOrFail(Order, 1);
+      order.address = null;
+      await em.flush();
+      address.street = 'x';
+      await em.flush();
+      expect([order.version, (await fork().findOneOrFail(Order, 1)).version]).toEqual([2, 2]);
+    });
+
+    test('1:1 parts that move together, of which MikroORM writes one later', async () => {
+      const { fork } = await setUp();
+      await fork().insertMany(Order, [{ id: 3 }, { id: 4 }]);
       await fork().insertMany(
         Seal,
         [1, 2].map((n) => ({ id: n, order: n })),
@@ -256,11 +299,11 @@ export function aggregatesAlong(driver: TestDriver): void {
       const orders = await em.find(Order, {}, { populate: ['seal'], orderBy: { id: 'asc' } });
       const [first, second] = [orders[0]!.seal!, orders[1]!.seal!];
       first.order = orders[2]!;
-      second.order = null;
+      second.order = orders[3]!;
       await em.flush();
       const found = await fork().find(Order, {}, { orderBy: { id: 'asc' } });
-      expect(found.map((order) => order.version)).toEqual([2, 2, 2]);
-      expect(orders.map((order) => order.version)).toEqual([2, 2, 2]);
+      expect(found.map((order) => order.version)).toEqual([2, 2, 2, 2]);
+      expect(orders.map((order) => order.version)).toEqual([2, 2, 2, 2]);
     });
 
     test('a 1:1 part that loses its root to another one, which does not keep it', async () => {
@@ -297,6 +340,15 @@ export function aggregatesAlong(driver: TestDriver): void {
       parcel.version = 1 as never;
       await em.flush();
       expect(await versions()).toEqual([1, 1]);
+    });
+
+    test('an m:n item that is given a root by its key: the root itself is to be loaded', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      em.create(Tag, { id: 9 }).orders.add(em.getReference(Order, 1));
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(VersionNotLoaded);
+      expect(error.message).toMatch(/Load the entity first/);
     });
 
     const refused: Record<string, (em: EntityManager, fork: () => EntityManager) => Promise<unknown>> = {

@@ -64,6 +64,20 @@ const shapes: Record<string, Shape> = {
         .inversedBy('root' as never)
         .nullable(),
   },
+  '1:1, the key on the root, behind an accessor': {
+    key: id,
+    back: (root) =>
+      p
+        .oneToOne(root)
+        .mappedBy('part' as never)
+        .accessor('_root')
+        .nullable(),
+    forth: (part) =>
+      p
+        .oneToOne(part)
+        .inversedBy('root' as never)
+        .nullable(),
+  },
 };
 
 interface Part {

@@ -47,8 +47,7 @@ export function takeRoots(em: EntityManager): Roots {
 function canBeEarly({ meta, payload }: AnyChangeSet, created: ReadonlySet<unknown>): boolean {
   const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray<string>(properties)));
   return Object.keys(payload).every((name) => {
-    const { unique, fieldNames } = meta.properties[name as never] as EntityProperty;
-    const keys = meta.relations.filter((one) => one.fieldNames?.some((column) => fieldNames.includes(column)));
-    return !unique && !uniques.has(name) && !keys.some(({ targetMeta }) => created.has(targetMeta!.root));
+    const { unique, targetMeta } = meta.properties[name as never] as EntityProperty;
+    return !unique && !uniques.has(name) && !created.has(targetMeta?.root);
   });
 }

@@ -50,7 +50,8 @@ export function settleAggregates(storage: MetadataStorage): void {
   for (const way of [...storage].flatMap((meta) => waysOf(meta, storage))) {
     const names = way.path.split('.');
     for (const [depth, { from, prop, part, back }] of way.hops.entries()) {
-      const other = prop.kind === ReferenceKind.MANY_TO_MANY && (prop.mappedBy ?? prop.inversedBy);
+      const other = prop.mappedBy ?? prop.inversedBy;
+      // the name of a relation to one is that of no collection
       add(settled.collections, from, { way, depth, name: prop.name, isOther: false }, storage);
       if (other) {
         add(settled.collections, prop.targetMeta!, { way, depth, name: other, isOther: true }, storage);
