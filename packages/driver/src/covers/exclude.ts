@@ -4,7 +4,7 @@
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
-import type { AnyChangeSet } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, isElsewhere } from '../mikro-orm/entity.ts';
 
 const NONE: ReadonlySet<string> = new Set();
 const NOBODY: ReadonlySet<object> = new Set();
@@ -78,8 +78,7 @@ export function flawOfExclude(
   const { exclude } = version.customType as VersionField;
   for (const name of exclude ?? []) {
     const prop = meta.properties[name as never] as EntityProperty | undefined;
-    const isBelow = [...storage].some((other) => other.root === meta.root && name in other.properties);
-    if (!prop && !isBelow) {
+    if (!prop && !isElsewhere(meta, name, storage)) {
       return `excludes "${name}", but ${meta.className} has no such property. Is it misspelt?`;
     }
     const reason = prop && reasonAgainst(meta, prop, version);

@@ -32,6 +32,12 @@ export function childrenOf(meta: EntityMetadata, storage: MetadataStorage): Enti
   return [...storage].filter((child) => child.extends && storage.find(child.extends)?.class === meta.class);
 }
 
+/** Is this the name of no property of a class, but of one of another class in its hierarchy? */
+export function isElsewhere(meta: EntityMetadata, name: string, storage: MetadataStorage): boolean {
+  const isIn = ({ properties }: EntityMetadata) => name in properties;
+  return !isIn(meta) && [...storage].some((other) => other.root === meta.root && isIn(other));
+}
+
 /** The state an entity is compared with when its changes are computed; setting it back makes them dirty again. */
 export function snapshotOf(entity: object): unknown {
   return helper(entity).__originalEntityData;

@@ -350,7 +350,7 @@ export function aggregatesDeclared(driver: TestDriver): void {
   describe('aggregates in schemas', () => {
     // to some databases a schema is another database
     const [north, south] = ['north', 'south'].map((name) => `${name}_${randomUUID().slice(0, 8)}`) as [string, string];
-    const declare = (schema?: string, suffix = '') => {
+    const declare = (schema?: string, suffix = '', schemaOfParts = schema) => {
       const Hut = defineEntity({
         name: `Hut${suffix}`,
         tableName: 'hut',
@@ -364,7 +364,7 @@ export function aggregatesDeclared(driver: TestDriver): void {
       const Bed = defineEntity({
         name: `Bed${suffix}`,
         tableName: 'bed',
-        schema,
+        schema: schemaOfParts,
         properties: {
           id: p.integer().primary().autoincrement(false),
           text: p.string().nullable(),
@@ -416,5 +416,18 @@ export function aggregatesDeclared(driver: TestDriver): void {
         }
       });
     }
+
+    test('each in one of its own', async () => {
+      const [Hut, Bed] = declare(north, '', south);
+      const { fork } = await open(driver, [Hut, Bed] as EntitySchema[], await driver.schemas([north, south]));
+      const em = fork();
+      em.create(Hut, { id: 1, beds: [{ id: 1 }] });
+      await em.flush();
+      em.clear();
+      const hut = await em.findOneOrFail(Hut, 1);
+      (await em.findOneOrFail(Bed, 1)).text = 'new';
+      await em.flush();
+      expect([hut.version, (await fork().findOneOrFail(Hut, 1)).version]).toEqual([2, 2]);
+    });
   });
 }

@@ -41,6 +41,7 @@ const shapes: Record<string, Shape> = {
     key: { id: p.bigint('string').primary() },
     back: (root) => p.manyToOne(root).nullable(),
   },
+  'behind an accessor': { key: id, back: (root) => p.manyToOne(root).accessor('_root').nullable() },
   '1:1, the key on the part': {
     key: id,
     back: (root) => p.oneToOne(root).nullable(),
@@ -56,6 +57,20 @@ const shapes: Record<string, Shape> = {
       p
         .oneToOne(root)
         .mappedBy('part' as never)
+        .nullable(),
+    forth: (part) =>
+      p
+        .oneToOne(part)
+        .inversedBy('root' as never)
+        .nullable(),
+  },
+  '1:1, the key on the root, behind an accessor': {
+    key: id,
+    back: (root) =>
+      p
+        .oneToOne(root)
+        .mappedBy('part' as never)
+        .accessor('_root')
         .nullable(),
     forth: (part) =>
       p

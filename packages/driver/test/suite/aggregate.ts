@@ -672,6 +672,7 @@ export function aggregates(driver: TestDriver): void {
             doors: () => p.oneToMany(Door).mappedBy('house'),
             keys: () => p.oneToMany(Door).mappedBy('byName'),
             code: p.string().unique(),
+            many: () => p.oneToMany(Door).mappedBy('either' as never),
             labels: () => p.manyToMany(Label),
             version: p.type(new VersionField({ aggregate: [path] })),
           },
@@ -683,20 +684,24 @@ export function aggregates(driver: TestDriver): void {
             houseId: p.integer().fieldName('house_id'),
             house: () => p.manyToOne(House).persist(false),
             byName: () => p.manyToOne(House).targetKey('code'),
+            either: () => p.manyToOne([House, Ward]).nullable(),
           },
         });
         return thrown(() => open(driver, [House, Door, Ward, Label, Place] as EntitySchema[]));
       };
       const sentences: Record<string, RegExp> = {
         labls: /^House\.version covers "labls", but House has no "labls"\. Is it misspelt\?/,
-        place: /House\.place is an embeddable, which is part of the row anyway\. Leave it out\./,
-        name: /House\.name is no relation but a column, which the version covers anyway\./,
+        place: /House\.place is part of the row, which the version covers anyway\. Leave it out\./,
+        name: /House\.name is part of the row, which the version covers anyway\. Leave it out\./,
         owner: /House\.owner refers to a Ward that others may refer to, too, so it is no part\./,
         only: /House\.only has no way back from Ward to House\. Give it an "inversedBy"\./,
-        doors: /House\.doors leads back by Door\.house, which is not persisted, so what it belonged to .* Persist it\./,
-        keys: /House\.keys leads back by Door\.byName, which names a House by "code", .* Let it name the primary key\./,
+        doors:
+          /House\.doors leads back by Door\.house, which is not persisted, so what .* is not known\. Leave it out\./,
+        keys: /House\.keys leads back by Door\.byName, which names it by "code", so what .* is not known\. Leave it out\./,
         'labels.wards': /House\.labels is m:n, so its items belong to nobody\. Let the path end there\./,
         'labels.wrds': /Label has no "wrds"/,
+        wards: /House has no "wards"/,
+        many: /House\.many leads back by Door\.either, which is polymorphic, so what .* is not known\. Leave it out\./,
       };
       for (const [path, sentence] of Object.entries(sentences)) {
         test(path, async () => expect((await startWith(path)).message).toMatch(sentence));

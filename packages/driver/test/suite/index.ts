@@ -3,6 +3,7 @@ import { describe } from 'vitest';
 import type { TestDriver } from '../harness.ts';
 import { adoption } from './adoption.ts';
 import { aggregates } from './aggregate.ts';
+import { aggregatesAlong } from './aggregate-along.ts';
 import { aggregatesDeclared } from './aggregate-declared.ts';
 import { aggregateShapes } from './aggregate-shapes.ts';
 import { alone } from './alone.ts';
@@ -67,6 +68,7 @@ export function suite(driver: TestDriver): void {
     aggregates(driver);
     aggregateShapes(driver);
     aggregatesDeclared(driver);
+    aggregatesAlong(driver);
     guards(driver);
     guardsInSchemas(driver);
     keys(driver);

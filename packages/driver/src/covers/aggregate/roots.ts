@@ -3,17 +3,9 @@
  * of rows that do not change: checked, bumped, and before all others, as everybody who writes a part begins with its
  * root.
  */
-import {
-  ChangeSetType,
-  type Dictionary,
-  type EntityManager,
-  type EntityProperty,
-  type MetadataStorage,
-  Reference,
-  Utils,
-} from '@mikro-orm/core';
+import { ChangeSetType, type EntityManager, type EntityProperty, type MetadataStorage, Utils } from '@mikro-orm/core';
 import { aggregatesOf } from './ways.ts';
-import { type AnyChangeSet, snapshotOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, tablesOf } from '../../mikro-orm/entity.ts';
 import { computeUnchanged } from '../../mikro-orm/verified.ts';
 import { type Roots, Climb } from './climb.ts';
 
@@ -40,23 +32,22 @@ export function takeRoots(em: EntityManager): Roots {
   }
   computeUnchanged(em, [...roots.keys()]);
   const written = em.getUnitOfWork(false).getChangeSets() as AnyChangeSet[];
+  const created = new Set(written.flatMap(({ type, rootMeta }) => (type === ChangeSetType.CREATE ? [rootMeta] : [])));
   for (const changeSet of written.filter(({ entity }) => roots.has(entity))) {
     const sets = tablesOf(changeSet);
     sets.forEach((set) => paths.set(set, [...roots.get(set.entity)!]));
-    if (sets.every(canBeEarly)) {
+    if (sets.every((set) => canBeEarly(set, created))) {
       sets.forEach((set) => (set.type = ChangeSetType.UPDATE_EARLY));
     }
   }
   return roots;
 }
 
-/** A key of a row that is still to be inserted, and a value that another row has to give up, come first. */
-function canBeEarly({ entity, meta, payload }: AnyChangeSet): boolean {
-  const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray(properties) as string[]));
+/** A value that another row has to give up comes first, and so does a row whose key is taken: of a class that is inserted. */
+function canBeEarly({ meta, payload }: AnyChangeSet, created: ReadonlySet<unknown>): boolean {
+  const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray<string>(properties)));
   return Object.keys(payload).every((name) => {
-    const prop = meta.properties[name as never] as EntityProperty | undefined;
-    const target = Reference.unwrapReference((entity as Dictionary)[name] as object);
-    const isNew = Utils.isEntity(target) && snapshotOf(target) === undefined;
-    return prop && !prop.unique && !uniques.has(name) && !isNew;
+    const { unique, targetMeta } = meta.properties[name as never] as EntityProperty;
+    return !unique && !uniques.has(name) && !created.has(targetMeta?.root);
   });
 }

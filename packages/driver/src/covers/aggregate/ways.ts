@@ -4,7 +4,7 @@
  */
 import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
 import { type VersionField, versionOf } from '@mikro-ool/core';
-import { childrenOf } from '../../mikro-orm/entity.ts';
+import { childrenOf, isElsewhere } from '../../mikro-orm/entity.ts';
 
 /** One relation of a path, from the row nearer to the root to the one further away. */
 interface Hop {
@@ -23,21 +23,18 @@ export interface Way {
   readonly hops: readonly Hop[];
 }
 
-/** A collection at the end of a way, from the side of the root or from the other one. */
-interface End {
-  readonly name: string;
+/** Where in a way something is that a flush may write: so many hops away from the root. */
+interface Place {
   readonly way: Way;
-  readonly isOther: boolean;
+  readonly depth: number;
 }
 
 /** What to look at when something is written, by its class. */
 export interface Aggregates {
-  /** Ways that end at its rows, … */
-  readonly rows: Map<unknown, Way[]>;
-  /** … and at its collections. */
-  readonly collections: Map<unknown, End[]>;
-  /** The classes along all ways: a flush of others bumps no root. */
-  readonly classes: Set<unknown>;
+  /** Rows: those at the end of a way count with whatever is written, those along it with the key of another one only. */
+  readonly rows: Map<unknown, (Place & { readonly key?: string })[]>;
+  /** Collections; of an m:n from the other side, the items are in that place. */
+  readonly collections: Map<unknown, (Place & { readonly name: string; readonly isOther: boolean })[]>;
 }
 
 const known = new WeakMap<MetadataStorage, Aggregates>();
@@ -49,37 +46,42 @@ export function aggregatesOf(storage: MetadataStorage): Aggregates | undefined {
 
 /** Called when all classes are known, and when there are more of them. */
 export function settleAggregates(storage: MetadataStorage): void {
-  const settled: Aggregates = { rows: new Map(), collections: new Map(), classes: new Set() };
+  const settled: Aggregates = { rows: new Map(), collections: new Map() };
   for (const way of [...storage].flatMap((meta) => waysOf(meta, storage))) {
-    const { from, prop, part } = way.hops.at(-1)!;
-    const isToMany = prop.kind === ReferenceKind.MANY_TO_MANY;
-    const other = isToMany ? (prop.mappedBy ?? prop.inversedBy) : undefined;
-    add(settled.rows, part, way, storage);
-    if (isToMany || prop.kind === ReferenceKind.ONE_TO_MANY) {
-      add(settled.collections, from, { name: prop.name, way, isOther: false }, storage);
+    const names = way.path.split('.');
+    for (const [depth, { from, prop, part, back }] of way.hops.entries()) {
+      const other = prop.mappedBy ?? prop.inversedBy;
+      // the name of a relation to one is that of no collection
+      add(settled.collections, from, { way, depth, name: prop.name, isOther: false }, storage);
+      if (other) {
+        add(settled.collections, prop.targetMeta!, { way, depth, name: other, isOther: true }, storage);
+      }
+      // whoever has the key takes along what is further away; when it is listed itself, it counts anyway
+      const [holder, at, key] = back.mappedBy ? [from, depth, prop.name] : [part, depth + 1, back.name];
+      if (at > 0 && !lists(way.root, names.slice(0, at).join('.'))) {
+        add(settled.rows, holder, { way, depth: at, key }, storage);
+      }
     }
-    if (other) {
-      add(settled.collections, prop.targetMeta!, { name: other, way, isOther: true }, storage);
-    }
-    const along = way.hops.flatMap((hop) => [hop.from, hop.part, hop.prop.targetMeta!]);
-    along.flatMap((meta) => withBelow(meta, storage)).forEach((meta) => settled.classes.add(meta.class));
+    add(settled.rows, way.hops.at(-1)!.part, { way, depth: way.hops.length }, storage);
   }
-  if (settled.classes.size > 0) {
+  if (settled.rows.size > 0) {
     known.set(storage, settled);
   }
 }
 
 /** For a class, and those that extend it. */
 function add<Value>(map: Map<unknown, Value[]>, meta: EntityMetadata, value: Value, storage: MetadataStorage): void {
-  withBelow(meta, storage).forEach((one) => map.set(one.class, [...(map.get(one.class) ?? []), value]));
-}
-
-function withBelow(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata[] {
-  return [meta, ...childrenOf(meta, storage).flatMap((child) => withBelow(child, storage))];
+  map.set(meta.class, [...(map.get(meta.class) ?? []), value]);
+  childrenOf(meta, storage).forEach((child) => add(map, child, value, storage));
 }
 
 function pathsOf(version: EntityProperty | undefined): readonly string[] {
   return (version?.customType as Partial<VersionField> | undefined)?.aggregate ?? [];
+}
+
+/** Does a class list this path? With single-table inheritance, another one of the same table may not. */
+export function lists(meta: EntityMetadata, path: string): boolean {
+  return pathsOf(versionOf(meta)).includes(path);
 }
 
 /** The ways of a root; with single-table inheritance some paths may be those of another class. */
@@ -93,59 +95,54 @@ function waysOf(root: EntityMetadata, storage: MetadataStorage): Way[] {
 /** The relations of a path, or what is wrong with it. */
 function hopsOf(root: EntityMetadata, path: string, storage: MetadataStorage): Hop[] | string {
   const hops: Hop[] = [];
-  let from = root;
   for (const name of path.split('.')) {
-    const prop = from.properties[name as never] as EntityProperty | undefined;
-    const last = hops.at(-1);
-    if (!prop) {
-      return `${from.className} has no "${name}". Is it misspelt?`;
+    const last = hops.at(-1)?.prop;
+    const from = last?.targetMeta ?? root;
+    if (last?.kind === ReferenceKind.MANY_TO_MANY && name in from.properties) {
+      return `${hops.at(-1)!.from.className}.${last.name} is m:n, so its items belong to nobody. Let the path end there.`;
     }
-    if (last?.prop.kind === ReferenceKind.MANY_TO_MANY) {
-      return `${last.from.className}.${last.prop.name} is m:n, so its items belong to nobody. Let the path end there.`;
+    const hop = hopOf(from, name, storage);
+    if (typeof hop === 'string') {
+      return hop;
     }
-    const end = endOf(from, prop, storage);
-    if (typeof end === 'string') {
-      return `${from.className}.${name} ${end}`;
-    }
-    hops.push({ from, prop, ...end });
-    from = prop.targetMeta!;
+    hops.push(hop);
   }
   return hops;
 }
 
 /** Where a relation leads, and how it leads back, or what is wrong with it. */
-function endOf(
-  from: EntityMetadata,
-  prop: EntityProperty,
-  storage: MetadataStorage,
-): Pick<Hop, 'part' | 'back'> | string {
-  const { kind, mappedBy, inversedBy, joinColumns, targetMeta } = prop;
-  if (kind === ReferenceKind.EMBEDDED) {
-    return 'is an embeddable, which is part of the row anyway. Leave it out.';
+function hopOf(from: EntityMetadata, name: string, storage: MetadataStorage): Hop | string {
+  const prop = from.properties[name as never] as EntityProperty | undefined;
+  if (!prop) {
+    return `${from.className} has no "${name}". Is it misspelt?`;
   }
-  if (kind === ReferenceKind.SCALAR) {
-    return 'is no relation but a column, which the version covers anyway. Leave it out.';
+  const { kind, targetMeta } = prop;
+  const relation = `${from.className}.${name}`;
+  if (kind === ReferenceKind.SCALAR || kind === ReferenceKind.EMBEDDED) {
+    return `${relation} is part of the row, which the version covers anyway. Leave it out.`;
   }
   if (kind === ReferenceKind.MANY_TO_ONE) {
-    return `refers to a ${targetMeta!.className} that others may refer to, too, so it is no part. Leave it out.`;
+    return `${relation} refers to a ${targetMeta!.className} that others may refer to, too, so it is no part. Leave it out.`;
   }
   const part = kind === ReferenceKind.MANY_TO_MANY ? storage.get(prop.pivotEntity) : targetMeta!;
-  const back = Object.values<EntityProperty>(part.properties).find((one) =>
-    part === targetMeta ? one.name === (mappedBy ?? inversedBy) : one.fieldNames?.join() === joinColumns.join(),
+  const back = part.relations.find((one) =>
+    part === targetMeta
+      ? one.name === (prop.mappedBy ?? prop.inversedBy)
+      : one.fieldNames.join() === prop.joinColumns.join(),
   );
   if (!back) {
-    return `has no way back from ${part.className} to ${from.className}. Give it an "inversedBy".`;
+    return `${relation} has no way back from ${part.className} to ${from.className}. Give it an "inversedBy".`;
   }
-  if (prop.polymorphic || back.polymorphic) {
-    return `is polymorphic from the side of ${part.className}, so what it belonged to before is not known. Leave it out.`;
+  const isPolymorphic = prop.polymorphic || back.polymorphic;
+  const why = [
+    isPolymorphic && 'is polymorphic',
+    back.persist === false && 'is not persisted',
+    back.targetKey && `names it by "${back.targetKey}"`,
+  ].find((reason) => reason);
+  if (why) {
+    return `${relation} leads back by ${part.className}.${back.name}, which ${why}, so what it belonged to before is not known. Leave it out.`;
   }
-  if (back.persist === false) {
-    return `leads back by ${part.className}.${back.name}, which is not persisted, so what it belonged to before is not known. Persist it.`;
-  }
-  if (back.targetKey) {
-    return `leads back by ${part.className}.${back.name}, which names a ${from.className} by "${back.targetKey}", and so MikroORM may have two entities of one. Let it name the primary key.`;
-  }
-  return { part, back };
+  return { from, prop, part, back };
 }
 
 /** What is wrong with what a version covers beside its row, if anything. */
@@ -155,11 +152,7 @@ export function flawOfAggregate(
   storage: MetadataStorage,
 ): string | undefined {
   for (const path of pathsOf(version)) {
-    const [first] = path.split('.') as [string];
-    const isBelow =
-      !(first in meta.properties) &&
-      [...storage].some(({ root, properties }) => root === meta.root && first in properties);
-    const flaw = isBelow ? undefined : hopsOf(meta, path, storage);
+    const flaw = isElsewhere(meta, path.split('.')[0]!, storage) ? undefined : hopsOf(meta, path, storage);
     if (typeof flaw === 'string') {
       return `covers "${path}", but ${flaw}`;
     }
