@@ -119,7 +119,11 @@ const hooking: Layer<EntityManager> = (Base) =>
       }
       if (options.clear === false) {
         const source: EntityManager = options.disableContextResolution ? this : this.getContext(false);
-        forked(fork.getUnitOfWork(false), source.getUnitOfWork(false));
+        forked(
+          fork.getUnitOfWork(false),
+          source.getUnitOfWork(false),
+          source.isInTransaction() && !fork.isInTransaction(),
+        );
       }
       return fork as never;
     }

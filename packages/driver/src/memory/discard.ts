@@ -77,6 +77,7 @@ export function discard(undos: readonly Undo[]): void {
     [...stack].filter((entity) => !before.has(entity)).forEach((entity) => stack.delete(entity));
   });
   changed.filter(({ touched }) => touched).forEach(({ entity }) => touchAgain(entity));
+  undos.forEach((undo) => undo.verifyAgain());
 }
 
 /** The oldest state counts: what the first flush of a transaction found, whatever later ones did to the same row. */
