@@ -1,7 +1,7 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
-import { type Collection, type Dictionary, type EntityManager, ReferenceKind } from '@mikro-orm/core';
+import { type Collection, type Dictionary, type EntityManager, ReferenceKind, helper } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
-import { type AnyChangeSet, isManaged, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, isManaged, isUpdate, metaOf, snapshotOf, tablesOf } from '../../mikro-orm/entity.ts';
 import { isUnsavedPart } from '../../mikro-orm/outside.ts';
 import { isClaim } from '../claims.ts';
 import { changesOnlyUncovered } from '../exclude.ts';
@@ -48,7 +48,7 @@ export class Climb {
     const { owner, property } = collection;
     // one that was replaced without being loaded has none, and may have had anything
     const before = collection.getSnapshot() as object[] | undefined;
-    const [old, items] = [new Set(before), new Set(collection.getItems(false))];
+    const [old, items] = [new Set(before?.filter((item) => !isGone(item))), new Set(collection.getItems(false))];
     const moved = [...old, ...items].filter((item) => !(old.has(item) && items.has(item)));
     const ends = this.#aggregates.collections.get(owner.constructor) ?? [];
     for (const { way, isOther } of ends.filter(({ name }) => name === property.name)) {
@@ -92,6 +92,11 @@ export class Climb {
     const version = versionOf(root)!.name;
     return new VersionNotLoaded(part, root.className, version, 'update', along ?? (isPopulated ? relation : undefined));
   }
+}
+
+/** Has an earlier flush removed it? MikroORM takes such a row out of the items of a collection, but not of its snapshot. */
+function isGone(item: object): boolean {
+  return !helper(item).__managed && snapshotOf(item) === undefined;
 }
 
 /** Does this change set write something that matters? A claim is only compared. */
