@@ -111,22 +111,15 @@ export const readingPolymorphic: Layer<EntityFactoryMethods> = (Base) =>
   class extends Base {
     override create(entityName: unknown, data: Dictionary, options?: Dictionary): object {
       const entity = super.create(entityName, data, options);
-      settlePolymorphicIn(this, entity);
+      settlePolymorphic(stateOf(this).em, entity);
       return entity;
     }
 
     override mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options?: Dictionary): void {
       super.mergeData(meta, entity, data, options);
-      settlePolymorphicIn(this, entity);
+      settlePolymorphic(stateOf(this).em, entity);
     }
   };
-
-function settlePolymorphicIn(owner: object, entity: object): void {
-  const { em } = stateOf(owner);
-  if (em.getMetadata().find(entity.constructor as never)) {
-    settlePolymorphic(em, entity);
-  }
-}
 
 /** After `factory.create()`, `em.merge()` and … */
 export const settlingMerges: Layer<Merging> = (Base) =>
@@ -146,7 +139,7 @@ export const settling: Layer<UnitOfWorkMethods> = (Base) =>
   class extends Base {
     override register(entity: object, data: Dictionary | undefined, options?: Dictionary): object {
       const registered = super.register(entity, data && settled.has(data) ? undefined : data, options);
-      settlePolymorphicIn(this, entity);
+      settlePolymorphic(stateOf(this).em, entity);
       return registered;
     }
   };

@@ -6,8 +6,8 @@
 import {
   type Dictionary,
   type EntityManager,
-  type EntityMetadata,
   type EntityProperty,
+  type MetadataStorage,
   PolymorphicRef,
   QueryHelper,
   Reference,
@@ -15,7 +15,8 @@ import {
   Utils,
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
-import { metaOf, restoreSnapshot, snapshotOf } from './entity.ts';
+import { ofAllClasses } from './all-classes.ts';
+import { restoreSnapshot, snapshotOf } from './entity.ts';
 
 interface Polymorphic {
   /** The relations that are columns of the class, … */
@@ -24,32 +25,39 @@ interface Polymorphic {
   readonly inverse: readonly EntityProperty[];
 }
 
-const known = new WeakMap<EntityMetadata, Polymorphic>();
+/** Those of the classes that have any, next to a version. */
+const polymorphicOf = ofAllClasses((metadata): ReadonlyMap<unknown, Polymorphic> => {
+  const found = [...metadata].map((meta): [unknown, Polymorphic] => {
+    const relations = meta.relations as EntityProperty[];
+    const own = versionOf(meta) ? relations.filter((prop) => prop.polymorphic && isToOne(prop) && !prop.mappedBy) : [];
+    const inverse = relations.filter(({ kind, mappedBy, targetMeta }) => {
+      // what a relation has of the other class may be older than its version
+      const target = kind === ReferenceKind.ONE_TO_ONE && mappedBy ? metadata.find(targetMeta!.class) : undefined;
+      const owner = target?.properties[mappedBy as never] as EntityProperty | undefined;
+      return owner?.polymorphic && versionOf(target as never);
+    });
+    return [meta.class, { own, inverse }];
+  });
+  return new Map(found.filter(([, { own, inverse }]) => own.length + inverse.length > 0));
+});
 
-function polymorphicOf(meta: EntityMetadata): Polymorphic {
-  let found = known.get(meta);
-  if (!found) {
-    const toOne = (meta.relations as EntityProperty[]).filter(
-      ({ kind }) => kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE,
-    );
-    const isInverse = ({ mappedBy, targetMeta }: EntityProperty) =>
-      (targetMeta?.properties[mappedBy as never] as EntityProperty | undefined)?.polymorphic;
-    found = { own: toOne.filter((prop) => prop.polymorphic && !prop.mappedBy), inverse: toOne.filter(isInverse) };
-    known.set(meta, found);
-  }
-  return found;
+function isToOne({ kind }: EntityProperty): boolean {
+  return kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE;
 }
 
 /** Something was read into an entity: its snapshot, and those next to it, have what is compared with them. */
 export function settlePolymorphic(em: EntityManager, entity: Dictionary): void {
-  const { own, inverse } = polymorphicOf(metaOf(em, entity));
-  if (own.length > 0) {
-    settleOwn(em, entity, own);
+  const all = polymorphicOf(em.getMetadata() as MetadataStorage);
+  const found = all.size > 0 ? all.get(entity.constructor) : undefined;
+  if (!found) {
+    return;
   }
-  for (const { name } of inverse) {
+  settleOwn(em, entity, found.own);
+  for (const { name } of found.inverse) {
     const other = Reference.unwrapReference(entity[name] as object) as Dictionary | undefined;
-    if (Utils.isEntity(other)) {
-      settleOwn(em, other, polymorphicOf(metaOf(em, other)).own);
+    const owner = other && Utils.isEntity(other) ? all.get(other.constructor) : undefined;
+    if (owner) {
+      settleOwn(em, other!, owner.own);
     }
   }
 }
@@ -57,7 +65,7 @@ export function settlePolymorphic(em: EntityManager, entity: Dictionary): void {
 function settleOwn(em: EntityManager, entity: Dictionary, own: readonly EntityProperty[]): void {
   const snapshot = snapshotOf(entity) as Dictionary | undefined;
   const wrong = own.filter(({ name }) => snapshot?.[name] != null && !isRef(snapshot[name]));
-  if (wrong.length === 0 || !versionOf(metaOf(em, entity))) {
+  if (wrong.length === 0) {
     return;
   }
   const now = em.getComparator().prepareEntity(entity) as Dictionary;
