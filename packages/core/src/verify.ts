@@ -9,7 +9,7 @@ type Verifying = { [VERIFIED]?: Set<object> };
 /**
  * Lets the next flush compare the version of an entity that it does not write: when somebody else has changed or removed
  * the row, the flush is a `ConcurrentUpdate`. It bumps nothing, and keeps the row as it is until COMMIT. A flush that fails
- * leaves it pending.
+ * leaves it pending, also one that fails later, with its transaction.
  *
  * @param entity managed by an EntityManager, with a version that is loaded or claimed
  * @throws {ValidationError} when it is not managed, or its class has no `VersionField`

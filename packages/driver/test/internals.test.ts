@@ -2,7 +2,18 @@
  * The contract with MikroORM's internals (src/hooks/ and src/mikro-orm/): each test names what it stands on, so that a MikroORM that
  * changes it is noticed here, in words, before a lock stops locking.
  */
-import { ChangeSetType, LockMode, MikroORM, type Options, defineEntity, helper, p } from '@mikro-orm/core';
+import {
+  ChangeSetType,
+  type EntityProperty,
+  LockMode,
+  MikroORM,
+  type Options,
+  PolymorphicRef,
+  QueryHelper,
+  defineEntity,
+  helper,
+  p,
+} from '@mikro-orm/core';
 import type { AbstractSqlConnection, EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { SqliteDriver } from '@mikro-orm/sqlite';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
@@ -191,6 +202,28 @@ test('reading again: factory.mergeData() gets the row by property name, and load
   spy(reader.getEntityFactory(), 'mergeData', ([, entity, data]) => JSON.stringify([entity === article, data]));
   await reader.find(Article, {}, { fields: ['title'] });
   expect(calls).toEqual(['[true,{"id":1,"title":"a"}]']);
+});
+
+test('a polymorphic relation is compared as a PolymorphicRef, whose class QueryHelper.findDiscriminatorValue() names', async () => {
+  class Post {
+    id!: number;
+  }
+  class Note {
+    id!: number;
+    on!: Post;
+  }
+  const id = p.integer().primary().autoincrement(false);
+  const { em: global } = await open([
+    defineEntity({ class: Post, properties: { id } }),
+    defineEntity({ class: Note, properties: { id, on: () => p.manyToOne([Post]) } } as never),
+  ]);
+  const em = global.fork();
+  const note = em.create(Note, { id: 1, on: em.create(Post, { id: 2 }) } as never);
+  const { on } = em.getMetadata().get(Note).properties as unknown as { on: EntityProperty };
+  expect((em.getComparator().prepareEntity(note) as Note).on).toEqual(new PolymorphicRef('post', 2));
+  expect(new PolymorphicRef('post', 2).toTuple()).toEqual(['post', 2]);
+  expect(QueryHelper.findDiscriminatorValue(on.discriminatorMap as never, Post as never)).toBe('post');
+  expect(on.polymorphTargets!.map((meta) => meta.class)).toEqual([Post]);
 });
 
 test('reading again: em.merge() hands the very data to factory.create(), and then to uow.merge(), which takes a snapshot', async () => {

@@ -99,11 +99,15 @@ const CAN_BE_ONE = {
       dialectOf(platform)!.aloneWhen === undefined &&
       root.props.every((prop) => prop.customType instanceof VersionField || !prop.customType || !isFilled(prop)) &&
       // a row that refers to one of its own class may need an UPDATE behind the INSERT
-      root.relations.every((prop) => prop.kind === ReferenceKind.MANY_TO_MANY || prop.targetMeta?.root !== root) &&
+      root.relations.every((prop) => prop.kind === ReferenceKind.MANY_TO_MANY || !refersTo(prop, root)) &&
       (sets.length === 1 || canInsertTogether(driver, sets))
     );
   },
 };
+
+function refersTo({ polymorphTargets, targetMeta }: EntityProperty, root: EntityMetadata): boolean {
+  return (polymorphTargets ?? [targetMeta]).some((target) => target?.root === root);
+}
 
 function isFilled({ autoincrement, defaultRaw, generated }: EntityProperty): boolean {
   return Boolean(autoincrement || defaultRaw || generated);

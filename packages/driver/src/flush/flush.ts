@@ -10,6 +10,7 @@ import { asLostRace, asUnknown, publish } from '../errors.ts';
 import type { TransactionLog } from '../memory/transaction-log.ts';
 import { Undo } from '../memory/undo.ts';
 import type { ChangeSetGroups } from '../mikro-orm/entity.ts';
+import type { Verified } from '../mikro-orm/verified.ts';
 import { type Dialect, type DriverError, dialectOf } from '../write/dialects/index.ts';
 import { type SpecialTables, specialTablesOf } from '../write/special-tables.ts';
 import { type Sending, neverAlone } from './alone.ts';
@@ -105,10 +106,10 @@ export class Flush {
   }
 
   /** Change sets are final (all `onFlush` listeners ran), and no SQL was sent yet. */
-  plan(groups: ChangeSetGroups, verified?: ReadonlySet<object>, roots?: Roots): void {
-    this.#undo.remember(groups);
+  plan(groups: ChangeSetGroups, verified: Verified = new Map(), roots?: Roots): void {
+    this.#undo.remember(groups, verified);
     this.#stage = 'planning';
-    this.#plan = planFlush(this.#em, this.#driver, groups, verified, roots);
+    this.#plan = planFlush(this.#em, this.#driver, groups, new Set(verified.keys()), roots);
     this.updates.uncovered = this.#plan.uncovered;
     this.deletes.willDelete(this.#plan.deletes);
   }

@@ -18,6 +18,7 @@ import { isDoubtful, trust } from '../mikro-orm/doubt.ts';
 import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { stateOf } from '../mikro-orm/flush-state.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
+import { settlePolymorphic } from '../mikro-orm/polymorphic.ts';
 import { isVerified } from '../mikro-orm/verified.ts';
 
 interface EntityFactoryMethods {
@@ -105,6 +106,21 @@ export const reading: Layer<EntityFactoryMethods> = (Base) =>
     }
   };
 
+/** What was read of polymorphic relations. */
+export const readingPolymorphic: Layer<EntityFactoryMethods> = (Base) =>
+  class extends Base {
+    override create(entityName: unknown, data: Dictionary, options?: Dictionary): object {
+      const entity = super.create(entityName, data, options);
+      settlePolymorphic(stateOf(this).em, entity);
+      return entity;
+    }
+
+    override mergeData(meta: EntityMetadata, entity: object, data: Dictionary, options?: Dictionary): void {
+      super.mergeData(meta, entity, data, options);
+      settlePolymorphic(stateOf(this).em, entity);
+    }
+  };
+
 /** After `factory.create()`, `em.merge()` and … */
 export const settlingMerges: Layer<Merging> = (Base) =>
   class extends Base {
@@ -122,7 +138,9 @@ export const settlingMerges: Layer<Merging> = (Base) =>
 export const settling: Layer<UnitOfWorkMethods> = (Base) =>
   class extends Base {
     override register(entity: object, data: Dictionary | undefined, options?: Dictionary): object {
-      return super.register(entity, data && settled.has(data) ? undefined : data, options);
+      const registered = super.register(entity, data && settled.has(data) ? undefined : data, options);
+      settlePolymorphic(stateOf(this).em, entity);
+      return registered;
     }
   };
 

@@ -14,7 +14,7 @@ import { type Class, type Layer, layersOver, putting } from '../mikro-orm/layers
 import { forked } from '../mikro-orm/outside.ts';
 import { noticingTouches } from '../mikro-orm/touches.ts';
 import { persisting } from './change-set-persister.ts';
-import { reading, settling, settlingMerges } from './entity-factory.ts';
+import { reading, readingPolymorphic, settling, settlingMerges } from './entity-factory.ts';
 import { beginning, locking, refreshing, transacting } from './entity-manager.ts';
 import { keepingItems, keepingStacks, keepingValues } from './in-flight.ts';
 import { caching } from './result-cache.ts';
@@ -22,7 +22,7 @@ import { type UnitOfWorkMethods, flushing, ordering, queueing, writing } from '.
 import { upserting } from './upserts.ts';
 
 const overPersister = putting([persisting]);
-const overFactory = putting([reading]);
+const overFactory = putting([reading, readingPolymorphic]);
 /** The persister is asked for by `em.insert()` too, without a flush. */
 const askingForPersister: Layer<UnitOfWorkMethods> = (Base) =>
   class extends Base {
@@ -119,7 +119,11 @@ const hooking: Layer<EntityManager> = (Base) =>
       }
       if (options.clear === false) {
         const source: EntityManager = options.disableContextResolution ? this : this.getContext(false);
-        forked(fork.getUnitOfWork(false), source.getUnitOfWork(false));
+        forked(
+          fork.getUnitOfWork(false),
+          source.getUnitOfWork(false),
+          source.isInTransaction() && !fork.isInTransaction(),
+        );
       }
       return fork as never;
     }

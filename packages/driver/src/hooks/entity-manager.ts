@@ -138,12 +138,13 @@ export const transacting =
       override async transactional(work: (tx: EntityManager) => unknown, options: Dictionary = {}): Promise<unknown> {
         const outside = (this as unknown as EntityManager).getContext(false) as EntityManager;
         await afterFlushes(outside.getUnitOfWork(false));
+        const wasInTransaction = outside.isInTransaction();
         const keepVersions = options.clear ? versionsBefore(outside) : undefined;
         let reader: EntityManager | undefined;
         const inside = async (tx: EntityManager) => {
           reader = tx;
           if (tx !== outside) {
-            enter(tx, outside);
+            enter(tx, outside, wasInTransaction && !outside.isInTransaction());
           }
           const done = await work(tx);
           if (tx !== outside && options.clear) {
@@ -190,8 +191,8 @@ async function afterFlushes(uow: UnitOfWork): Promise<void> {
 }
 
 /** A transaction has an EntityManager of its own. */
-function enter(tx: EntityManager, outside: EntityManager): void {
-  opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false));
+function enter(tx: EntityManager, outside: EntityManager, isSuspended: boolean): void {
+  opened(tx.getUnitOfWork(false), outside.getUnitOfWork(false), isSuspended);
 }
 
 /** Options to read what a write would see: no replica, no cache, and no snapshot of the transaction. */

@@ -124,7 +124,7 @@ export const writing: Layer<UnitOfWorkMethods> = (Base) =>
       withOwnMetadata(em, sets);
       planned(sets);
       const groups = super.getChangeSetGroups();
-      flush!.plan(groups, verified && new Set(verified.keys()), roots);
+      flush!.plan(groups, verified, roots);
       return groups;
     }
 

@@ -9,6 +9,7 @@ import {
   type Collection,
   type Dictionary,
   type EntityManager,
+  type EntityMetadata,
   type EntityProperty,
   Reference,
   ReferenceKind,
@@ -77,6 +78,7 @@ export function discard(undos: readonly Undo[]): void {
     [...stack].filter((entity) => !before.has(entity)).forEach((entity) => stack.delete(entity));
   });
   changed.filter(({ touched }) => touched).forEach(({ entity }) => touchAgain(entity));
+  undos.forEach((undo) => undo.verifyAgain());
 }
 
 /** The oldest state counts: what the first flush of a transaction found, whatever later ones did to the same row. */
@@ -218,8 +220,10 @@ function restoreValues(one: Written, members: Members): void {
   const relations = undo.hasForgotten(entity) ? meta.relations.map(({ name }) => name) : [];
   const maps = [...unitsAround(one)].map((uow) => uow.getIdentityMap());
   const knowing = maps.filter((map) => members.has(map, entity));
+  const targets = [...targetsOf(entity)].filter(([{ name }]) => !since.has(name) && !relations.includes(name as never));
   knowing.forEach((map) => map.delete(entity as never)); // the key may be another one again
   setBack(em, entity, base!, new Set([...since, ...relations]));
+  targets.forEach(([prop, target]) => leave(entity, prop, target));
   knowing.forEach((map) => map.store(entity as never));
   for (const [key, value] of Object.entries(state?.before ?? {})) {
     if (propOf(meta, key).generated && !since.has(key)) {
@@ -229,6 +233,20 @@ function restoreValues(one: Written, members: Members): void {
   restoreSnapshot(entity, base);
   if (!meta.relations.some(({ name }) => since.has(name))) {
     unitsAround(one).forEach((uow) => uow.getOrphanRemoveStack().delete(entity as never)); // it belongs to its parent again
+  }
+}
+
+/** MikroORM leaves an entity on the other side of a relation that is set to none, and of a polymorphic one in any case. */
+function leave(entity: Dictionary, { kind, name, inversedBy, polymorphic }: EntityProperty, target: Dictionary): void {
+  const other: unknown = inversedBy && target[inversedBy];
+  if (!other || Reference.unwrapReference(entity[name] as object) === target) {
+    return;
+  }
+  if (kind === ReferenceKind.MANY_TO_ONE && Utils.isCollection(other)) {
+    other.removeWithoutPropagation(entity as never);
+    settle(other);
+  } else if (polymorphic && kind === ReferenceKind.ONE_TO_ONE && Reference.unwrapReference(other) === entity) {
+    (helper(target).__data as Dictionary)[inversedBy!] = null;
   }
 }
 
@@ -257,8 +275,11 @@ function reattach(entity: Dictionary): void {
         other.addWithoutPropagation(entity as never);
         settle(other);
       }
-    } else if (inverse && other == null && (!prop.mappedBy || hasReferred(target, inverse))) {
-      const back = propOf(prop.targetMeta!, inverse);
+      continue;
+    }
+    // of the classes that a polymorphic relation leads to, some may have no other side
+    const back = inverse && propOf(helper(target).__meta as EntityMetadata, inverse);
+    if (back && isToOne(back) && other == null && (!prop.mappedBy || hasReferred(target, inverse))) {
       (helper(target).__data as Dictionary)[inverse] = Reference.wrapReference(entity, back as never);
     }
   }
@@ -281,6 +302,10 @@ function settleRelations(entity: Dictionary): void {
       settle(inverse);
     }
   }
+}
+
+function isToOne({ kind }: EntityProperty): boolean {
+  return kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE;
 }
 
 function hasReferred(owner: object, name: string): boolean {

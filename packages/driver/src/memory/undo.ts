@@ -29,6 +29,7 @@ import {
 import { Members, hasMovedTargetKey, restoreTargetKeys } from '../mikro-orm/identity-map.ts';
 import { generationOf } from '../mikro-orm/generation.ts';
 import { isUnsavedPart, withOutside } from '../mikro-orm/outside.ts';
+import { type Verified, keepVerified } from '../mikro-orm/verified.ts';
 import type { CheckedRow } from '../write/batch.ts';
 import {
   type EntityState,
@@ -65,6 +66,7 @@ export class Undo {
   readonly #unstacked: (() => void)[] = [];
   readonly #followUps = new Set<readonly unknown[]>();
   readonly #generations: readonly (readonly [UnitOfWork, number])[];
+  #verified?: Verified;
   /** The flush has told its caller that it succeeded. */
   succeeded = false;
   /** The flush writes rows with a version. */
@@ -91,9 +93,10 @@ export class Undo {
   }
 
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
-  remember(groups: Partial<ChangeSetGroups> = {}): void {
+  remember(groups: Partial<ChangeSetGroups> = {}, verified?: Verified): void {
     const { uow } = this;
     let members: Members | undefined;
+    this.#verified = verified;
     uow.getRemoveStack().forEach((entity) => this.#removed.add(entity));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
     for (const [type, group] of Object.entries(groups)) {
@@ -201,6 +204,11 @@ export class Undo {
   /** Puts what was removed back into identity maps, relations and collections. */
   putBack(): void {
     this.#removals.toReversed().forEach((undo) => undo());
+  }
+
+  /** What the flush has verified is not held any more. */
+  verifyAgain(): void {
+    keepVerified(this.#em, this.#verified);
   }
 
   get em(): EntityManager {

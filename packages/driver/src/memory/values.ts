@@ -9,7 +9,7 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { isOfType } from '@mikro-ool/core';
-import { metaOf } from '../mikro-orm/entity.ts';
+import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { factoryOf } from '../mikro-orm/flush-state.ts';
 
 /** The columns in which an entity differs from a snapshot of it. */
@@ -47,7 +47,11 @@ export function setBack(em: EntityManager, entity: Dictionary, snapshot: Diction
   }
   if (Utils.hasObjectKeys(data)) {
     const hydrator = em.config.getHydrator(em.getMetadata());
+    // a relation that is hydrated puts the primary key into what the entity is compared with, which may name it otherwise
+    const known = snapshotOf(entity);
+    restoreSnapshot(entity, undefined);
     hydrator.hydrate(entity, meta, data, factoryOf(em), 'full', false, true);
+    restoreSnapshot(entity, known);
   }
 }
 

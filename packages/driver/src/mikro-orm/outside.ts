@@ -4,10 +4,26 @@ import { type AnyChangeSet, isNew } from './entity.ts';
 import { StateOn } from './layers.ts';
 
 const outside = new StateOn<UnitOfWork>();
+/** Units of work whose transaction is no part of the one that they have entities from. */
+const apart = new WeakSet<UnitOfWork>();
 
-/** A transaction works on a unit of work of its own, inside this one. */
-export function opened(inside: UnitOfWork, around: UnitOfWork): void {
+/**
+ * A transaction works on a unit of work of its own, inside this one.
+ *
+ * @param isApart the transaction around it is suspended: it is committed by itself (`REQUIRES_NEW`), or there is none
+ *   (`NOT_SUPPORTED`)
+ */
+export function opened(inside: UnitOfWork, around: UnitOfWork, isApart: boolean): void {
   outside.give(inside, around);
+  setApart(inside, isApart);
+}
+
+function setApart(uow: UnitOfWork, isApart: boolean): void {
+  if (isApart) {
+    apart.add(uow);
+  } else {
+    apart.delete(uow);
+  }
 }
 
 /** A unit of work, and those around it. */
@@ -53,14 +69,25 @@ export function isUnsavedPart(em: EntityManager, { type, entity }: AnyChangeSet)
 
 const sources = new StateOn<UnitOfWork>();
 
-/** A fork has the entities of this unit of work, as that of a transaction has. */
-export function forked(fork: UnitOfWork, source: UnitOfWork): void {
+/**
+ * A fork has the entities of this unit of work, as that of a transaction has.
+ *
+ * @param isApart it has them from a transaction, and is in none
+ */
+export function forked(fork: UnitOfWork, source: UnitOfWork, isApart: boolean): void {
   sources.give(fork, source);
+  setApart(fork, isApart);
 }
 
 /** A unit of work, and those from which it has entities. */
 export function withSources(uow: UnitOfWork): UnitOfWork[] {
   return upwards(uow, sources);
+}
+
+/** Those of them that are in the same transaction as the unit of work, or in none. */
+export function withSourcesOfTransaction(uow: UnitOfWork): UnitOfWork[] {
+  const all = withSources(uow);
+  return all.slice(0, all.findIndex((one) => apart.has(one)) + 1 || all.length);
 }
 
 function upwards(uow: UnitOfWork, next: StateOn<UnitOfWork>): UnitOfWork[] {

@@ -5,7 +5,7 @@
 import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
 import { verifiedIn, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
-import { withSources } from './outside.ts';
+import { withSources, withSourcesOfTransaction } from './outside.ts';
 
 interface Computing {
   computeChangeSet(entity: object): void;
@@ -19,6 +19,7 @@ const NONE: Verified = new Map();
 /**
  * Called when all listeners have run. Returns what this flush verifies: what is pending here, and where its entities come
  * from. `verify()` knows the EntityManager that has loaded an entity, and a transaction works on a fork of that one.
+ * What is pending in a transaction around that is suspended stays so, too: it is to hold until the COMMIT of that one.
  */
 export function takeVerified(em: EntityManager): Verified {
   const uow = em.getUnitOfWork(false);
@@ -31,7 +32,8 @@ export function takeVerified(em: EntityManager): Verified {
       [...set].filter((entity) => isManaged(em, entity)).map((entity) => [entity, set] as const),
     ),
   );
-  taken.forEach((set, entity) => set.delete(entity));
+  const ending = new Set(withSourcesOfTransaction(uow).map((one) => verifiedIn(one)));
+  taken.forEach((set, entity) => ending.has(set) && set.delete(entity));
   verifiedIn(uow)?.clear();
   // of a row whose unique value moves MikroORM may have a follow-up only, which is checked by itself
   const written = new Set<object>([...uow.getExtraUpdates()].map(([entity]) => entity));
@@ -42,7 +44,7 @@ export function takeVerified(em: EntityManager): Verified {
   return taken;
 }
 
-/** The flush has failed: the next one verifies what this one was to. */
+/** The flush has failed, or was rolled back later: the next one verifies what this one was to. */
 export function keepVerified(em: EntityManager, taken: Verified | undefined): void {
   taken?.forEach((set, entity) => isManaged(em, entity) && set.add(entity));
 }

@@ -987,6 +987,36 @@ export function discards(driver: TestDriver): void {
       });
     }
 
+    const joining: Record<string, (ann: Author, book: Book) => void> = {
+      'by its reference': (ann, book) => void (book.author = ann),
+      'by the collection': (ann, book) => ann.books.add(book),
+    };
+    for (const [how, join] of Object.entries(joining)) {
+      for (const orphanRemoval of [true, false]) {
+        test(`what had no parent, and was given one ${how}, leaves its collection${orphanRemoval ? ', with orphan removal' : ''}`, async () => {
+          const { fork, sent, state, load } = await setUp(false, orphanRemoval);
+          await fork().insert(Book, { id: 77, title: 'free' } as never);
+          const em = fork();
+          const { ann, bob } = await load(em);
+          const book = await em.findOneOrFail(Book, 77);
+          const before = { memory: memoryOf(em), state: await state() };
+          const work = async (tx: SqlEntityManager) => {
+            join(ann, book);
+            await tx.flush();
+            await stop();
+          };
+          expect(await thrown(() => em.transactional(work))).toBeInstanceOf(Stop);
+          expect(memoryOf(em)).toEqual(before.memory);
+          expect(await state()).toEqual(before.state);
+          expect(await sent(() => em.flush())).toEqual([]);
+          ann.books.removeAll();
+          join(bob, book);
+          await em.flush();
+          expect((await fork().findOneOrFail(Book, 77)).author!.id).toBe(bob.id);
+        });
+      }
+    }
+
     if (driver.concurrent) {
       test('a transaction of its own (REQUIRES_NEW) that commits stays, whatever becomes of the one around it', async () => {
         const { fork, state, load } = await setUp();

@@ -30,6 +30,7 @@ import { oneBump } from './one-bump.ts';
 import { orders } from './order.ts';
 import { floatingFlushes } from './floating.ts';
 import { overlaps } from './overlap.ts';
+import { polymorphicRelations } from './polymorphic.ts';
 import { races } from './race.ts';
 import { readings } from './reading.ts';
 import { rollbacks } from './rollback.ts';
@@ -81,6 +82,7 @@ export function suite(driver: TestDriver): void {
     loading(driver);
     readings(driver);
     targetKeys(driver);
+    polymorphicRelations(driver);
     setBased(driver);
     upserts(driver);
     unwrittenUpserts(driver);

@@ -6,6 +6,7 @@ import {
   EntitySchema,
   LockMode,
   type Opt,
+  TransactionPropagation,
   ValidationError,
   defineEntity,
   p,
@@ -251,6 +252,84 @@ export function verifies(driver: TestDriver): void {
       };
       await expect(em.transactional(inside)).rejects.toBeInstanceOf(ConcurrentUpdate);
       expect(await fork().count(Expense, {})).toBe(2);
+    });
+
+    /** What a transaction has verified is to hold until its own COMMIT, whatever else has verified it meanwhile. */
+    const transactions: Record<string, (tx: EntityManager, expense: { amount: number }) => Promise<unknown>> = {
+      ...(driver.concurrent && {
+        'a transaction of its own inside that flushes': (tx, expense) =>
+          tx.transactional(async () => void expense.amount++, { propagation: TransactionPropagation.REQUIRES_NEW }),
+        'a savepoint of a transaction of its own that flushes': (tx, expense) =>
+          tx.transactional((own) => own.transactional(async () => void expense.amount++), {
+            propagation: TransactionPropagation.REQUIRES_NEW,
+          }),
+        'a flush without a transaction inside': (tx, expense) =>
+          tx.transactional(async () => void expense.amount++, { propagation: TransactionPropagation.NOT_SUPPORTED }),
+        'a fork of it that flushes': async (tx, expense) => {
+          expense.amount++;
+          await tx.fork({ clear: false }).flush();
+        },
+      }),
+      // what was locked stays so on MariaDB and MySQL, and somebody else would wait for ever
+      ...((!driver.concurrent || !driver.keepsLocks) && {
+        'a savepoint that rolls back after it has flushed': (tx, expense) =>
+          thrown(() =>
+            tx.transactional(async (inner) => {
+              expense.amount++;
+              await inner.flush();
+              throw new Error('changed my mind');
+            }),
+          ),
+      }),
+    };
+    for (const where of ['before', 'in'] as const) {
+      for (const [name, flush] of Object.entries(transactions)) {
+        test(`${where} a transaction, then ${name}: it is verified all the same`, async () => {
+          const { fork, orm, change } = await setUp();
+          const em = fork();
+          const [budget] = await em.find(Budget, {}, { orderBy: { id: 'asc' } });
+          const [expense, other] = await em.find(Expense, {}, { orderBy: { id: 'asc' } });
+          const work = async (tx: EntityManager) => {
+            if (where === 'in') {
+              verify(budget!);
+            }
+            await flush(tx, other!);
+            // where there is one connection, from inside
+            await (driver.concurrent ? change() : tx.nativeUpdate(Budget, 1, { total: 50 }));
+            expense!.amount = 90;
+          };
+          if (where === 'before') {
+            verify(budget!);
+          }
+          const error = await thrown(() => em.transactional(work as never));
+          expect(error).toBeInstanceOf(ConcurrentUpdate);
+          expect(error['conflicts']).toMatchObject([{ entity: budget, operation: 'check', expected: 1, actual: 2 }]);
+          const read = orm.em.fork();
+          expect((await read.findOneOrFail(Expense, 1)).amount).toBe(0);
+        });
+      }
+    }
+
+    test('a transaction that rolls back after it has flushed: what it verified is verified again', async () => {
+      const { fork, change } = await setUp();
+      const em = fork();
+      const budget = await em.findOneOrFail(Budget, 1);
+      const [expense, other] = await em.find(Expense, {}, { orderBy: { id: 'asc' } });
+      verify(budget);
+      await em.begin();
+      other!.amount = 10;
+      await em.flush();
+      await em.rollback();
+      await change();
+      expense!.amount = 90;
+      expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+      await em.refresh(budget);
+      await em.flush();
+      // once
+      await change();
+      expense!.amount = 91;
+      await em.flush();
+      expect([budget.version, expense!.version, other!.version]).toEqual([2, 3, 1]);
     });
 
     test('what cannot be verified is refused', async () => {

@@ -1,5 +1,12 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
-import { type Collection, type Dictionary, type EntityManager, ReferenceKind, Utils } from '@mikro-orm/core';
+import {
+  type Collection,
+  type Dictionary,
+  type EntityManager,
+  ReferenceKind,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, isUpdate, metaOf, snapshotOf, tablesOf } from '../../mikro-orm/entity.ts';
 import { isUnsavedPart } from '../../mikro-orm/outside.ts';
@@ -56,7 +63,7 @@ export class Climb {
     const { owner, property } = collection;
     // one that was replaced without being loaded has none, and may have had anything
     const before = collection.getSnapshot() as object[] | undefined;
-    const [old, items] = [new Set(before), new Set(collection.getItems(false))];
+    const [old, items] = [new Set(before?.filter((item) => !isGone(item))), new Set(collection.getItems(false))];
     const moved = [...old, ...items].filter((item) => !(old.has(item) && items.has(item)));
     const places = this.#aggregates.collections.get(owner.constructor) ?? [];
     for (const { way, depth, isOther } of places.filter(({ name }) => name === property.name)) {
@@ -103,6 +110,11 @@ export class Climb {
   #notKnown(part: object, { root }: Way, along?: string): VersionNotLoaded {
     return new VersionNotLoaded(part, root.className, versionOf(root)!.name, 'update', along);
   }
+}
+
+/** Has an earlier flush removed it? MikroORM takes such a row out of the items of a collection, but not of its snapshot. */
+function isGone(item: object): boolean {
+  return !helper(item).__managed && snapshotOf(item) === undefined;
 }
 
 /** Does this change set write something that matters? A claim is only compared. */
