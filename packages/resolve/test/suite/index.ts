@@ -7,6 +7,7 @@ import { mergesOnConflict } from './merge-on-conflict.ts';
 import { mergesInMemory } from './merge-memory.ts';
 import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
+import { parts } from './parts.ts';
 import { rebases } from './rebase.ts';
 import { retries } from './retry.ts';
 
@@ -14,6 +15,7 @@ export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
     retries(driver);
     rebases(driver);
+    parts(driver);
     oddities(driver);
     merges(driver);
     mergesOnConflict(driver);
