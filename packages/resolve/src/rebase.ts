@@ -500,7 +500,9 @@ class Merge {
     const comparator = this.#em.getComparator();
     const mine = comparator.prepareEntity(this.#entity);
     const diff = comparator.diffEntities(this.#meta.class, this.#base as never, mine);
-    return Object.keys(diff).length > 0 || this.#collections().some(([, collection]) => collection.isDirty());
+    // the rows of 1:m items change, and say so themselves
+    const links = this.#collections().filter(([{ kind }]) => kind === ReferenceKind.MANY_TO_MANY);
+    return Object.keys(diff).length > 0 || links.some(([, collection]) => collection.isDirty());
   }
 
   #isLoaded(name: string): boolean {

@@ -7,6 +7,7 @@ import { mergesOnConflict } from './merge-on-conflict.ts';
 import { mergesInMemory } from './merge-memory.ts';
 import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
+import { mergesParts } from './parts-merge.ts';
 import { parts } from './parts.ts';
 import { rebases } from './rebase.ts';
 import { retries } from './retry.ts';
@@ -16,6 +17,7 @@ export function suite(driver: TestDriver): void {
     retries(driver);
     rebases(driver);
     parts(driver);
+    mergesParts(driver);
     oddities(driver);
     merges(driver);
     mergesOnConflict(driver);

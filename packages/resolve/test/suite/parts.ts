@@ -5,32 +5,36 @@ import { MergeConflict, mergeOnConflict, rebase } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
 import { type Database, type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
 
-class Order {
+export class Order {
   id!: number;
   lines!: Collection<Line>;
   notes!: Collection<Note>;
   detail!: Detail | null;
   version!: Opt<number>;
 }
-class Line {
+export class Line {
   id!: number;
   text!: Opt<string>;
+  size!: Opt<number>;
   order!: Order;
   extras!: Collection<Extra>;
 }
-class Extra {
+export class Extra {
   id!: number;
   text!: Opt<string>;
+  size!: Opt<number>;
   line!: Line;
 }
-class Note {
+export class Note {
   id!: number;
   text!: Opt<string>;
+  size!: Opt<number>;
   order!: Order | null;
 }
-class Detail {
+export class Detail {
   id!: number;
   text!: Opt<string>;
+  size!: Opt<number>;
   order!: Order | null;
 }
 const OrderSchema = defineEntity({
@@ -44,29 +48,30 @@ const OrderSchema = defineEntity({
     version: p.type(new VersionField({ aggregate: ['lines', 'lines.extras', 'notes', 'detail'] })),
   },
 });
-const id = () => p.integer().primary();
-const text = () => p.string().default('old');
+const content = () => ({ id: p.integer().primary(), text: p.string().default('old'), size: p.integer().default(0) });
 const LineSchema = defineEntity({
   class: Line,
   properties: {
-    id: id(),
-    text: text(),
+    ...content(),
     order: () => p.manyToOne(Order),
     extras: () => p.oneToMany(Extra).mappedBy('line'),
   },
 });
 const ExtraSchema = defineEntity({
   class: Extra,
-  properties: { id: id(), text: text(), line: () => p.manyToOne(Line).deleteRule('cascade') },
+  properties: { ...content(), line: () => p.manyToOne(Line).deleteRule('cascade') },
 });
 const NoteSchema = defineEntity({
   class: Note,
-  properties: { id: id(), text: text(), order: () => p.manyToOne(Order).nullable() },
+  properties: { ...content(), order: () => p.manyToOne(Order).nullable() },
 });
 const DetailSchema = defineEntity({
   class: Detail,
-  properties: { id: id(), text: text(), order: () => p.oneToOne(Order).inversedBy('detail').nullable() },
+  properties: { ...content(), order: () => p.oneToOne(Order).inversedBy('detail').nullable() },
 });
+
+/** An order with its parts. */
+export const entities = [OrderSchema, LineSchema, ExtraSchema, NoteSchema, DetailSchema] as never;
 
 type Em = ReturnType<Database['fork']>;
 type Change = (order: Order, em: Em) => unknown;
@@ -81,7 +86,7 @@ const REMOVALS: Record<string, { Part: typeof Line | typeof Note | typeof Detail
 export function parts(driver: TestDriver): void {
   describe('rebase, parts that somebody has removed', () => {
     const setUp = async () => {
-      const db = await open(driver, [OrderSchema, LineSchema, ExtraSchema, NoteSchema, DetailSchema] as never);
+      const db = await open(driver, entities);
       const seed = db.fork();
       const lines = [1, 2].map((n) => ({ id: n, extras: [{ id: n }] }));
       seed.create(Order, { id: 1, lines, notes: [{ id: 1 }, { id: 2 }], detail: { id: 1 } } as never);
@@ -187,6 +192,16 @@ export function parts(driver: TestDriver): void {
       await em.flush();
       expect(await fork().findOne(Extra, 1)).toMatchObject({ text: 'theirs', line: { id: 1 } });
       expect(order.version).toBe(2);
+    });
+
+    test('a part that only they have removed, of which I have removed a part: nothing to decide', async () => {
+      const { both, fork } = await setUp();
+      const { em } = await both(
+        (mine, own) => own.remove(mine.lines[0]!.extras[0]!),
+        (theirs, other) => other.remove(theirs.lines[0]!),
+      );
+      await mergeOnConflict(em);
+      expect(await fork().count(Line)).toBe(1);
     });
 
     test('a part that I have given to another root is merged with what they have changed of it', async () => {
