@@ -123,8 +123,9 @@ export class VersionField extends Type<Opt<number>, number> {
     return 'number';
   }
 
-  override ensureComparable(): boolean {
-    return false;
+  /** A bigint comes as text from some drivers, and a snapshot that has text would make every row that is loaded a changed one. */
+  override ensureComparable(_meta: object, { columnTypes }: EntityProperty): boolean {
+    return /^(?:bigint|bigserial|int8)/i.test(columnTypes[0] ?? '');
   }
 }
 

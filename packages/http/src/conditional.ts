@@ -1,6 +1,6 @@
 /** What the parts for frameworks share. */
 import { etag } from './etag.ts';
-import { type HeaderValue, notModified } from './preconditions.ts';
+import { type HeaderValue, ifMatch, notModified } from './preconditions.ts';
 import { type Problem, type ProblemBody, problem } from './problem.ts';
 
 /** What an answer with a tag begins with: the tag itself, and whether the reader has got this state already. */
@@ -10,13 +10,22 @@ export interface Tagged {
 }
 
 /**
- * @param request its method, and the value of `If-None-Match`, which only reading requests mean in this way
+ * @param method of the request: only reading ones have their preconditions looked at here
+ * @param header by its name
  * @param entity what is about to be sent
+ * @throws {PreconditionError} when a reading request has an `If-Match` that the entity does not match
  * @see RFC 9110, section 13.2.2
  */
-export function tagged(request: { method: string; ifNoneMatch: HeaderValue }, entity: object): Tagged {
-  const isRead = request.method === 'GET' || request.method === 'HEAD';
-  return { tag: etag(entity), isKnown: isRead && notModified(request.ifNoneMatch, entity) };
+export function tagged(method: string, header: (name: string) => HeaderValue, entity: object): Tagged {
+  const tag = etag(entity);
+  if (method !== 'GET' && method !== 'HEAD') {
+    return { tag, isKnown: false };
+  }
+  const wanted = header('if-match');
+  if (wanted != null) {
+    ifMatch(wanted, entity);
+  }
+  return { tag, isKnown: notModified(header('if-none-match'), entity) };
 }
 
 /** What an application says for itself, in answer to a request. */

@@ -13,7 +13,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { Refusal, loadedVersion, versionOf } from '@mikro-ool/core';
+import { Refusal, loadedVersion, maximumVersion, versionOf } from '@mikro-ool/core';
 
 /** @internal What a tag says about a row. */
 export interface TaggedRow {
@@ -25,6 +25,10 @@ export interface TaggedRow {
   readonly version: unknown;
   /** Is that the version of a row that was read? */
   readonly isRead: boolean;
+  /** Was it never in the database? */
+  readonly isNew: boolean;
+  /** The largest version that its column can hold. */
+  readonly maximum: number;
 }
 
 /**
@@ -73,6 +77,8 @@ export function describeRow(entity: object): TaggedRow {
     prefix: prefix.length > LONGEST_PREFIX ? shortened(prefix) : prefix,
     version: isLoaded ? loaded : (entity as Record<string, unknown>)[property.name],
     isRead: isLoaded || wrapped.__initialized,
+    isNew: wrapped.__initialized && wrapped.__originalEntityData === undefined,
+    maximum: maximumVersion(property),
   };
 }
 
@@ -133,17 +139,26 @@ function asStored(key: string, prop: EntityProperty, platform: Platform): string
     const [, sign, whole, fraction] = /([+-]?)0*(\d*)(?:\.(\d*?)0*)?\s*$/.exec(key)!;
     return `${sign === '-' ? '-' : ''}${whole || '0'}${fraction ? `.${fraction}` : ''}`;
   }
-  const isPadded = /^(?:char|character|bpchar|nchar)\b(?! varying)/i.test(type) && !isA('SqlitePlatform', platform);
-  const unpadded = isPadded ? key.trimEnd() : key;
-  return comparesCase(prop, type, platform) ? unpadded : unpadded.trimEnd().toLowerCase();
+  const isCased = comparesCase(prop, type, platform);
+  const [isSqlite, isMySql] = [isA('SqlitePlatform', platform), isA('BaseMySqlPlatform', platform)];
+  const isFixed = /^(?:char|character|bpchar|nchar)\b(?! varying)/i.test(type) && !isSqlite;
+  // with spaces, and with nothing else that looks like one
+  const unpadded = isFixed || (isMySql && !isCased) ? key.replace(/ +$/, '') : key;
+  if (isCased) {
+    return unpadded;
+  }
+  // SQLite knows the case of no other letters; and what comes back as another one, as a Kelvin sign does, is one of its own
+  return unpadded.replaceAll(isSqlite ? /[A-Z]/g : /\p{Lu}/gu, (letter) => {
+    const small = letter.toLowerCase();
+    return small.toUpperCase() === letter ? small : letter;
+  });
 }
 
-/** MariaDB and MySQL do not, unless the column says so; the others do, unless it says otherwise. */
-function comparesCase({ collation = '' }: EntityProperty, type: string, platform: Platform): boolean {
-  const said = `${type} ${collation}`;
+/** MariaDB and MySQL do not, unless the column says so, or the configuration; the others do, unless it says otherwise. */
+function comparesCase({ collation }: EntityProperty, type: string, platform: Platform): boolean {
   return isA('BaseMySqlPlatform', platform)
-    ? /_bin\b|_cs\b|binary|blob/i.test(said)
-    : !/citext|nocase|_ci\b/i.test(said);
+    ? /_bin\b|_cs\b|binary|blob/i.test(`${type} ${collation ?? platform.getConfig().get('collate') ?? ''}`)
+    : !/citext|nocase|_ci\b/i.test(`${type} ${collation ?? ''}`);
 }
 
 /** By name: this package knows no driver. */

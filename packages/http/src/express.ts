@@ -34,10 +34,11 @@ export function ifMatch(req: Pick<Request, 'headers'>, entity: object): number {
  * @param entity what is about to be sent
  * @returns the response
  * @throws {ValidationError} when the entity has no ETag
+ * @throws {PreconditionError} of a GET or HEAD whose `If-Match` it does not match
  */
 export function etag<Sent extends Response>(res: Sent, entity: object): Sent {
   const { method, headers } = res.req;
-  const { tag, isKnown } = tagged({ method, ifNoneMatch: headers['if-none-match'] }, entity);
+  const { tag, isKnown } = tagged(method, (name) => headers[name], entity);
   res.set('etag', tag);
   return isKnown ? res.status(304) : res;
 }
@@ -56,6 +57,7 @@ export function problems(options: AnswerOptions<Request> = {}): ErrorRequestHand
       next(error);
       return;
     }
+    res.removeHeader('etag'); // of what was to be sent
     // not res.json(), which would put a tag of Express's own on it, of the problem and not of the row
     res.status(answer.status).set(answer.headers).end(JSON.stringify(answer.body));
   };

@@ -44,13 +44,14 @@ export const locking: FastifyPluginAsync<LockingOptions> = async (app, options) 
   });
   app.decorateReply('etag', function (this: FastifyReply, entity: object): FastifyReply {
     const { method, headers } = this.request;
-    const { tag, isKnown } = tagged({ method, ifNoneMatch: headers['if-none-match'] }, entity);
+    const { tag, isKnown } = tagged(method, (name) => headers[name], entity);
     return (isKnown ? this.code(304) : this).header('etag', tag);
   });
   app.setErrorHandler<FastifyError>(async (error, request, reply) => {
     const answer = answerTo(error, options, request);
     if (answer) {
-      return reply.code(answer.status).headers(answer.headers).send(answer.body);
+      // the tag that it may have is of what was to be sent
+      return reply.removeHeader('etag').code(answer.status).headers(answer.headers).send(answer.body);
     }
     if (otherwise) {
       return otherwise(error, request, reply);

@@ -34,9 +34,10 @@ export function ifMatch(c: Context, entity: object): number {
  * @param entity what is about to be sent
  * @returns the answer, 304 without a body, to a GET or HEAD whose reader has got this state already; else nothing
  * @throws {ValidationError} when the entity has no ETag
+ * @throws {PreconditionError} of a GET or HEAD whose `If-Match` it does not match
  */
 export function etag(c: Context, entity: object): Response | undefined {
-  const { tag, isKnown } = tagged({ method: c.req.method, ifNoneMatch: c.req.header('if-none-match') }, entity);
+  const { tag, isKnown } = tagged(c.req.method, (name) => c.req.header(name), entity);
   c.header('etag', tag);
   return isKnown ? c.body(null, 304) : undefined;
 }
@@ -57,7 +58,13 @@ export function problems(options: ProblemsOptions = {}): ErrorHandler {
   const { otherwise = unknownError } = options;
   return (error, c) => {
     const answer = answerTo(error, options, c);
-    return answer ? new Response(JSON.stringify(answer.body), answer) : otherwise(error, c);
+    if (!answer) {
+      return otherwise(error, c);
+    }
+    c.header('etag', undefined); // of what was to be sent
+    // or the headers that a middleware has set would be lost, or replace these
+    Object.entries(answer.headers).forEach(([name, value]) => c.header(name, value));
+    return c.body(JSON.stringify(answer.body), answer.status as 400);
   };
 }
 

@@ -70,6 +70,7 @@ export class ETagInterceptor implements NestInterceptor {
    * @param next the handler
    * @returns what the handler returns, or nothing, with a 304
    * @throws {ValidationError} when that is no entity, or has no ETag
+   * @throws {PreconditionError} of a GET or HEAD whose `If-Match` it does not match
    */
   intercept(context: ExecutionContext, next: CallHandler<object>): Observable<object | undefined> {
     const http = context.switchToHttp();
@@ -77,7 +78,7 @@ export class ETagInterceptor implements NestInterceptor {
     const [response, adapter] = [http.getResponse<object>(), this.#host.httpAdapter];
     return next.handle().pipe(
       map((entity) => {
-        const { tag, isKnown } = tagged({ method, ifNoneMatch: headers['if-none-match'] }, entity);
+        const { tag, isKnown } = tagged(method, (name) => headers[name], entity);
         adapter.setHeader(response, 'etag', tag);
         if (isKnown) {
           adapter.status(response, 304);

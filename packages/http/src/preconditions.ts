@@ -57,7 +57,8 @@ interface Tag {
  *
  * What is compared is the version that was loaded, also after `em.assign(entity, body)` with another one in the body.
  * With `If-Match: *`, this is the version that was loaded. With a tag, `mergeOnConflict()` merges nothing into a later
- * state. A weak tag matches nothing. Tags of other rows and of other classes do not match either.
+ * state. A weak tag matches nothing. Tags of other rows and of other classes do not match either, and nothing matches an
+ * entity that was never saved: such a request does not want to create.
  *
  * @param header the value of `If-Match`
  * @param entity a loaded one, or `em.getReference()`, which needs no query
@@ -70,12 +71,15 @@ interface Tag {
 export function ifMatch(header: HeaderValue, entity: object): number {
   const tags = parse('If-Match', header);
   const row = describeRow(entity);
-  const { prefix, isRead } = row;
+  const { prefix, isRead, isNew } = row;
   const name = inWords(row.className);
   const version = isRead ? row.version : undefined;
   if (!tags) {
     const message = `Send the ETag of this ${name} as If-Match, so that no change gets lost.`;
     throw new PreconditionError(428, 'missing', message);
+  }
+  if (isNew) {
+    throw notThere(412, name);
   }
   if (tags === '*') {
     if (version == null) {
@@ -83,7 +87,7 @@ export function ifMatch(header: HeaderValue, entity: object): number {
     }
     return version as number;
   }
-  const seen = new Set(tags.flatMap((tag) => versionIn(tag, prefix)));
+  const seen = new Set(tags.flatMap((tag) => versionIn(tag, row)));
   if (version != null ? !seen.has(version as number) : seen.size === 0) {
     throw notCurrent(412, row, tags, version == null ? undefined : `"${prefix}${version as number}"`);
   }
@@ -146,7 +150,7 @@ export function notModified(header: HeaderValue, entity: object): boolean {
  * @param entity the row that the tag must be of; without it, a tag is not accepted
  * @returns the version that the client has seen
  * @throws {PreconditionError} 428 when it is missing or null; 400 when it is no integer from 0 on and no tag; 409 when it is
- *   the tag of another row, or a weak one
+ *   the tag of another row, or a weak one, or the entity was never saved
  * @see AIP-154, of which a missing `etag` would be no error
  */
 export function claimedVersion(value: unknown, entity?: object): number {
@@ -155,8 +159,12 @@ export function claimedVersion(value: unknown, entity?: object): number {
     const message = `Send the ${what} that the change is based on, so that no change gets lost.`;
     throw new PreconditionError(428, 'missing', message);
   }
-  if (entity && typeof value === 'string') {
-    return versionInTag(value, entity);
+  const row = entity && describeRow(entity);
+  if (row?.isNew) {
+    throw notThere(409, inWords(row.className));
+  }
+  if (row && typeof value === 'string') {
+    return versionInTag(value, row);
   }
   if (!Number.isSafeInteger(value) || (value as number) < 0) {
     throw new PreconditionError(
@@ -174,13 +182,12 @@ function matches(tags: '*' | readonly Tag[], entity: object): boolean {
   return tags === '*' || tags.some((tag) => `"${tag.opaque}"` === current);
 }
 
-function versionInTag(sent: string, entity: object): number {
+function versionInTag(sent: string, row: TaggedRow): number {
   const tags = parse('The etag', sent);
   if (!Array.isArray(tags) || tags.length !== 1) {
     throw new PreconditionError(400, 'malformed', 'The etag is not one entity tag in double quotes.');
   }
-  const row = describeRow(entity);
-  const [version] = versionIn(tags[0]!, row.prefix);
+  const [version] = versionIn(tags[0]!, row);
   if (version === undefined) {
     throw notCurrent(409, row, tags);
   }
@@ -188,9 +195,9 @@ function versionInTag(sent: string, entity: object): number {
 }
 
 /** A state that the row has been in, or one that it never was in. */
-function notCurrent(status: 409 | 412, { className, prefix }: TaggedRow, tags: readonly Tag[], current?: string) {
-  const name = inWords(className);
-  if (tags.some((tag) => versionIn(tag, prefix).length > 0)) {
+function notCurrent(status: 409 | 412, row: TaggedRow, tags: readonly Tag[], current?: string) {
+  const name = inWords(row.className);
+  if (tags.some((tag) => versionIn(tag, row).length > 0)) {
     const message = `The ${name} was changed by somebody else. Nothing was written. Read it again.`;
     return new PreconditionError(status, 'changed', message, current);
   }
@@ -199,13 +206,22 @@ function notCurrent(status: 409 | 412, { className, prefix }: TaggedRow, tags: r
   return new PreconditionError(status, 'stale', message, current);
 }
 
-function versionIn({ weak, opaque }: Tag, prefix: string): number[] {
+function notThere(status: 409 | 412, name: string) {
+  return new PreconditionError(
+    status,
+    'stale',
+    `The ${name} that the request means is not there. Nothing was written.`,
+  );
+}
+
+/** Of a number that no version of the row can be, there never was a tag. */
+function versionIn({ weak, opaque }: Tag, { prefix, maximum }: TaggedRow): number[] {
   if (weak) {
     return [];
   }
   const version = opaque.slice(prefix.length);
   const number = Number(version);
-  return opaque.startsWith(prefix) && /^(?:0|[1-9]\d*)$/.test(version) && Number.isSafeInteger(number) ? [number] : [];
+  return opaque.startsWith(prefix) && /^(?:0|[1-9]\d*)$/.test(version) && number <= maximum ? [number] : [];
 }
 
 /** The tags of a header, of which a client may have sent several; `undefined` when it sent none. */

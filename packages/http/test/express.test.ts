@@ -11,7 +11,8 @@ contract('Express', async (orm: MikroORM) => {
   app.use(express.json());
   app.all('/articles/:id', async (req, res) => {
     const { method, headers, body, params } = req;
-    const answer = await serve(orm, { method, id: Number(params.id), headers, body, seen: (e) => ifMatch(req, e) });
+    const [seen, tag] = [(e: object) => ifMatch(req, e), (e: object) => void etag(res, e)];
+    const answer = await serve(orm, { method, id: Number(params.id), headers, body, seen, tag });
     if (answer === 'nothing') {
       res.sendStatus(204);
     } else if ('partly' in answer) {

@@ -13,7 +13,8 @@ contract('Fastify', async (orm: MikroORM) => {
   });
   app.all<{ Params: { id: number } }>('/articles/:id', async (request, reply) => {
     const { method, headers, body, params } = request;
-    const answer = await serve(orm, { method, id: Number(params.id), headers, body, seen: (e) => request.ifMatch(e) });
+    const [seen, tag] = [(e: object) => request.ifMatch(e), (e: object) => void reply.etag(e)];
+    const answer = await serve(orm, { method, id: Number(params.id), headers, body, seen, tag });
     if (answer === 'nothing') {
       return reply.code(204).send();
     }

@@ -70,6 +70,16 @@ const BasketRow = defineEntity({
   properties: { id: p.integer().primary(), text: p.string(), basket: () => p.manyToOne(Basket) },
 });
 
+/** Keys that some databases take for one. */
+const pairs = [
+  ['a', 'a '],
+  ['a', 'a\t'],
+  ['a', 'a\u00a0'],
+  ['a', 'A'],
+  ['\u00e4', '\u00c4'],
+  ['k', '\u212a'],
+] as const;
+
 export function suite(driver: TestDriver): void {
   /** Articles 1 and 2 and note 1, all at version 3. */
   const setUp = async () => {
@@ -143,6 +153,24 @@ export function suite(driver: TestDriver): void {
         }
         expect(() => ifMatch(etag(loaded), reference(other))).toThrow(PreconditionError);
       });
+    }
+  });
+
+  test(`${driver.name}: what is another key to the database has another tag`, async () => {
+    for (const entity of [Long, Folded, Code]) {
+      const db = await open(driver, [entity as never]).catch(() => undefined);
+      for (const [one, other] of db ? pairs : []) {
+        const em = db!.fork();
+        await em.nativeDelete(entity as typeof Long, {});
+        const row = (id: string) => ({ id, ...(entity === Long && { text: 'a' }) }) as { id: string; text: string };
+        await em.insert(entity as typeof Long, row(one));
+        const isTaken = await em.insert(entity as typeof Long, row(other)).then(
+          () => false,
+          () => true,
+        );
+        const tags = (await em.find(entity as typeof Long, {})).map((found) => etag(found));
+        expect([one, other, new Set(tags).size]).toEqual([one, other, isTaken ? 1 : 2]);
+      }
     }
   });
 
@@ -302,6 +330,30 @@ export function suite(driver: TestDriver): void {
       ]);
       expect(answers.every(({ status }) => [201, 409, 412].includes(status))).toBe(true);
       expect((await create()).status).toBe(412);
+    });
+
+    test('a request for a state of something does not create it', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const article = em.create(Article, { id: 9, title: 'new', secret: '' });
+      for (const header of ['"Article/9/5"', '"Article/1/3"', '*', '']) {
+        expect(() => ifMatch(header, article)).toThrow(expect.objectContaining({ status: 412, reason: 'stale' }));
+      }
+      expect(() => ifMatch(undefined, article)).toThrow(expect.objectContaining({ status: 428 }));
+      for (const value of ['"Article/9/5"', 5]) {
+        expect(() => claimedVersion(value, article)).toThrow(expect.objectContaining({ status: 409 }));
+      }
+      await em.flush();
+      expect(ifMatch('*', article)).toBe(1);
+    });
+
+    test('a tag with a number that its version cannot be is of no state, also for a reference', async () => {
+      const { fork } = await setUp();
+      for (const article of [fork().getReference(Article, 1), await fork().findOneOrFail(Article, 1)]) {
+        const tag = `"Article/1/${2 ** 40}"`;
+        expect(() => ifMatch(tag, article)).toThrow(expect.objectContaining({ status: 412, reason: 'stale' }));
+        expect(() => claimedVersion(tag, article)).toThrow(expect.objectContaining({ status: 409 }));
+      }
     });
 
     test('the tag of another row, class or version opens nothing', async () => {

@@ -128,19 +128,19 @@ export interface Merged {
 export async function mergeRows(em: EntityManager, entities: ReadonlySet<object>): Promise<Merged> {
   const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
   const managed = managedBy(em);
-  const merges = [...entities].map((entity) => new Merge(em, entity, managed));
   const known = partsOf(em, entities);
+  const merges = [...entities].map((entity) => new Merge(em, entity, { managed, parts: known }));
   const settle = () => merges.forEach((merge) => merge.settle());
   const undo = () => merges.toReversed().forEach((merge) => merge.undo());
   try {
     for (const merge of merges) {
       await merge.run(rebased);
     }
-    for (const part of new Set([...known, ...partsOf(em, entities)])) {
+    for (const [part, above] of new Map([...known, ...partsOf(em, entities)])) {
       if (entities.has(part)) {
         continue;
       }
-      const merge = new Merge(em, part);
+      const merge = new Merge(em, part, { parts: known, above });
       merges.push(merge);
       await merge.run(rebased);
     }
@@ -170,30 +170,56 @@ export function forget(em: EntityManager, entity: object): void {
   }
 }
 
-/** The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. */
-function partsOf(em: EntityManager, roots: Iterable<object>): Set<object> {
-  const parts = new Set<object>();
+/**
+ * The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. Also those that are to be removed,
+ * or were given to another root since; by part, what is to be removed together with it, from the uppermost on.
+ */
+function partsOf(em: EntityManager, roots: Iterable<object>): Map<object, readonly object[]> {
+  const parts = new Map<object, readonly object[]>();
   const managed = managedBy(em);
-  const follow = (entity: object, [name, ...rest]: readonly string[]): void => {
-    const value: unknown = (entity as Dictionary)[name!];
-    const prop = helper(entity).__meta.properties[name as never] as EntityProperty | undefined;
-    // an m:n item belongs to nobody
-    const isPart = value && prop && prop.kind !== ReferenceKind.MANY_TO_MANY;
-    const items = isPart ? (Utils.isCollection<object>(value) ? value.getItems(false) : [value as object]) : [];
-    for (const item of items.map((one) => Reference.unwrapReference(one))) {
+  const isPart = (item: object) =>
+    managed.has(item) && helper(item).__initialized && Boolean(helper(item).__originalEntityData);
+  const follow = (entity: object, [name, ...rest]: readonly string[], above: readonly object[]): void => {
+    for (const item of itemsOf(em, entity, name!)) {
       if (rest.length > 0) {
-        follow(item, rest);
-      } else if (managed.has(item) && helper(item).__initialized && helper(item).__originalEntityData) {
-        parts.add(item);
+        follow(item, rest, [...above, item]);
+      } else if (isPart(item)) {
+        parts.set(item, above);
       }
     }
   };
   for (const root of roots) {
     const { aggregate = [] } = (versionOf(metaOf(em, root))?.customType ?? {}) as Partial<VersionField>;
-    aggregate.forEach((path) => follow(root, path.split('.')));
+    aggregate.forEach((path) => follow(root, path.split('.'), []));
   }
   return parts;
 }
+
+/** What belongs to an entity by a relation, and what has belonged to it when it was read, as far as it is in memory. */
+function itemsOf(em: EntityManager, entity: object, name: string): Set<object> {
+  const prop = metaOf(em, entity).properties[name as never] as EntityProperty | undefined;
+  // an m:n item belongs to nobody
+  if (!prop || prop.kind === ReferenceKind.MANY_TO_MANY) {
+    return new Set();
+  }
+  const uow = em.getUnitOfWork(false);
+  const { class: Item } = prop.targetMeta!;
+  const named = (holder: object, key: string, target: never): object | undefined => {
+    const stored: unknown = (helper(holder).__originalEntityData as Dictionary | undefined)?.[key];
+    return stored == null ? undefined : uow.getById(target, stored as never, helper(holder).__schema, true);
+  };
+  const value: unknown = (entity as Dictionary)[name];
+  const now = Utils.isCollection<object>(value) ? value.getItems(false) : value ? [value as object] : [];
+  const before = prop.mappedBy
+    ? [...(uow.getIdentityMap().getStore(prop.targetMeta!).values() as Iterable<object>)].filter(
+        (item) => named(item, prop.mappedBy, entity.constructor as never) === entity,
+      )
+    : [named(entity, name, Item as never)];
+  return new Set([...now, ...before].filter((item) => item !== undefined).map((one) => Reference.unwrapReference(one)));
+}
+
+/** How many keys a query asks for: SQLite nests a thousand conditions, each of which may be one of several columns. */
+const MOST_CONDITIONS = 300;
 
 /** What is merged as one: a property, or one inside an embeddable. */
 interface Unit {
@@ -227,10 +253,25 @@ class Merge {
   #merged?: Dictionary;
   /** The version of theirs. */
   #found: unknown;
+  /** Parts of aggregates, which are merged by themselves. */
+  readonly #parts: ReadonlyMap<object, unknown>;
+  /** Of one of these: what it belongs to, but for the root. */
+  readonly #above: readonly object[] | undefined;
   readonly #undos: (() => void)[] = [];
 
-  /** @param managed what the EntityManager manages; a part is known to be */
-  constructor(em: EntityManager, entity: object, managed?: ReadonlySet<object>) {
+  /**
+   * @param with.managed what the EntityManager manages; a part is known to be
+   * @param with.above of a part
+   */
+  constructor(
+    em: EntityManager,
+    entity: object,
+    {
+      managed,
+      parts,
+      above,
+    }: { managed?: ReadonlySet<object>; parts: ReadonlyMap<object, unknown>; above?: readonly object[] },
+  ) {
     const wrapped = helper(entity) as ReturnType<typeof helper> | undefined;
     const name = wrapped?.__meta.className ?? entity.constructor.name;
     if (managed && !(wrapped?.__managed && managed.has(entity))) {
@@ -248,6 +289,8 @@ class Merge {
     this.#version = version?.name;
     this.#em = em;
     this.#entity = entity;
+    this.#parts = parts;
+    this.#above = above;
     this.#stale = this.#version && this.#entity[this.#version];
   }
 
@@ -292,7 +335,7 @@ class Merge {
     const { __schema: schema } = wrapped;
     const current = currentOptions(em);
     const orphans = new Set<object>(uow.getOrphanRemoveStack());
-    const isRemoved = uow.getRemoveStack().has(entity) || orphans.has(entity);
+    const removed = [...(this.#above ?? []), entity].find((one) => uow.getRemoveStack().has(one) || orphans.has(one));
     if (!wrapped.__initialized) {
       // merges the row into what was assigned, where init() would replace it
       await em.findOne(meta.class, wrapped.getPrimaryKey() as never, { ...current, schema });
@@ -307,7 +350,7 @@ class Merge {
     const key = helper(base).getPrimaryKey() as never;
     const theirs: Dictionary | null = await reader.findOne(meta.class, key, { ...current, schema, populate });
     if (!theirs) {
-      this.#gone(isRemoved, result);
+      this.#gone(removed !== undefined, result);
       return;
     }
 
@@ -317,7 +360,7 @@ class Merge {
     const mineDiff = diff(snapshot, mineData!);
     const theirDiff = diff(snapshot, theirData!);
     const between = diff(mineData!, theirData!);
-    const isLoaded = (name: string) => name in snapshot || wrapped.__loadedProperties.has(name);
+    const isLoaded = (name: string) => this.#isLoaded(name);
     // An assigned version says that the changes were made to an older state than the loaded one: then whatever differs is
     // for somebody to decide.
     const touched = version !== undefined && isTouched(snapshot, version);
@@ -378,12 +421,15 @@ class Merge {
     // a relation that others have moved on leaves no orphan of ours
     const pending: Set<object> = uow.getOrphanRemoveStack();
     pending.forEach((orphan) => orphans.has(orphan) || pending.delete(orphan));
-    if (isRemoved) {
+    // the version of the root says nothing about which of its parts they have changed
+    const isChanged = !this.#above || Object.keys(theirDiff).some((name) => name !== version && isLoaded(name));
+    if (removed && isChanged && result.removed.every((one) => one.entity !== removed)) {
       const keep = () => {
-        em.persist(entity);
-        uow.cancelOrphanRemoval(entity);
+        em.persist(removed);
+        uow.cancelOrphanRemoval(removed);
+        this.#giveBack(removed);
       };
-      result.removed.push({ entity, keep });
+      result.removed.push({ entity: removed, keep });
     }
   }
 
@@ -402,19 +448,35 @@ class Merge {
     return factory.create(this.#meta.class, data as never, options as never);
   }
 
-  /** The row is gone. Removed by both is what both wanted. */
+  /** Removed from a collection, or from the other side of a 1:1, an orphan does not know any more what it belonged to. */
+  #giveBack(orphan: Dictionary): void {
+    const { __originalEntityData: snapshot, __schema: schema } = helper(orphan);
+    for (const { name, inversedBy, targetMeta, ref } of metaOf(this.#em, orphan).relations) {
+      const key: unknown = (snapshot as Dictionary)[name];
+      const other = inversedBy && (targetMeta!.properties[inversedBy as never] as EntityProperty);
+      if (other && other.orphanRemoval && orphan[name] == null && key != null) {
+        const options = { wrapped: Boolean(ref), schema, convertCustomTypes: true };
+        orphan[name] = this.#em.getReference(targetMeta!.class, key as never, options as never);
+      }
+    }
+  }
+
+  /** The row is gone. Removed by both is what both wanted, and of a part that only they have touched nobody loses anything. */
   #gone(isRemoved: boolean, result: Rebased): void {
     const [em, entity] = [this.#em, this.#entity];
-    if (isRemoved) {
+    if (isRemoved || (this.#above && !this.#hasChanges())) {
       this.isGone = true;
       return;
     }
     const recreate = () => {
-      const missing = this.#meta.comparableProps.find(({ name, nullable }) => !nullable && entity[name] === undefined);
-      if (missing || !helper(entity).__initialized) {
+      if (!helper(entity).__originalEntityData) {
+        return; // it is already
+      }
+      const missing = this.#missing();
+      if (missing !== undefined || !helper(entity).__initialized) {
         throw new Refusal(
           `${this.#meta.className} cannot be created again, because it was loaded only in part` +
-            `${missing ? `, without ${missing.name}` : ''}. Assign what is missing, or drop it.`,
+            `${missing === undefined ? '' : `, without ${missing}`}. Assign what is missing, or drop it.`,
           entity,
         );
       }
@@ -434,12 +496,35 @@ class Merge {
     result.deleted.push({ entity, drop: () => forget(em, entity), recreate });
   }
 
+  #hasChanges(): boolean {
+    const comparator = this.#em.getComparator();
+    const mine = comparator.prepareEntity(this.#entity);
+    const diff = comparator.diffEntities(this.#meta.class, this.#base as never, mine);
+    // the rows of 1:m items change, and say so themselves
+    const links = this.#collections().filter(([{ kind }]) => kind === ReferenceKind.MANY_TO_MANY);
+    return Object.keys(diff).length > 0 || links.some(([, collection]) => collection.isDirty());
+  }
+
+  #isLoaded(name: string): boolean {
+    return name in this.#base! || helper(this.#entity).__loadedProperties.has(name);
+  }
+
+  /** What would be inserted as NULL, or not at all, though nobody knows what it was. */
+  #missing(): string | undefined {
+    const find = (prop: EntityProperty, path: string[]): string[] => {
+      const value = at(this.#entity, path);
+      if (value && prop.kind === ReferenceKind.EMBEDDED && !prop.object) {
+        return Object.values(prop.embeddedProps).flatMap((child) => find(child, [...path, child.embedded![1]]));
+      }
+      const isMissing = value === undefined && !columns(prop).some((name) => this.#isLoaded(name));
+      return isMissing && prop.persist !== false ? [path.join('.')] : [];
+    };
+    const props = this.#meta.comparableProps.filter((prop) => !prop.embedded);
+    return props.flatMap((prop) => find(prop, [prop.name])).at(0);
+  }
+
   /** Embeddables are merged property by property, except where one side has none, and lists as a whole. */
   #units(theirs: Dictionary): Unit[] {
-    const columns = (prop: EntityProperty): string[] =>
-      prop.kind === ReferenceKind.EMBEDDED && !prop.object
-        ? Object.values(prop.embeddedProps).flatMap(columns)
-        : [prop.name];
     const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] =>
       isSplit(prop) && at(this.#entity, path) && at(theirs, path)
         ? Object.values(prop.embeddedProps).flatMap((child) =>
@@ -530,12 +615,14 @@ class Merge {
       await reader.populate(theirs, [`${prop.name}:ref`] as never, options);
       const read = (theirs[prop.name] as Collection<object>).getItems(false);
       const items = read.map((item) => this.#own(prop, item) as object);
-      const keys = items.map((item) => Utils.getPrimaryKeyCond(item, primaryKeys as never));
-      if (keys.length > 0) {
-        await this.#em.find(Item, { $or: keys } as never, current as never);
-      }
       const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
       const isDirty = collection.isDirty();
+      // a part that is read again has lost its base; a 1:m item adds itself
+      const others = items.filter((item) => !this.#parts.has(item));
+      const keys = others.map((item) => Utils.getPrimaryKeyCond(item, primaryKeys as never));
+      for (let i = 0; i < keys.length; i += MOST_CONDITIONS) {
+        await this.#em.find(Item, { $or: keys.slice(i, i + MOST_CONDITIONS) } as never, current as never);
+      }
       mine.filter((item) => !items.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
       items.forEach((item) => collection.addWithoutPropagation(item));
       collection.takeSnapshot();
@@ -555,6 +642,13 @@ class Merge {
       });
     }
   }
+}
+
+/** What a property is called in a snapshot. */
+function columns(prop: EntityProperty): string[] {
+  return prop.kind === ReferenceKind.EMBEDDED && !prop.object
+    ? Object.values(prop.embeddedProps).flatMap(columns)
+    : [prop.name];
 }
 
 /** The collection of the other side of a relation, if there is one. */

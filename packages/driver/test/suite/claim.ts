@@ -1,6 +1,6 @@
 /** Which version is expected: the loaded one or the one that was assigned; without one, nothing is sent. */
-import { defineEntity, p } from '@mikro-orm/core';
-import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded } from '@mikro-ool/core';
+import { defineEntity, helper, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, InvalidVersion, VersionField, VersionNotLoaded, loadedVersion } from '@mikro-ool/core';
 import { OptimisticLockError, ValidationError } from '@mikro-orm/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open, thrown } from '../harness.ts';
@@ -223,6 +223,31 @@ export function claims(driver: TestDriver): void {
         articles[1]!.version = 3;
         await em.flush();
         expect(articles.map((article) => article.version)).toEqual([4, 4]);
+      });
+
+      test('a row with a bigint version that was only read is no claim, and its version no other than the loaded one', async () => {
+        const Big = defineEntity({
+          name: 'Big',
+          properties: {
+            id: p.integer().primary(),
+            title: p.string(),
+            version: p.type(VersionField).columnType('bigint'),
+          },
+        });
+        const { fork, sent } = await open(driver, [Big]);
+        await fork().insert(Big, { id: 1, title: 'saved', version: 3 });
+        const em = fork();
+        const row = await em.findOneOrFail(Big, 1);
+        expect(loadedVersion(helper(row).__originalEntityData, 'version')).toBe(3);
+        expect(await sent(() => em.flush())).toEqual([]);
+        await fork().nativeUpdate(Big, 1, { title: 'theirs' });
+        expect(await sent(() => em.flush())).toEqual([]);
+        await em.refresh(row);
+        expect(row.version).toBe(4);
+        expect(await sent(() => em.flush())).toEqual([]);
+        row.title = 'mine';
+        await em.flush();
+        expect(await fork().findOneOrFail(Big, 1)).toMatchObject({ title: 'mine', version: 5 });
       });
 
       test('a bigint version column takes what a number can count', async () => {

@@ -19,13 +19,15 @@ export interface Asked {
   readonly headers: Readonly<Record<string, HeaderValue>>;
   /** The framework's own. */
   readonly seen: (entity: object) => number;
+  /** The framework's own, where a handler may call it before it knows what it will answer. */
+  readonly tag?: (entity: object) => void;
 }
 
 /** What to send: an article with its tag, or a problem that no error brought. */
 export type Answer = { readonly article: object } | { readonly partly: Problem } | 'nothing';
 
 /** GET, PUT, PATCH with a version in its body, DELETE by a reference, POST for many. `X-Rival`: somebody is faster. */
-export async function serve(orm: MikroORM, { method, id, body, headers, seen }: Asked): Promise<Answer> {
+export async function serve(orm: MikroORM, { method, id, body, headers, seen, tag }: Asked): Promise<Answer> {
   const em = orm.em.fork();
   const rival = async (...ids: number[]) => orm.em.fork().nativeUpdate(Article, ids, { title: 'theirs' });
   if (method === 'DELETE') {
@@ -42,10 +44,17 @@ export async function serve(orm: MikroORM, { method, id, body, headers, seen }: 
     return partly ? { partly } : 'nothing';
   }
   if (method === 'PUT' && headers['if-none-match'] !== undefined) {
-    ifNoneMatch(headers['if-none-match'], await em.findOne(Article, id));
+    const there = (await em.findOne(Article, id)) ?? em.create(Article, { id, title: '', secret: 'SECRET' });
+    if (headers['if-match'] !== undefined) {
+      seen(there); // first, also when nothing is there
+    }
+    ifNoneMatch(headers['if-none-match'], em.getUnitOfWork().getPersistStack().has(there) ? null : there);
+    there.title = (body as { title: string }).title;
+    await em.flush();
+    return { article: there };
   }
   const article = await em.findOneOrFail(Article, id);
-  if (method !== 'GET') {
+  if (method !== 'GET' && method !== 'HEAD') {
     const { title, version, etag } = (body ?? {}) as { title: string; version?: unknown; etag?: unknown };
     if (method === 'PATCH') {
       article.version = claimedVersion(version ?? etag, article);
@@ -53,6 +62,9 @@ export async function serve(orm: MikroORM, { method, id, body, headers, seen }: 
       article.version = seen(article);
     }
     article.title = title;
+    if (headers['x-early'] !== undefined) {
+      tag?.(article);
+    }
     if (headers['x-rival'] !== undefined) {
       await rival(id);
     }

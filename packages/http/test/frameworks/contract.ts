@@ -6,8 +6,10 @@ import { SqliteDriver } from '@mikro-orm/sqlite';
 import { versioned } from '@mikro-ool/driver';
 import { type ProblemStatus, problemSchemas } from '@mikro-ool/http';
 import { Ajv2020 } from 'ajv/dist/2020.js';
+import * as fc from 'fast-check';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { Article, Note } from '../service.ts';
+import { type Request, expected, request, spelled } from './oracle.ts';
 
 export interface Started {
   readonly url: string;
@@ -94,10 +96,14 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
   const setUp = async () => {
     const orm = await MikroORM.init({ driver: versioned(SqliteDriver), dbName: ':memory:', entities: [Article, Note] });
     await orm.schema.create();
-    await orm.em.fork().insertMany(
-      Article,
-      [1, 2].map((id) => ({ id, title: 'draft', secret: 'SECRET', version: 3 })),
-    );
+    const reset = async () => {
+      await orm.em.fork().nativeDelete(Article, {});
+      await orm.em.fork().insertMany(
+        Article,
+        [1, 2].map((id) => ({ id, title: 'draft', secret: 'SECRET', version: 3 })),
+      );
+    };
+    await reset();
     const { url, close } = await start(orm);
     onTestFinished(async () => {
       await close();
@@ -113,8 +119,8 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
       expect(text).not.toContain('SECRET');
       return { status: response.status, headers: response.headers, text };
     };
-    const row = async () => orm.em.fork().findOne(Article, 1);
-    return { ask, row };
+    const row = async (id = 1) => orm.em.fork().findOne(Article, id);
+    return { ask, row, reset };
   };
 
   describe(name, () => {
@@ -172,6 +178,12 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
       }
     });
 
+    test('a tag that was set before the write failed is not on the problem', async () => {
+      const { ask } = await setUp();
+      const { status, headers } = await ask({ ...put(409, { 'x-blind': '1', 'x-rival': '1', 'x-early': '1' }) });
+      expect([status, headers.get('etag')]).toEqual([409, null]);
+    });
+
     test('the tag in a body is a claim as well: of another state 409, of another row 409, none 428, nonsense 400', async () => {
       const { ask, row } = await setUp();
       const claim = async (etag: unknown) =>
@@ -185,6 +197,62 @@ export function contract(name: string, start: (orm: MikroORM) => Promise<Started
       expect(await claim(undefined)).toBe(428);
       expect(await row()).toMatchObject({ title: 'draft', version: 3 });
       expect(await claim(CURRENT)).toBe(200);
+    });
+
+    test('any request is answered as RFC 9110 says, and one that is refused changes nothing', async () => {
+      const { ask, row, reset } = await setUp();
+      const statuses = new Set<number>();
+      let title = 0;
+      const send = async (request: Request) => {
+        const { method, id, ifMatch, ifNoneMatch, version: sent, rival } = request;
+        const before = await row(id);
+        const state = { id, version: before?.version ?? 3 };
+        const isWrite = method === 'PUT' || method === 'PATCH';
+        const isClaim = typeof sent === 'string' && sent !== '3';
+        const { status, headers } = await ask(
+          {
+            method,
+            headers: {
+              ...(ifMatch !== undefined && { 'if-match': spelled(ifMatch, state) }),
+              ...(ifNoneMatch !== undefined && { 'if-none-match': spelled(ifNoneMatch, state) }),
+              ...(rival && isWrite && { 'x-rival': '1' }),
+            },
+            body: isWrite
+              ? { title: `mine ${++title}`, ...(isClaim ? { etag: spelled(sent, state) } : { version: sent }) }
+              : undefined,
+          },
+          id,
+        );
+        statuses.add(status);
+        const current = await row(id);
+        expect({ ...request, status }).toEqual({ ...request, status: expected(request, before?.version) });
+        const isRivals = rival && before !== null && current?.title === 'theirs' && current.version > before.version;
+        if (status >= 300 && !isRivals) {
+          expect(current).toEqual(before);
+        }
+        if (status === 204) {
+          expect(current).toBeNull();
+        }
+        if (status === 200 && isWrite) {
+          expect(current).toMatchObject({ title: `mine ${title}`, version: (before?.version ?? 0) + 1 });
+        }
+        if (status === 200 || status === 304) {
+          expect(headers.get('etag')).toBe(`"Article/${id}/${current!.version}"`);
+        } else if (status >= 400 && status !== 404 && headers.has('etag')) {
+          expect([status, headers.get('etag')]).toEqual([412, `"Article/${id}/${current!.version}"`]);
+        }
+      };
+      const all = async (requests: Request[]) => {
+        await reset();
+        for (const one of requests) {
+          await send(one);
+        }
+      };
+      await fc.assert(fc.asyncProperty(fc.array(request, { minLength: 1, maxLength: 10 }), all), {
+        numRuns: 40,
+        seed: 9110,
+      });
+      expect([...statuses].toSorted((a, b) => a - b)).toEqual([200, 204, 304, 400, 404, 409, 412, 428]);
     });
 
     test('the application says it in the language of the request', async () => {

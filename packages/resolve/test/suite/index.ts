@@ -7,6 +7,8 @@ import { mergesOnConflict } from './merge-on-conflict.ts';
 import { mergesInMemory } from './merge-memory.ts';
 import { flushesEachShape } from './each-shapes.ts';
 import { oddities } from './oddities.ts';
+import { mergesParts } from './parts-merge.ts';
+import { parts } from './parts.ts';
 import { rebases } from './rebase.ts';
 import { retries } from './retry.ts';
 
@@ -14,6 +16,8 @@ export function suite(driver: TestDriver): void {
   describe(driver.name, () => {
     retries(driver);
     rebases(driver);
+    parts(driver);
+    mergesParts(driver);
     oddities(driver);
     merges(driver);
     mergesOnConflict(driver);

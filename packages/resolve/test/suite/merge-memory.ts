@@ -268,6 +268,38 @@ export function mergesInMemory(driver: TestDriver): void {
       await isSettled(all);
     });
 
+    test('a MergeConflict leaves 1:m collections as they were: an item that only they have is not there', async () => {
+      const Row = defineEntity({
+        name: 'Row',
+        properties: { id: p.integer().primary(), list: () => p.manyToOne(List) },
+      });
+      const List = defineEntity({
+        name: 'List',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          rows: () => p.oneToMany(Row).mappedBy('list'),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork } = await open(driver, [Row, List] as never);
+      const seed = fork();
+      seed.create(List, { id: 1, title: 'old', rows: [{ id: 1 }] } as never);
+      await seed.flush();
+      const [em, rival] = [fork(), fork()];
+      const load = (from: Em) => from.findOneOrFail(List, 1, { populate: ['rows'] });
+      const [mine, theirs] = [await load(em), await load(rival)];
+      theirs.title = 'theirs';
+      rival.create(Row, { id: 2, list: theirs });
+      await rival.flush();
+      mine.title = 'mine';
+      expect(await thrown(() => mergeOnConflict(em))).toBeInstanceOf(MergeConflict);
+      expect(mine.rows.getItems().map(({ id }) => id)).toEqual([1]);
+      expect(mine.rows.isDirty()).toBe(false);
+      await mergeOnConflict(em, { resolve: () => {} });
+      expect(mine.rows.getItems().map(({ id }) => id)).toEqual([1, 2]);
+    });
+
     test('an error of resolve(): no decision stays, also one of a round before', async () => {
       const all = await setUp();
       const { em, orders, rival } = all;

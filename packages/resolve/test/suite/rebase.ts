@@ -110,6 +110,23 @@ const ArticleSchema = defineEntity({
     version: p.type(VersionField),
   },
 });
+class Shelf {
+  id!: number;
+  title!: string;
+  body!: string;
+  tags!: Collection<Tag>;
+  version!: Opt<number>;
+}
+const ShelfSchema = defineEntity({
+  class: Shelf,
+  properties: {
+    id: p.integer().primary(),
+    title: p.string(),
+    body: p.string(),
+    tags: () => p.manyToMany(Tag),
+    version: p.type(VersionField),
+  },
+});
 const entities = [AuthorSchema, TagSchema, PlaceSchema, NoteSchema, ArticleSchema];
 
 type Em = ReturnType<Database['fork']>;
@@ -427,8 +444,8 @@ export function rebases(driver: TestDriver): void {
     test('a row that they removed: recreate inserts it again, with its m:n items', async () => {
       const { conflict, now } = await setUp();
       const { em, article, error } = await conflict(
-        async (a) => {
-          await a.tags.init();
+        async (a, em) => {
+          await em.populate(a, ['secret', 'tags']);
           a.title = 'mine';
         },
         async (a, em) => {
@@ -440,7 +457,13 @@ export function rebases(driver: TestDriver): void {
       await em.flush();
       expect(article.version).toBe(2);
       const stored = await now();
-      expect(stored).toMatchObject({ title: 'mine', body: 'body', price: { cents: 100 }, version: 2 });
+      expect(stored).toMatchObject({
+        title: 'mine',
+        body: 'body',
+        price: { cents: 100 },
+        secret: 'secret',
+        version: 2,
+      });
       expect(ids(stored.tags)).toEqual([1, 2]);
       article.title = 'again';
       await em.flush();
@@ -456,6 +479,101 @@ export function rebases(driver: TestDriver): void {
       await fork().nativeDelete(Article, 2);
       const { deleted } = await rebase(em, article as object as Article);
       expect(() => deleted[0]!.recreate()).toThrow(/Article cannot be created again.*without title.*Assign/);
+    });
+
+    test('a column that was not loaded is not created again as NULL', async () => {
+      const { fork } = await setUp();
+      for (const [fields, missing] of [
+        [undefined, 'secret'],
+        [['title', 'place.city', 'at'], 'body'],
+      ] as const) {
+        const em = fork();
+        const id = fields ? 1 : 2;
+        const article = (await em.findOneOrFail(Article, id, { fields } as object)) as Article;
+        article.title = 'mine';
+        await fork().nativeDelete(Note, { article: id });
+        await fork().nativeDelete(Article, id);
+        const { deleted } = await rebase(em, article);
+        expect(() => deleted[0]!.recreate()).toThrow(`it was loaded only in part, without ${missing}. Assign`);
+        if (!fields) {
+          article.secret = 'known again';
+          deleted[0]!.recreate();
+          deleted[0]!.recreate(); // once is enough
+          await em.flush();
+          expect(await fork().findOneOrFail(Article, id, { populate: ['secret'] })).toMatchObject({
+            secret: 'known again',
+            version: 2,
+          });
+        }
+      }
+    });
+
+    test('an embeddable that is always there is created again, too', async () => {
+      const Spot = defineEntity({ name: 'Spot', embeddable: true, properties: { x: p.integer(), y: p.integer() } });
+      const Shape = defineEntity({
+        name: 'Shape',
+        properties: {
+          id: p.integer().primary(),
+          title: p.string(),
+          spot: () => p.embedded(Spot),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork } = await open(driver, [Spot, Shape]);
+      await fork().insert(Shape, { id: 1, title: 'old', spot: { x: 1, y: 2 } });
+      const em = fork();
+      const shape = await em.findOneOrFail(Shape, 1);
+      shape.title = 'mine';
+      await fork().nativeDelete(Shape, 1);
+      (await rebase(em, shape)).deleted[0]!.recreate();
+      await em.flush();
+      expect(await fork().findOneOrFail(Shape, 1)).toMatchObject({ title: 'mine', spot: { x: 1, y: 2 }, version: 2 });
+    });
+
+    test('a collection of more items than a condition may have branches', async () => {
+      const { fork } = await open(driver, [TagSchema, ShelfSchema]);
+      const count = 1100;
+      const numbers = Array.from({ length: count }, (_, i) => i + 1);
+      await fork().insertMany(
+        Tag,
+        numbers.map((id) => ({ id, name: 'tag' })),
+      );
+      const seed = fork();
+      seed.create(Shelf, { id: 1, title: 'old', body: 'old', tags: numbers } as never);
+      await seed.flush();
+      const em = fork();
+      const shelf = await em.findOneOrFail(Shelf, 1, { populate: ['tags'] });
+      shelf.title = 'mine';
+      shelf.tags.remove(em.getReference(Tag, 1));
+      const rival = fork();
+      const theirs = await rival.findOneOrFail(Shelf, 1, { populate: ['tags'] });
+      theirs.body = 'theirs';
+      theirs.tags.remove(rival.getReference(Tag, 2));
+      await rival.flush();
+      expect((await rebase(em, shelf)).clashes).toEqual([]);
+      await em.flush();
+      const found = await fork().findOneOrFail(Shelf, 1, { populate: ['tags'] });
+      expect(found).toMatchObject({ title: 'mine', body: 'theirs', version: 3 });
+      expect(found.tags).toHaveLength(count - 2);
+    });
+
+    test('an orphan that is kept belongs to what it belonged to', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const author = await em.findOneOrFail(Author, 1, { populate: ['articles'] });
+      const [article] = author.articles;
+      author.articles.remove(article!);
+      await fork().nativeUpdate(Article, article!.id, { title: 'theirs' });
+      const error = (await thrown(() => em.flush())) as unknown as ConcurrentUpdate;
+      const { removed } = await rebase(em, error);
+      expect(removed.map(({ entity }) => entity)).toEqual([article]);
+      removed[0]!.keep();
+      await em.flush();
+      expect(await fork().findOneOrFail(Article, article!.id)).toMatchObject({
+        title: 'theirs',
+        author: { id: 1 },
+        version: 2,
+      });
     });
 
     test('a stale removal is reported; it stays, or is kept', async () => {

@@ -1,0 +1,218 @@
+/** rebase() of the root of an aggregate, one of whose parts somebody has removed: its version stands for the part. */
+import { type Collection, type Opt, defineEntity, p } from '@mikro-orm/core';
+import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
+import { MergeConflict, mergeOnConflict, rebase } from '@mikro-ool/resolve';
+import { describe, expect, test } from 'vitest';
+import { type Database, type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
+
+export class Order {
+  id!: number;
+  lines!: Collection<Line>;
+  notes!: Collection<Note>;
+  detail!: Detail | null;
+  version!: Opt<number>;
+}
+export class Line {
+  id!: number;
+  text!: Opt<string>;
+  size!: Opt<number>;
+  order!: Order;
+  extras!: Collection<Extra>;
+}
+export class Extra {
+  id!: number;
+  text!: Opt<string>;
+  size!: Opt<number>;
+  line!: Line;
+}
+export class Note {
+  id!: number;
+  text!: Opt<string>;
+  size!: Opt<number>;
+  order!: Order | null;
+}
+export class Detail {
+  id!: number;
+  text!: Opt<string>;
+  size!: Opt<number>;
+  order!: Order | null;
+}
+const OrderSchema = defineEntity({
+  class: Order,
+  tableName: 'orders',
+  properties: {
+    id: p.integer().primary(),
+    lines: () => p.oneToMany(Line).mappedBy('order'),
+    notes: () => p.oneToMany(Note).mappedBy('order').orphanRemoval(),
+    detail: () => p.oneToOne(Detail).mappedBy('order').orphanRemoval().nullable(),
+    version: p.type(new VersionField({ aggregate: ['lines', 'lines.extras', 'notes', 'detail'] })),
+  },
+});
+const content = () => ({ id: p.integer().primary(), text: p.string().default('old'), size: p.integer().default(0) });
+const LineSchema = defineEntity({
+  class: Line,
+  properties: {
+    ...content(),
+    order: () => p.manyToOne(Order),
+    extras: () => p.oneToMany(Extra).mappedBy('line'),
+  },
+});
+const ExtraSchema = defineEntity({
+  class: Extra,
+  properties: { ...content(), line: () => p.manyToOne(Line).deleteRule('cascade') },
+});
+const NoteSchema = defineEntity({
+  class: Note,
+  properties: { ...content(), order: () => p.manyToOne(Order).nullable() },
+});
+const DetailSchema = defineEntity({
+  class: Detail,
+  properties: { ...content(), order: () => p.oneToOne(Order).inversedBy('detail').nullable() },
+});
+
+/** An order with its parts. */
+export const entities = [OrderSchema, LineSchema, ExtraSchema, NoteSchema, DetailSchema] as never;
+
+type Em = ReturnType<Database['fork']>;
+type Change = (order: Order, em: Em) => unknown;
+
+/** By how it is removed: the class of the part, and the part itself. */
+const REMOVALS: Record<string, { Part: typeof Line | typeof Note | typeof Detail; part: (order: Order) => { text: string }; remove: Change }> = {
+  'em.remove()': { Part: Line, part: (order) => order.lines[0]!, remove: (order, em) => em.remove(order.lines[0]!) },
+  'orphan removal': { Part: Note, part: (order) => order.notes[0]!, remove: (order) => order.notes.remove(order.notes[0]!) },
+  'a 1:1 that is no more': { Part: Detail, part: (order) => order.detail!, remove: (order) => (order.detail = null) },
+}; // oxfmt-ignore
+
+export function parts(driver: TestDriver): void {
+  describe('rebase, parts that somebody has removed', () => {
+    const setUp = async () => {
+      const db = await open(driver, entities);
+      const seed = db.fork();
+      const lines = [1, 2].map((n) => ({ id: n, extras: [{ id: n }] }));
+      seed.create(Order, { id: 1, lines, notes: [{ id: 1 }, { id: 2 }], detail: { id: 1 } } as never);
+      seed.create(Order, { id: 2 } as never);
+      await seed.flush();
+      const load = (em: Em) =>
+        em.findOneOrFail(Order, 1, { populate: ['lines.extras', 'notes', 'detail'], orderBy: { lines: { id: 1 } } });
+      /** Mine is unsaved, theirs is in the database. */
+      const both = async (mine: Change, theirs: Change) => {
+        const [em, rival] = [db.fork(), db.fork()];
+        const order = await load(em);
+        await mine(order, em);
+        await theirs(await load(rival), rival);
+        await rival.flush();
+        return { em, order };
+      };
+      return { ...db, load, both };
+    };
+    const stale = async (em: Em) => {
+      const error = await thrown(() => em.flush());
+      expect(error).toBeInstanceOf(ConcurrentUpdate);
+      return rebase(em, error);
+    };
+
+    for (const [how, { Part, part, remove }] of Object.entries(REMOVALS)) {
+      describe(how, () => {
+        const change: Change = (order) => (part(order).text = 'theirs');
+
+        test('by me, and they have changed it: it is reported, and kept, or removed all the same', async () => {
+          const { both, fork } = await setUp();
+          const { em, order } = await both(remove, change);
+          const { clashes, deleted, removed } = await stale(em);
+          expect([clashes, deleted, removed.map(({ entity }) => entity.constructor)]).toEqual([[], [], [Part]]);
+          removed[0]!.keep();
+          await em.flush();
+          expect(await fork().findOne(Part, 1)).toMatchObject({ text: 'theirs', order: { id: 1 } });
+          expect(order.version).toBe(2);
+
+          const again = await setUp();
+          const second = await again.both(remove, change);
+          expect((await stale(second.em)).removed).toHaveLength(1);
+          await second.em.flush();
+          expect(await again.fork().findOne(Part, 1)).toBeNull();
+          expect(second.order.version).toBe(3);
+        });
+
+        test('by me, and they have changed it: mergeOnConflict() does not remove it unseen', async () => {
+          const { both, fork } = await setUp();
+          const { em } = await both(remove, change);
+          const error = (await thrown(() => mergeOnConflict(em, { resolve: () => {} }))) as unknown as MergeConflict;
+          expect(error).toBeInstanceOf(MergeConflict);
+          expect(error.removed).toHaveLength(1);
+          expect(await fork().findOne(Part, 1)).toMatchObject({ text: 'theirs' });
+          // and is as stale as before, and as removed
+          expect(await thrown(() => em.flush())).toBeInstanceOf(ConcurrentUpdate);
+        });
+
+        test('by me, and they have changed another part: nothing to decide', async () => {
+          const { both, fork, load } = await setUp();
+          const { em } = await both(remove, (order) => (order.lines[1]!.text = 'theirs'));
+          await mergeOnConflict(em);
+          expect(await fork().findOne(Part, 1)).toBeNull();
+          expect((await load(fork())).lines.getItems().map(({ text }) => text)).toContain('theirs');
+        });
+
+        test('by them, and I have changed another part: nothing to decide', async () => {
+          const { both, fork } = await setUp();
+          const { em } = await both((order) => (order.lines[1]!.text = 'mine'), remove);
+          expect(await stale(em)).toEqual({ clashes: [], deleted: [], removed: [] });
+          await em.flush();
+          expect(await fork().findOne(Part, 1)).toBeNull();
+          expect(await fork().findOne(Line, 2)).toMatchObject({ text: 'mine' });
+        });
+
+        test('by them, and I have changed it: it is reported', async () => {
+          const { both, fork } = await setUp();
+          const { em } = await both((order) => (part(order).text = 'mine'), remove);
+          const { clashes, deleted, removed } = await stale(em);
+          expect([clashes, deleted.map(({ entity }) => entity.constructor), removed]).toEqual([[], [Part], []]);
+          deleted[0]!.drop();
+          await em.flush();
+          expect(await fork().findOne(Part, 1)).toBeNull();
+        });
+
+        test('by both', async () => {
+          const { both, sent } = await setUp();
+          const { em } = await both(remove, remove);
+          expect(await stale(em)).toEqual({ clashes: [], deleted: [], removed: [] });
+          expect(await sent(() => em.flush())).toEqual([]);
+        });
+      });
+    }
+
+    test('a part of a removed part that they have changed: what was removed is reported', async () => {
+      const { both, fork } = await setUp();
+      const { em, order } = await both(
+        (mine, own) => own.remove(mine.lines[0]!),
+        (theirs) => (theirs.lines[0]!.extras[0]!.text = 'theirs'),
+      );
+      const { removed } = await stale(em);
+      expect(removed.map(({ entity }) => entity)).toEqual([expect.any(Line)]);
+      removed[0]!.keep();
+      await em.flush();
+      expect(await fork().findOne(Extra, 1)).toMatchObject({ text: 'theirs', line: { id: 1 } });
+      expect(order.version).toBe(2);
+    });
+
+    test('a part that only they have removed, of which I have removed a part: nothing to decide', async () => {
+      const { both, fork } = await setUp();
+      const { em } = await both(
+        (mine, own) => own.remove(mine.lines[0]!.extras[0]!),
+        (theirs, other) => other.remove(theirs.lines[0]!),
+      );
+      await mergeOnConflict(em);
+      expect(await fork().count(Line)).toBe(1);
+    });
+
+    test('a part that I have given to another root is merged with what they have changed of it', async () => {
+      const { both, fork } = await setUp();
+      const { em } = await both(
+        async (order, own) => (order.lines[0]!.order = await own.findOneOrFail(Order, 2, { populate: ['lines'] })),
+        (theirs) => (theirs.lines[0]!.text = 'theirs'),
+      );
+      expect(await stale(em)).toEqual({ clashes: [], deleted: [], removed: [] });
+      await em.flush();
+      expect(await fork().findOne(Line, 1)).toMatchObject({ text: 'theirs', order: { id: 2 } });
+    });
+  });
+}
