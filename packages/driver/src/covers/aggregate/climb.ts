@@ -4,7 +4,7 @@ import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, isUpdate, metaOf, tablesOf } from '../../mikro-orm/entity.ts';
 import { isUnsavedPart } from '../../mikro-orm/outside.ts';
 import { isClaim } from '../claims.ts';
-import { changesOnlyUncovered } from '../exclude.ts';
+import { changesOnlyUncovered, isUncoveredLater } from '../exclude.ts';
 import { Parents } from './parents.ts';
 import type { Aggregates, Way } from './ways.ts';
 
@@ -31,8 +31,9 @@ export class Climb {
   run(): Roots {
     const collections = this.#em.getUnitOfWork(false).getCollectionUpdates() as Collection<object>[];
     collections.forEach((collection) => this.#fromCollection(collection));
-    const changes = this.#changeSets.filter((set) => counts(set) && !isUnsavedPart(this.#em, set));
-    const written = new Set([...changes.map(({ entity }) => entity), ...this.#parents.later.keys()]);
+    const changes = this.#changeSets.filter((set) => counts(this.#em, set) && !isUnsavedPart(this.#em, set));
+    const later = [...this.#parents.later].filter(([entity, values]) => !isUncoveredLater(this.#em, entity, values));
+    const written = new Set([...changes.map(({ entity }) => entity), ...later.map(([entity]) => entity)]);
     written.forEach((entity) => this.#fromRow(entity));
     // a root may be a part itself; what is found meanwhile is visited too
     this.#roots.forEach((_, root) => this.#fromRow(root));
@@ -95,8 +96,8 @@ export class Climb {
 }
 
 /** Does this change set write something that matters? A claim is only compared. */
-function counts(changeSet: AnyChangeSet): boolean {
+function counts(em: EntityManager, changeSet: AnyChangeSet): boolean {
   const isChange = (set: AnyChangeSet) =>
-    Object.keys(set.payload).length > 0 && !changesOnlyUncovered(set) && !isClaim(set, NOBODY);
+    Object.keys(set.payload).length > 0 && !changesOnlyUncovered(em, set) && !isClaim(set, NOBODY);
   return !isUpdate(changeSet.type) || tablesOf(changeSet).some(isChange);
 }
