@@ -10,7 +10,7 @@ export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { hasPrecondition, setPrecondition } from './precondition.ts';
 export { asTouched, isTouched, loadedVersion, touch, touchedIn, withLoadedVersion } from './touch.ts';
-export { verifiedIn, verify } from './verify.ts';
+export { verifiedIn, verifiesReads, verify, verifyingReads } from './verify.ts';
 export type { VersionOptions } from './version-field.ts';
 export {
   initialVersion,

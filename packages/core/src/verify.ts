@@ -4,7 +4,10 @@ import { managed } from './managed.ts';
 /** On a unit of work: the entities that its next flush verifies. Another copy of this package may look for it. */
 const VERIFIED = Symbol.for('mikro-ool:verified');
 
-type Verifying = { [VERIFIED]?: Set<object> };
+/** On a unit of work: all that it loads is going to be verified. */
+const VERIFIES_READS = Symbol.for('mikro-ool:verifies-reads');
+
+type Verifying = { [VERIFIED]?: Set<object>; [VERIFIES_READS]?: true };
 
 /**
  * Lets the next flush compare the version of an entity that it does not write: when somebody else has changed or removed
@@ -25,4 +28,17 @@ export function verify(entity: object): void {
 /** @internal The entities that the next flush of a unit of work verifies, if any. */
 export function verifiedIn(uow: object): Set<object> | undefined {
   return (uow as Verifying)[VERIFIED];
+}
+
+/**
+ * @internal All that a unit of work loads from now on will be verified, by the version that it is read with first: what is
+ * read again by the way was decided on before.
+ */
+export function verifyingReads(uow: object): void {
+  (uow as Verifying)[VERIFIES_READS] = true;
+}
+
+/** @internal @see verifyingReads */
+export function verifiesReads(uow: object): boolean {
+  return (uow as Verifying)[VERIFIES_READS] === true;
 }

@@ -16,7 +16,7 @@ import {
   ValidationError,
   helper,
 } from '@mikro-orm/core';
-import { type Conflict, ConcurrentUpdate, loadedVersion, verify, versionOf } from '@mikro-ool/core';
+import { type Conflict, ConcurrentUpdate, loadedVersion, verify, verifyingReads, versionOf } from '@mikro-ool/core';
 import pRetry from 'p-retry';
 
 export interface RetryOptions {
@@ -27,8 +27,9 @@ export interface RetryOptions {
   /** Of the transaction around each attempt; the database's own when not given. */
   readonly isolationLevel?: IsolationLevel;
   /**
-   * Every row with a version that the work has loaded is verified at its end: what it has read by key is as good as under
-   * SERIALIZABLE, at any isolation level. Rows that a query did not find are not.
+   * Every row with a version that the work has loaded, and has not forgotten by `em.clear()`, is verified at its end, as it
+   * was read first: what it has read by key is as good as under SERIALIZABLE, at any isolation level. Rows that a query did
+   * not find are not, and `em.refresh()` looks again.
    */
   readonly verifyReads?: boolean;
 }
@@ -94,6 +95,9 @@ export async function retryOnConflict<Em extends EntityManager, Result>(
       const result = await (em.fork() as Em).transactional(
         async (tx) => {
           const merged = mergedInto(tx);
+          if (verifyReads) {
+            verifyingReads(tx.getUnitOfWork(false));
+          }
           try {
             const worked = await work(tx as Em);
             if (verifyReads) {

@@ -2,9 +2,18 @@
  * Columns that a version does not cover, `new VersionField({ exclude: ['likes'] })`: they are "uncovered" all over the
  * driver. A change of these alone finds its row by the key, and neither checks nor bumps the version.
  */
-import { type EntityMetadata, type EntityProperty, type MetadataStorage, ReferenceKind } from '@mikro-orm/core';
+import {
+  type EntityManager,
+  type EntityMetadata,
+  type EntityProperty,
+  type Dictionary,
+  type MetadataStorage,
+  ReferenceKind,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
 import { VersionField, versionOf } from '@mikro-ool/core';
-import { type AnyChangeSet, isElsewhere } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, isElsewhere, laterOf, metaOf, snapshotOf } from '../mikro-orm/entity.ts';
 
 const NONE: ReadonlySet<string> = new Set();
 const NOBODY: ReadonlySet<object> = new Set();
@@ -41,31 +50,56 @@ export function areUncovered(meta: EntityMetadata, columns: readonly string[]): 
 }
 
 /** Does this change set change nothing that the version covers? A version that was assigned is to be checked. */
-export function changesOnlyUncovered({ meta, payload }: Pick<AnyChangeSet, 'meta' | 'payload'>): boolean {
+export function changesOnlyUncovered(
+  of: { getMetadata(): MetadataStorage },
+  { entity, meta, payload }: Pick<AnyChangeSet, 'entity' | 'meta' | 'payload'>,
+): boolean {
+  return areAllUncovered(covering(of, entity, meta), Object.keys(payload));
+}
+
+function areAllUncovered(meta: EntityMetadata, changed: readonly string[]): boolean {
   const uncovered = uncoveredIn(meta).props;
-  if (uncovered.size === 0) {
-    return false;
-  }
-  const changed = Object.keys(payload);
-  return changed.length > 0 && changed.every((name) => uncovered.has(name));
+  return uncovered.size > 0 && changed.length > 0 && changed.every((name) => uncovered.has(name));
 }
 
 /**
- * The entities of a flush of which only such columns change, in whichever of their tables.
+ * The same of what MikroORM writes by a later statement. When a unique value of a row moves, that is all of its unique
+ * values, also those that stay what they are.
+ */
+export function isUncoveredLater(em: EntityManager, entity: object, later: Dictionary): boolean {
+  const stored = snapshotOf(entity) as Dictionary | undefined;
+  const keyOf = (value: unknown) => (Utils.isEntity<object>(value, true) ? helper(value).getPrimaryKey() : value);
+  const changed = Object.keys(later).filter((name) => (keyOf(later[name]) ?? null) !== (stored?.[name] ?? null));
+  return stored !== undefined && areAllUncovered(metaOf(em, entity), changed);
+}
+
+/** The class that says what the version covers. In joined tables it may be declared below the one of this table. */
+function covering(of: { getMetadata(): MetadataStorage }, entity: object, meta: EntityMetadata): EntityMetadata {
+  return meta.inheritanceType === 'tpt' ? metaOf(of, entity) : meta;
+}
+
+/**
+ * The entities of a flush of which only such columns change, in whichever of their tables, and by whichever statement.
  *
  * @param verified entities whose version counts all the same
  */
-export function uncoveredAmong(updates: readonly AnyChangeSet[][], verified: ReadonlySet<object>): ReadonlySet<object> {
-  if (!updates.some((sets) => sets.some((set) => uncoveredIn(set.meta).props.size > 0))) {
+export function uncoveredAmong(
+  em: EntityManager,
+  updates: readonly AnyChangeSet[][],
+  verified: ReadonlySet<object>,
+): ReadonlySet<object> {
+  const sets = updates.flat().filter(({ entity, meta }) => uncoveredIn(covering(em, entity, meta)).props.size > 0);
+  const followUps = [...em.getUnitOfWork(false).getExtraUpdates()];
+  const later = followUps.filter((one) => isUncoveredLater(em, one[0], laterOf(one)));
+  if (sets.length + later.length === 0) {
     return NOBODY;
   }
+  const isUncovered = (set: AnyChangeSet) => changesOnlyUncovered(em, set);
   const isEmpty = ({ payload }: AnyChangeSet) => Object.keys(payload).length === 0;
-  const sets = updates.filter(([set]) => set && versionOf(set.meta)).flat();
-  const uncovered = new Set(sets.filter(changesOnlyUncovered).map((set) => set.entity));
-  if (uncovered.size > 0) {
-    verified.forEach((entity) => uncovered.delete(entity));
-    sets.filter((set) => !isEmpty(set) && !changesOnlyUncovered(set)).forEach((set) => uncovered.delete(set.entity));
-  }
+  const uncovered = new Set<object>(sets.filter(isUncovered).map(({ entity }) => entity));
+  later.forEach(([entity]) => uncovered.add(entity));
+  verified.forEach((entity) => uncovered.delete(entity));
+  sets.filter((set) => !isEmpty(set) && !isUncovered(set)).forEach(({ entity }) => uncovered.delete(entity));
   return uncovered;
 }
 

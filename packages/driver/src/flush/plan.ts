@@ -2,18 +2,25 @@
  * What a flush is going to do, looked at before it sends anything: which version each row must have, in which order
  * rows are written, what is only compared, and whether it needs a transaction. Here blind writes are refused.
  */
-import { ChangeSetType, type EntityManager, type EntityMetadata, Utils } from '@mikro-orm/core';
+import { ChangeSetType, type Dictionary, type EntityManager, type EntityMetadata } from '@mikro-orm/core';
 import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { tableClasses, versionTable } from '../discovery.ts';
-import { type AnyChangeSet, type ChangeSetGroups, metaOf, snapshotOf, updatesOf } from '../mikro-orm/entity.ts';
+import {
+  type AnyChangeSet,
+  type ChangeSetGroups,
+  laterOf,
+  metaOf,
+  snapshotOf,
+  updatesOf,
+} from '../mikro-orm/entity.ts';
 import { isUnsavedPart } from '../mikro-orm/outside.ts';
 import type { CheckedRow, LockedRow } from '../write/batch.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import type { Roots } from '../covers/aggregate/climb.ts';
 import { NO_ROOTS } from '../covers/aggregate/roots.ts';
 import { changedElsewhere, isClaim, takeBackStamps } from '../covers/claims.ts';
-import { uncoveredAmong } from '../covers/exclude.ts';
+import { isUncoveredLater, uncoveredAmong } from '../covers/exclude.ts';
 import { loneClassOf } from './alone.ts';
 import { type UnsureRow, checkedRow, expectedVersion, lockedRow, unsureAmong, validateInitial } from './expected.ts';
 import { inKeyOrder } from '../order/keys.ts';
@@ -105,7 +112,7 @@ export function planFlush(
   }
   const compared = roots.size > 0 ? new Set([...verified, ...roots.keys()]) : verified;
   const draft: Draft = {
-    uncovered: uncoveredAmong(updatesOf(groups), compared),
+    uncovered: uncoveredAmong(em, updatesOf(groups), compared),
     claims: [],
     unsure: [],
     deletes: [],
@@ -209,8 +216,8 @@ function planChanges(
 function planFollowUps(em: EntityManager, draft: Draft): number {
   const uow = em.getUnitOfWork(false);
   const followUps = [...uow.getExtraUpdates()];
-  for (const [entity, keys] of followUps) {
-    draft.meetsExisting = checkFollowUp(em, entity, keys) || draft.meetsExisting;
+  for (const followUp of followUps) {
+    draft.meetsExisting = checkFollowUp(em, followUp[0], laterOf(followUp)) || draft.meetsExisting;
   }
   return followUps.length + uow.getCollectionUpdates().length;
 }
@@ -267,11 +274,11 @@ function areVersioned(em: EntityManager, sets: AnyChangeSet[]): boolean {
  * An update that MikroORM carries out later in the flush, for a row that exists already. Returns whether it has a
  * version.
  */
-function checkFollowUp(em: EntityManager, entity: object, keys: string | string[]): boolean {
+function checkFollowUp(em: EntityManager, entity: object, later: Dictionary): boolean {
   const meta = metaOf(em, entity);
   const isVersioned = snapshotOf(entity) !== undefined && versionOf(meta) !== undefined;
-  if (isVersioned) {
-    expectedVersion(entity, meta, 'update', Object.fromEntries(Utils.asArray(keys).map((key) => [key, undefined])));
+  if (isVersioned && !isUncoveredLater(em, entity, later)) {
+    expectedVersion(entity, meta, 'update', later);
   }
   return isVersioned;
 }

@@ -130,7 +130,7 @@ export class Updates {
 
   /** Does nothing change in this row that its version covers? */
   isUncovered(changeSet: AnyChangeSet): boolean {
-    return this.uncovered.has(changeSet.entity) && changesOnlyUncovered(changeSet);
+    return this.uncovered.has(changeSet.entity) && changesOnlyUncovered(this.#driver, changeSet);
   }
 
   /**

@@ -29,13 +29,14 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
       sets: AnyChangeSet[],
       options?: PersistOptions,
     ): Promise<void> {
-      if (!versionOf(meta)) {
+      const version = versionOf(meta);
+      if (!version) {
         return super.reloadVersionValues(meta, sets, options);
       }
-      const rest = await readBack(stateOf(this).em, meta, sets, this.prepareOptions(meta, options));
+      const rest = await readBack(stateOf(this).em, meta, sets.map(asUpdate), this.prepareOptions(meta, options));
       if (rest.length > 0) {
         const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
-        await super.reloadVersionValues(withoutVersion, rest, options);
+        await keepingVersions(version.name, rest, () => super.reloadVersionValues(withoutVersion, rest, options));
       }
     }
 
@@ -156,6 +157,30 @@ async function readBack(
     }
   }
   return sets.filter((set) => !known.includes(set));
+}
+
+/** MikroORM reads nothing back for what it writes early; as a root of an aggregate, any row may be. */
+function asUpdate(set: AnyChangeSet): AnyChangeSet {
+  return set.type === ChangeSetType.UPDATE_EARLY ? Object.create(set, { type: { value: ChangeSetType.UPDATE } }) : set;
+}
+
+/**
+ * The version comes along with whatever is read. That of a changed row we know, and where only columns changed that it does
+ * not cover, what else is in memory may be older than the row.
+ */
+async function keepingVersions(version: string, sets: AnyChangeSet[], read: () => Promise<void>): Promise<void> {
+  const changed = sets.filter(({ type }) => type !== ChangeSetType.CREATE);
+  const kept = changed.flatMap(({ entity, payload }) =>
+    [entity as Dictionary, payload as Dictionary].map((object) => ({ object, value: object[version] as unknown })),
+  );
+  await read();
+  for (const { object, value } of kept) {
+    if (value === undefined) {
+      delete object[version];
+    } else {
+      object[version] = value;
+    }
+  }
 }
 
 /** What MikroORM's own batch does around its statement. */

@@ -19,7 +19,7 @@ import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { stateOf } from '../mikro-orm/flush-state.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
 import { settlePolymorphic } from '../mikro-orm/polymorphic.ts';
-import { isVerified } from '../mikro-orm/verified.ts';
+import { areReadsVerified, isVerified } from '../mikro-orm/verified.ts';
 
 interface EntityFactoryMethods {
   create(entityName: unknown, data: Dictionary, options?: Dictionary): object;
@@ -214,7 +214,7 @@ function lower(entity: Dictionary, version: string, read: unknown): void {
   }
 }
 
-/** Is it the version that the row must not bring? There are unsaved changes, or columns that are not read. */
+/** Is it the version that the row must not bring? There are unsaved changes, decisions, or columns that are not read. */
 function keepsVersion(em: EntityManager, entity: Dictionary, version: string, data: Dictionary): boolean {
   const held = heldVersion(entity, version);
   const read = Number(data[version]);
@@ -222,7 +222,8 @@ function keepsVersion(em: EntityManager, entity: Dictionary, version: string, da
     return false;
   }
   // what has no version yet was not based on one: it is being read for the first time
-  return !covers(mergedKeys(entity, data), entity) || (held != null && isDirty(em, entity));
+  const isDecidedOn = () => isDirty(em, entity) || areReadsVerified(em.getUnitOfWork(false));
+  return !covers(mergedKeys(entity, data), entity) || (held != null && isDecidedOn());
 }
 
 /** Joined relations are found by the data object's constructor. */

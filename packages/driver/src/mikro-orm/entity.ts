@@ -67,6 +67,16 @@ export function updatesOf(groups: ChangeSetGroups): AnyChangeSet[][] {
   return [...groups.update.values(), ...groups.update_early.values()];
 }
 
+/** An entity, what is to be written of it later, one property or several, and the values. */
+type FollowUp = readonly [entity: object, keys: string | string[], values: unknown, ...rest: unknown[]];
+
+/** What MikroORM has taken off an entity, to write it by a later statement. */
+export function laterOf([, keys, values]: FollowUp): Dictionary {
+  return Array.isArray(keys)
+    ? Object.fromEntries(keys.map((key, i) => [key, (values as unknown[])[i]]))
+    : { [keys]: values };
+}
+
 /** With joined-table inheritance there is a change set per table. */
 export function tablesOf(changeSet: AnyChangeSet): AnyChangeSet[] {
   return [changeSet, ...((changeSet.tptChangeSets ?? []) as AnyChangeSet[])];

@@ -3,7 +3,7 @@
  * assigned version without another change is: a change set that is only compared.
  */
 import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
-import { verifiedIn, versionOf } from '@mikro-ool/core';
+import { verifiedIn, verifiesReads, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
 import { withSources, withSourcesOfTransaction } from './outside.ts';
 
@@ -52,6 +52,11 @@ export function keepVerified(em: EntityManager, taken: Verified | undefined): vo
 /** Is the next flush to verify an entity? */
 export function isVerified(uow: UnitOfWork, entity: object): boolean {
   return withSources(uow).some((one) => verifiedIn(one)?.has(entity));
+}
+
+/** Does a decision rest on all that is loaded, as by `verifyReads` of `retryOnConflict()`? */
+export function areReadsVerified(uow: UnitOfWork): boolean {
+  return withSources(uow).some(verifiesReads);
 }
 
 /** Makes change sets of nothing but the version, which is the one that the entity has, for those that have none. */

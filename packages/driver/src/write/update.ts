@@ -56,7 +56,7 @@ export function updateRow(
   const { [name]: _claim, ...payload } = changeSet.payload as Dictionary;
   if (hasMoved && !isGuarded(changeSet.meta)) {
     payload[name] = expected;
-  } else if (hasMoved || Object.keys(payload).length === 0 || changesOnlyUncovered({ meta: changeSet.meta, payload })) {
+  } else if (hasMoved || Object.keys(payload).length === 0 || changesOnlyUncovered(driver, { ...changeSet, payload })) {
     payload[name] = expected + 1; // touched: MikroORM adds its own bump to other changes only
   }
   const where = { ...(changeSet.getPrimaryKey(true) as Dictionary), [name]: expected };

@@ -14,6 +14,7 @@ import { descriptions } from './describe.ts';
 import { discards } from './discard.ts';
 import { discovery } from './discovery.ts';
 import { excludes } from './exclude.ts';
+import { excludedShapes } from './exclude-shapes.ts';
 import { givenVersions } from './given-versions.ts';
 import { guards } from './guard.ts';
 import { guardsInSchemas } from './guard-schema.ts';
@@ -66,6 +67,7 @@ export function suite(driver: TestDriver): void {
     removals(driver);
     claims(driver);
     excludes(driver);
+    excludedShapes(driver);
     aggregates(driver);
     aggregateShapes(driver);
     aggregatesDeclared(driver);

@@ -1,10 +1,10 @@
 /** Work that is tried again ends in the sum of all of it; everything else is thrown on as it is. */
 import { channel } from 'node:diagnostics_channel';
-import { IsolationLevel, LockMode, defineEntity, p, raw } from '@mikro-orm/core';
+import { type EntityManager, IsolationLevel, LockMode, defineEntity, p, raw } from '@mikro-orm/core';
 import { CommitOutcomeUnknown, ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { type RetryMessage, retryOnConflict } from '@mikro-ool/resolve';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { type TestDriver, open, thrown } from '../../../driver/test/harness.ts';
+import { type TestDriver, open, testWhere, thrown } from '../../../driver/test/harness.ts';
 
 const Counter = defineEntity({
   name: 'Counter',
@@ -87,6 +87,53 @@ export function retries(driver: TestDriver): void {
         expect(a!.n + b!.n).toBe(verifyReads || !driver.concurrent ? 1 : 0);
       });
     }
+
+    const again: Record<string, (em: EntityManager) => Promise<unknown>> = {
+      find: (em) => em.find(Counter, {}),
+      'find by a condition': (em) => em.findOne(Counter, { n: { $gt: 0 } }),
+      'find with a lock': (em) => em.findOne(Counter, 1, { lockMode: LockMode.PESSIMISTIC_READ }),
+      'in a nested transaction': (em) => em.transactional((tx) => tx.find(Counter, {})),
+    };
+    for (const [name, read] of Object.entries(again)) {
+      testWhere(driver.concurrent)(`verifyReads: a row that is read again by the way: ${name}`, async () => {
+        const { fork, rival } = await setUp();
+        let tries = 0;
+        const decided = await retryOnConflict(
+          fork(),
+          async (em) => {
+            const counter = await em.findOneOrFail(Counter, 1);
+            const { n } = counter;
+            if (++tries === 1) {
+              await rival();
+            }
+            await read(em);
+            return n;
+          },
+          { verifyReads: true, isolationLevel: IsolationLevel.READ_COMMITTED },
+        );
+        expect([decided, tries]).toEqual([100, 2]);
+      });
+    }
+
+    test('verifyReads: what the work has written itself is no conflict', async () => {
+      const { fork, n } = await setUp();
+      const em = fork();
+      await retryOnConflict(
+        em,
+        async (own) => {
+          const counter = await own.findOneOrFail(Counter, 1);
+          counter.n++;
+          await own.flush();
+          await own.find(Counter, {});
+          await own.transactional(async (tx) => void (await tx.findOneOrFail(Counter, 1)).n++);
+          await own.find(Counter, {});
+          await own.nativeUpdate(Counter, 1, { n: 5 });
+          await own.refresh(counter);
+        },
+        { verifyReads: true, attempts: 1 },
+      );
+      expect(await n()).toBe(5);
+    });
 
     test('runs again on a fresh fork, and returns what the work returned', async () => {
       const { fork, n, losing } = await setUp();

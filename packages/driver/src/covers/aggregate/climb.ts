@@ -1,17 +1,10 @@
 /** From everything that a flush writes up to the roots of aggregates that it belongs to. */
-import {
-  type Collection,
-  type Dictionary,
-  type EntityManager,
-  ReferenceKind,
-  Utils,
-  helper,
-} from '@mikro-orm/core';
+import { type Collection, type Dictionary, type EntityManager, ReferenceKind, Utils, helper } from '@mikro-orm/core';
 import { VersionNotLoaded, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, isUpdate, metaOf, snapshotOf, tablesOf } from '../../mikro-orm/entity.ts';
 import { isUnsavedPart } from '../../mikro-orm/outside.ts';
 import { isClaim } from '../claims.ts';
-import { changesOnlyUncovered } from '../exclude.ts';
+import { changesOnlyUncovered, isUncoveredLater } from '../exclude.ts';
 import { Parents } from './parents.ts';
 import { type Aggregates, type Way, lists } from './ways.ts';
 
@@ -43,9 +36,10 @@ export class Climb {
       ...[...later.values()].flatMap((values) => Object.values(values).filter((value) => Utils.isCollection(value))),
     ] as Collection<object>[];
     collections.forEach((collection) => this.#fromCollection(collection));
-    const changes = this.#changeSets.filter((set) => counts(set) && !isUnsavedPart(this.#em, set));
+    const changes = this.#changeSets.filter((set) => counts(this.#em, set) && !isUnsavedPart(this.#em, set));
     changes.forEach((set) => this.#fromRow(set.entity, relationsIn(set)));
-    later.forEach((values, entity) => this.#fromRow(entity, Object.keys(values)));
+    const follows = [...later].filter(([entity, values]) => !isUncoveredLater(this.#em, entity, values));
+    follows.forEach(([entity, values]) => this.#fromRow(entity, Object.keys(values)));
     // a root may be a part itself; what is found meanwhile is visited too
     this.#roots.forEach((_, root) => this.#fromRow(root));
     return this.#roots;
@@ -118,9 +112,9 @@ function isGone(item: object): boolean {
 }
 
 /** Does this change set write something that matters? A claim is only compared. */
-function counts(changeSet: AnyChangeSet): boolean {
+function counts(em: EntityManager, changeSet: AnyChangeSet): boolean {
   const isChange = (set: AnyChangeSet) =>
-    Object.keys(set.payload).length > 0 && !changesOnlyUncovered(set) && !isClaim(set, NOBODY);
+    Object.keys(set.payload).length > 0 && !changesOnlyUncovered(em, set) && !isClaim(set, NOBODY);
   return !isUpdate(changeSet.type) || tablesOf(changeSet).some(isChange);
 }
 
