@@ -18,6 +18,7 @@ import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { flushesOf, isFlushing, isInFlushOf } from '../mikro-orm/flush-state.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
 import { opened } from '../mikro-orm/outside.ts';
+import { returnVerified } from '../mikro-orm/verified.ts';
 import { covers, heldVersion, isKnown, versionsOf } from './entity-factory.ts';
 
 interface Locking {
@@ -164,6 +165,9 @@ export const transacting =
           // transactions inside have handed entities of outside to the fork of this one, which is gone
           for (const entity of outside.getUnitOfWork(false).getIdentityMap()) {
             helper(entity).__em = outside;
+          }
+          if (reader && reader !== outside) {
+            returnVerified(reader, outside);
           }
           throw error;
         }

@@ -2,8 +2,8 @@
  * `verify()` and MikroORM's unit of work, which writes nothing of rows that do not change. A verified row becomes what an
  * assigned version without another change is: a change set that is only compared.
  */
-import type { EntityManager, UnitOfWork } from '@mikro-orm/core';
-import { verifiedIn, verifiesReads, versionOf } from '@mikro-ool/core';
+import type { Dictionary, EntityManager, UnitOfWork } from '@mikro-orm/core';
+import { verifiedIn, verifiesReads, verify, versionOf } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
 import { withSources, withSourcesOfTransaction } from './outside.ts';
 
@@ -47,6 +47,15 @@ export function takeVerified(em: EntityManager): Verified {
 /** The flush has failed, or was rolled back later: the next one verifies what this one was to. */
 export function keepVerified(em: EntityManager, taken: Verified | undefined): void {
   taken?.forEach((set, entity) => isManaged(em, entity) && set.add(entity));
+}
+
+/** A transaction has failed: what is pending in it waits where its entities have come from. */
+export function returnVerified(inside: EntityManager, outside: EntityManager): void {
+  for (const entity of verifiedIn(inside.getUnitOfWork(false)) ?? []) {
+    if (isManaged(outside, entity) && (entity as Dictionary)[versionOf(metaOf(outside, entity))!.name] != null) {
+      verify(entity);
+    }
+  }
 }
 
 /** Is the next flush to verify an entity? */

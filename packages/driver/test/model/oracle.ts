@@ -66,6 +66,8 @@ interface Layer {
   /** Rows that it has claimed, and not written: they are held until it ends. */
   readonly held: Set<RowId>;
   readonly flushes: Before[][];
+  /** What its flushes have verified, which is not held when it is rolled back. */
+  readonly verified: Copy[];
 }
 
 /** Rows with their versions; one transaction at a time, with savepoints. */
@@ -111,7 +113,7 @@ export class Rows {
 
   begin(unit: Unit): void {
     this.owner = unit;
-    this.#layers.push({ rows: new Map(), held: new Set(), flushes: [] });
+    this.#layers.push({ rows: new Map(), held: new Set(), flushes: [], verified: [] });
   }
 
   hold(unit: Unit, id: RowId): void {
@@ -120,15 +122,17 @@ export class Rows {
     }
   }
 
-  flushed(unit: Unit, flush: Before[]): void {
+  flushed(unit: Unit, flush: Before[], verified: readonly Copy[]): void {
     if (unit === this.owner) {
-      this.#layers.at(-1)!.flushes.push(flush);
+      const layer = this.#layers.at(-1)!;
+      layer.flushes.push(flush);
+      layer.verified.push(...verified);
     }
   }
 
   /** @param known em.transactional(): the copies that were known outside */
   commit(known?: readonly Copy[]): void {
-    const { rows, held, flushes } = this.#layers.pop()!;
+    const { rows, held, flushes, verified } = this.#layers.pop()!;
     const outer = this.#layers.at(-1);
     held.forEach((id) => outer?.held.add(id));
     const unit = this.owner;
@@ -137,6 +141,7 @@ export class Rows {
       const inner = flushes.flat().filter(({ copy }) => gone(copy));
       inner.forEach((before) => (before.forgotten = true));
       outer.flushes.push(...flushes);
+      outer.verified.push(...verified);
     } else {
       this.owner = undefined;
     }
@@ -153,7 +158,7 @@ export class Rows {
 
   /** Memory follows the database: what the flushes wrote is discarded, but what was changed since is the user's. */
   rollback(unit: Unit): void {
-    const { rows, held, flushes } = this.#layers.pop()!;
+    const { rows, held, flushes, verified } = this.#layers.pop()!;
     if (this.#keepsLocks) {
       [...rows.keys(), ...held].forEach((id) => this.#layers.at(-1)?.held.add(id));
     }
@@ -163,6 +168,7 @@ export class Rows {
       const own = all.filter((before) => before.copy === copy);
       discard(unit, copy, own[0]!, own.at(-1)!);
     }
+    verified.filter((copy) => unit.copies.includes(copy)).forEach((copy) => (copy.verified = true));
     if (this.#layers.length === 0) {
       this.owner = undefined;
     }
@@ -516,8 +522,9 @@ export function applyFlush(unit: Unit, plan: Plan, rows: Rows): void {
     });
   }
   plan.deletes.forEach(drop);
+  const verified = unit.copies.filter((copy) => copy.verified);
   unit.copies.forEach((copy) => (copy.verified = false));
-  rows.flushed(unit, flush);
+  rows.flushed(unit, flush, verified);
 }
 
 export function isSame(a: unknown, b: unknown): boolean {

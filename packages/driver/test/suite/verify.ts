@@ -332,6 +332,25 @@ export function verifies(driver: TestDriver): void {
       expect([budget.version, expense!.version, other!.version]).toEqual([2, 3, 1]);
     });
 
+    test('verified in a transaction in which another one has failed, and that fails too: it stays pending', async () => {
+      const { fork, change } = await setUp();
+      const em = fork();
+      const budget = await em.findOneOrFail(Budget, 1);
+      const expense = await em.findOneOrFail(Expense, 1);
+      const fail = async () => {
+        throw new Error('changed my mind');
+      };
+      const work = async (tx: EntityManager) => {
+        await thrown(() => tx.transactional(fail));
+        verify(budget);
+        await fail();
+      };
+      await thrown(() => em.transactional(work as never));
+      await change();
+      expense.amount = 90;
+      expect(await thrown(() => em.flush())).toMatchObject({ conflicts: [{ entityName: 'Budget', expected: 1 }] });
+    });
+
     test('what cannot be verified is refused', async () => {
       const { fork } = await setUp();
       const em = fork();
