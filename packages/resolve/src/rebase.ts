@@ -527,14 +527,14 @@ class Merge {
   #units(theirs: Dictionary): Unit[] {
     const split = (prop: EntityProperty, path: string[], inObject: boolean): Unit[] =>
       isSplit(prop) && at(this.#entity, path) && at(theirs, path)
-        ? Object.values(prop.embeddedProps).flatMap((child) =>
-            split(child, [...path, child.embedded![1]], inObject || Boolean(prop.object)),
-          )
+        ? Object.values(prop.embeddedProps)
+            .filter(({ embedded }) => isOfItsOwn(prop.targetMeta!.properties[embedded![1] as never]!))
+            .flatMap((child) => split(child, [...path, child.embedded![1]], inObject || Boolean(prop.object)))
         : [{ prop, path, keys: inObject ? undefined : columns(prop) }];
     const isSplit = (prop: EntityProperty) =>
       prop.kind === ReferenceKind.EMBEDDED && !prop.array && !prop.targetMeta!.polymorphs;
     return this.#meta.comparableProps
-      .filter((prop) => !prop.embedded && prop.name !== this.#version && (!prop.getter || prop.setter))
+      .filter((prop) => !prop.embedded && prop.name !== this.#version && isOfItsOwn(prop))
       .flatMap((prop) => split(prop, [prop.name], false));
   }
 
@@ -642,6 +642,11 @@ class Merge {
       });
     }
   }
+}
+
+/** Is it stored, and no mere function of others? */
+function isOfItsOwn({ getter, setter, persist }: EntityProperty): boolean {
+  return persist !== false && (!getter || Boolean(setter));
 }
 
 /** What a property is called in a snapshot. */

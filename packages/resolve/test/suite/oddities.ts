@@ -1,6 +1,13 @@
 /** rebase() with what few entities have. */
 /* oxlint-disable typescript/no-explicit-any -- entities of any shape */
-import { type EntityManager, type ScalarReference, RequestContext, defineEntity, p } from '@mikro-orm/core';
+import {
+  type EntityManager,
+  type ScalarReference,
+  EntitySchema,
+  RequestContext,
+  defineEntity,
+  p,
+} from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { rebase } from '@mikro-ool/resolve';
 import { describe, expect, test } from 'vitest';
@@ -111,6 +118,38 @@ export function oddities(driver: TestDriver): void {
       const stored = await now();
       expect(stored).toMatchObject({ list: [{ a: 1 }, { a: 'theirs' }], inline: { a: { mine: 1 }, n: 7n } });
       expect(stored.boxed).toMatchObject({ a: { mine: 1 }, n: 5n, time: new Date(2000) });
+    });
+
+    test('a getter, or what is not stored, in an embeddable that is stored as an object is no property of its own', async () => {
+      class Name {
+        first!: string;
+        last!: string;
+        note?: string;
+        get full() {
+          return `${this.first} ${this.last}`;
+        }
+      }
+      const NameSchema = new EntitySchema({
+        class: Name,
+        embeddable: true,
+        properties: {
+          full: { type: 'string', persist: false, getter: true },
+          note: { type: 'string', persist: false, nullable: true },
+          first: { type: 'string' },
+          last: { type: 'string' },
+        },
+      } as never);
+      const { em, item, error, now } = await setUp(
+        { n: p.integer(), name: () => p.embedded(Name as never).object() },
+        { n: 1, name: { first: 'a', last: 'b' } },
+        (item) => Object.assign(item.name, { first: 'mine', note: 'mine' }),
+        (item) => (item.name.last = 'theirs'),
+        { entities: [NameSchema] },
+      );
+      expect(await rebase(em, error)).toEqual({ clashes: [], deleted: [], removed: [] });
+      expect([item.name.full, item.name.note]).toEqual(['mine theirs', 'mine']);
+      await em.flush();
+      expect((await now()).name).toMatchObject({ first: 'mine', last: 'theirs' });
     });
 
     test('NULLs that are read as undefined', async () => {
