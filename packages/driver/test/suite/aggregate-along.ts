@@ -286,6 +286,18 @@ export function aggregatesAlong(driver: TestDriver): void {
       expect([order.version, (await fork().findOneOrFail(Order, 1)).version]).toEqual([2, 2]);
     });
 
+    test('a 1:1 part, the key on the root, whose root was removed before', async () => {
+      const { fork } = await setUp();
+      await fork().nativeDelete(Line, 1);
+      const em = fork();
+      const address = await em.findOneOrFail(Address, 1);
+      em.remove(await em.findOneOrFail(Order, 1));
+      await em.flush();
+      address.street = 'x';
+      await em.flush();
+      expect((await fork().findOneOrFail(Address, 1)).street).toBe('x');
+    });
+
     test('1:1 parts that move together, of which MikroORM writes one later', async () => {
       const { fork } = await setUp();
       await fork().insertMany(Order, [{ id: 3 }, { id: 4 }]);
