@@ -47,20 +47,20 @@ export class Parents {
   of(part: object, back: EntityProperty): (object | null | undefined)[] {
     const now = this.#now(part, back.name);
     const stored = this.#created.has(part) ? null : storedIn(part, back.name);
-    const before = this.#find(part, back, stored);
+    const old = this.#find(part, back, stored);
     if (stored !== undefined) {
       this.#remember(part, back.name);
     }
+    // MikroORM takes from the parts what they belong to when it has deleted that row, and no assignment does
+    const isForgotten = stored !== undefined && now === undefined && !(back.name in helper(part).__data);
+    const before = isForgotten && !(old && helper(old).__initialized) ? null : old;
     if (back.mappedBy) {
       // the key is in another row: one that this flush gives it is written itself
       const rows = [before, this.#find(part, back, now), ...this.#written];
       return [rows.find((row) => row && this.#names(row, part, back)) ?? (before && null)];
     }
-    // MikroORM takes from the parts what they belong to when it has deleted that row, and no assignment does
-    const isForgotten = stored !== undefined && now === undefined && !(back.name in helper(part).__data);
-    const isGone = isForgotten && !(before && helper(before).__initialized);
     // what a row was handed to before it was removed has never had it
-    return [this.#removed.has(part) ? null : this.#find(part, back, now ?? null), isGone ? null : before];
+    return [this.#removed.has(part) ? null : this.#find(part, back, now ?? null), before];
   }
 
   #now(part: object, relation: string): unknown {
