@@ -176,7 +176,7 @@ function flawOf(
     const names = versions.map(({ name }) => name).join(' and ');
     return `is not the only version: there are ${names}. A row has one version, so keep one of them.`;
   }
-  if (prop.nullable && !isRepeatedBelow(meta, prop, storage)) {
+  if (prop.nullable && !isRepeatedElsewhere(meta, prop, storage)) {
     return 'is a nullable version, but a row without a version cannot be checked. Remove "nullable", and set NULLs in existing rows to 1.';
   }
   if (prop.primary || prop.persist === false || prop.formula || prop.generated) {
@@ -205,11 +205,18 @@ function flawOfOptions(
     : undefined;
 }
 
-/** With single-table inheritance MikroORM makes the root's column nullable when a child class repeats the property. */
-function isRepeatedBelow(meta: EntityMetadata, { name }: EntityProperty, storage: MetadataStorage): boolean {
-  const children = [...storage].filter((child) => child !== meta && child.root === meta);
-  return children.some((child) => {
-    const repeated = (child.properties as Record<string, EntityProperty>)[name];
-    return repeated !== undefined && !repeated.nullable;
-  });
+/**
+ * With single-table inheritance MikroORM makes the root's column nullable when a class below repeats the property, and the
+ * classes that do not repeat it have the root's: nobody has declared those nullable.
+ */
+function isRepeatedElsewhere(meta: EntityMetadata, prop: EntityProperty, storage: MetadataStorage): boolean {
+  const isOfRoot = meta.root === meta || prop.inherited === false;
+  const others = [...storage].filter((other) => other !== meta && other.root === meta.root);
+  return (
+    isOfRoot &&
+    others.some((other) => {
+      const repeated = (other.properties as Record<string, EntityProperty>)[prop.name];
+      return repeated !== undefined && !repeated.nullable;
+    })
+  );
 }

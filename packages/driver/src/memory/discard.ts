@@ -59,12 +59,14 @@ export function discard(undos: readonly Undo[]): void {
   const orphans = orphansOf(undos);
   const isNew = new Set<object>(created.map(({ entity }) => entity));
   changed.forEach(manage);
+  const left = changed.flatMap(({ entity }) => [...parentsOf(entity)]);
   const members = new Members();
   changed.forEach((one) => restoreValues(one, members));
-  changed.filter(({ entity }) => removed.has(entity)).forEach(({ entity }) => reattach(entity));
-  changed.forEach(({ entity }) => settleRelations(entity));
   // after the values, of which some are the keys that new ones have no more
   created.forEach((one) => expunge(one, isNew, members));
+  // after that, where a new one had come in place of what was removed
+  changed.filter(({ entity }) => removed.has(entity)).forEach(({ entity }) => reattach(entity));
+  new Set([...left, ...changed.flatMap(({ entity }) => [...parentsOf(entity)])]).forEach(settle);
   for (const [collection, state] of collections) {
     if (isNew.has(collection.owner)) {
       restoreCollection(collection, state);
@@ -182,6 +184,9 @@ function leaveRelations(entity: Dictionary, isNew: ReadonlySet<object>): void {
       settle(other);
     } else if (inverse && Reference.unwrapReference(other as object) === entity && !prop.mappedBy) {
       forget(target, inverse);
+      if (helper(target).__loadedProperties.has(inverse)) {
+        (helper(target).__data as Dictionary)[inverse] = null; // as it was read: another row would be back by now
+      }
     }
   }
 }
@@ -295,11 +300,12 @@ function settle(collection: Collection<object>): void {
   }
 }
 
-function settleRelations(entity: Dictionary): void {
+/** The collections that an entity belongs to by its own columns. */
+function* parentsOf(entity: Dictionary): Generator<Collection<object>> {
   for (const [{ kind, inversedBy }, target] of targetsOf(entity)) {
     const inverse: unknown = inversedBy && target[inversedBy];
     if (kind === ReferenceKind.MANY_TO_ONE && Utils.isCollection(inverse)) {
-      settle(inverse);
+      yield inverse;
     }
   }
 }

@@ -631,6 +631,73 @@ export function discards(driver: TestDriver): void {
       });
     }
 
+    test('the other side of a one-to-one has again what was read: null, or what was removed for a new one', async () => {
+      const User = defineEntity({
+        name: 'User',
+        properties: {
+          id: p.integer().primary().autoincrement(false),
+          pet: () => p.oneToOne(Pet).mappedBy('owner').nullable(),
+          version: p.type(VersionField),
+        },
+      });
+      const Pet = defineEntity({
+        name: 'Pet',
+        properties: {
+          id: p.integer().primary().autoincrement(false),
+          owner: () => p.oneToOne(User).owner().nullable(),
+          version: p.type(VersionField),
+        },
+      });
+      const { fork, sent } = await open(driver, [User, Pet] as never[]);
+      const seed = fork();
+      seed.create(Pet, { id: 1, owner: seed.create(User, { id: 1 }) });
+      seed.create(User, { id: 2 });
+      seed.create(User, { id: 3 });
+      await seed.flush();
+      const em = fork();
+      const [one, none] = (await em.find(User, { id: [1, 2] }, { populate: ['pet'] as never, orderBy: { id: 1 } })) as {
+        pet: object | null | undefined;
+      }[];
+      const part = (await em.findOneOrFail(User, 3, { fields: ['id'] as never })) as unknown as { pet?: object };
+      const pet = one!.pet!;
+      expect([none!.pet, part.pet]).toEqual([null, undefined]);
+      await thrown(() =>
+        em.transactional(async (tx) => {
+          tx.remove(pet);
+          await tx.flush();
+          one!.pet = tx.create(Pet, { id: 2 });
+          none!.pet = tx.create(Pet, { id: 3 });
+          part.pet = tx.create(Pet, { id: 4 });
+          await tx.flush();
+          await stop();
+        }),
+      );
+      expect(one!.pet).toBe(pet);
+      expect([none!.pet, part.pet]).toEqual([null, undefined]);
+      expect(await sent(() => em.flush())).toEqual([]);
+      one!.pet = null;
+      none!.pet = pet;
+      await em.flush();
+      expect(await fork().findOneOrFail(Pet, 1)).toMatchObject({ owner: { id: 2 }, version: 2 });
+    });
+
+    test('a collection that had been given an item is not changed when the item goes back', async () => {
+      const { fork, load, sent } = await setUp();
+      const em = fork();
+      const { ann, bob } = await load(em);
+      await em.populate([ann, bob], ['books'] as never);
+      const book = ann.books.getItems()[0]!;
+      for (const move of [() => bob.books.add(book), () => (book.author = bob)]) {
+        await em.begin();
+        move();
+        await em.flush();
+        await em.rollback();
+        expect([ann.books.contains(book), bob.books.contains(book)]).toEqual([true, false]);
+        expect([ann.books.isDirty(), bob.books.isDirty()]).toEqual([false, false]);
+        expect(await sent(() => em.flush())).toEqual([]);
+      }
+    });
+
     test('links that were removed before stay removed when what they pointed to comes back', async () => {
       const { fork, state, sent } = await setUp();
       const seed = fork();

@@ -52,6 +52,57 @@ export function discovery(driver: TestDriver): void {
       );
     }
 
+    testUnless(driver, 'comparison of single-table schemas')(
+      'a version that some classes of one table repeat is one that the others have, too',
+      async () => {
+        const version = { type: VersionField } as never;
+        const text = { type: 'string', nullable: true } as const;
+        const classes = (repeats: string, nullable: boolean) => {
+          const child = (name: string, parent: string) =>
+            new EntitySchema<{ id: number; version: number }>({
+              name,
+              extends: parent as never,
+              properties: {
+                [`of${name}`]: text,
+                ...(repeats === name && { version }),
+                ...(nullable && name === 'Cat' && { version: { type: VersionField, nullable: true } }),
+              } as never,
+            });
+          const Animal = new EntitySchema<{ id: number; version: number }>({
+            name: 'Animal',
+            discriminatorColumn: 'type',
+            discriminatorMap: { animal: 'Animal', dog: 'Dog', puppy: 'Puppy', cat: 'Cat' } as never,
+            properties: {
+              id: { type: 'integer', primary: true },
+              type: { type: 'string', enum: true, items: ['animal', 'dog', 'puppy', 'cat'] },
+              version,
+            } as never,
+          });
+          return [Animal, child('Dog', 'Animal'), child('Puppy', 'Dog'), child('Cat', 'Animal')] as const;
+        };
+        for (const repeats of ['Dog', 'Puppy']) {
+          const all = classes(repeats, false);
+          const { orm, fork } = await open(driver, [...all]);
+          const em = fork();
+          const animals = all.map((one, i) => em.create(one, { id: i + 1 } as never));
+          await em.flush();
+          const rival = fork();
+          const cat = await rival.findOneOrFail(all[3], 4);
+          const change = { ofDog: 'wow', ofPuppy: 'wif', ofCat: 'meow' };
+          animals.slice(1).forEach((one) => {
+            const name = `of${one.constructor.name}` as keyof typeof change;
+            Object.assign(one, { [name]: change[name] });
+          });
+          await em.flush();
+          expect(animals.map((animal) => animal.version)).toEqual([1, 2, 2, 2]);
+          rival.remove(cat);
+          await expect(rival.flush()).rejects.toBeInstanceOf(ConcurrentUpdate);
+          expect(await orm.schema.getUpdateSchemaSQL()).toBe('');
+        }
+        expect(await refusal(driver, [...classes('Dog', true)])).toMatch(/^Cat\.version is a nullable version/);
+      },
+    );
+
     test('two versions on one entity are refused', async () => {
       const Bad = defineEntity({
         name: 'Bad',
