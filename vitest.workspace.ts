@@ -9,7 +9,8 @@ const driver = 'packages/driver/test';
 const pool = 'packages/pool/test';
 const resolve = 'packages/resolve/test';
 
-const LONG = /\/(pglite|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
+const LONG =
+  /\/(pglite|chaos|pgbouncer|unknown-dialect|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
 
 /** No long file is left for the end, when the other workers have nothing to do. */
 class LongestFirst extends BaseSequencer {
@@ -20,6 +21,9 @@ class LongestFirst extends BaseSequencer {
     return sorted.toSorted((a, b) => isShort(a) - isShort(b));
   }
 }
+
+/** After all others: these have servers of their own that fail, and deadlines, and wait half of the time. */
+const LATER = { sequence: { groupOrder: 1 }, maxWorkers: availableParallelism() };
 
 export default defineConfig({
   test: {
@@ -65,12 +69,12 @@ export default defineConfig({
         },
       },
       {
-        // after all others: it counts the deadlocks of the whole server, and some tests make one
+        // it counts the deadlocks of the whole server, and some tests make one
         test: {
+          ...LATER,
           name: 'mariadb-storm',
           include: [`${driver}/mariadb-storm.test.ts`],
           globalSetup: [`${driver}/drivers/mysql.setup.ts`],
-          sequence: { groupOrder: 1 },
         },
       },
       { test: { name: 'libsql', include: [`${driver}/libsql*.test.ts`] } },
@@ -101,16 +105,13 @@ export default defineConfig({
       },
       { test: { name: 'docs', include: ['docs/test/*.test.ts'], exclude: ['docs/test/site.test.ts'] } },
       { test: { name: 'site', include: ['docs/test/site.test.ts'] } },
-      // with the machine nearly to itself: it has deadlines, and waits most of the time
-      { test: { name: 'chaos', include: ['chaos/test/*.test.ts'], sequence: { groupOrder: 1 } } },
+      { test: { ...LATER, name: 'chaos', include: ['chaos/test/*.test.ts'] } },
       {
-        // after all others: three servers and a storm on top of them need the machine
         test: {
+          ...LATER,
           name: 'cluster',
           include: ['cluster/*.test.ts'],
           globalSetup: [`${driver}/drivers/postgresql.setup.ts`],
-          maxWorkers: 2,
-          sequence: { groupOrder: 2 },
         },
       },
       { test: { name: 'examples', include: ['examples/*/test/*.test.ts'] } },

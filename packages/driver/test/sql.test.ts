@@ -128,21 +128,21 @@ const statements: Record<string, Record<string, { sql: string; params: unknown[]
       sql:
         'update "article" as _t set "title" = (_v.value ->> 2), "version" = _t."version" + 1 from ' +
         'json_each(?) as _v where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1) and ' +
-        '(select count(*) from (values (?, ?), (?, ?)) as _v cross join "article" as _t on _t."id" = ' +
-        '_v.column1 and _t."version" = _v.column2) = 2 and not exists (select 1 from sqlite_master where ' +
+        '(select count(*) from json_each(?) as _v cross join "article" as _t on _t."id" = (_v.value ->> 0) and ' +
+        '_t."version" = (_v.value ->> 1)) = 2 and not exists (select 1 from sqlite_master where ' +
         `type = 'trigger' and tbl_name = 'article' collate nocase union all select 1 from sqlite_temp_master ` +
         `where type = 'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`, 1, 3, 2, 1],
+      params: [`[[1,3,"a"],[2,1,"it's \\"b\\" \\\\"]]`, '[[1,3],[2,1]]'],
     },
     'update of other columns per row, alone': {
       sql:
         'update "article" as _t set "title" = case when (_v.value ->> 3) then (_v.value ->> 2) else ' +
         '_t."title" end, "version" = _t."version" + 1 from json_each(?) as _v where _t."id" = (_v.value ->> ' +
-        '0) and _t."version" = (_v.value ->> 1) and (select count(*) from (values (?, ?), (?, ?)) as _v ' +
-        'cross join "article" as _t on _t."id" = _v.column1 and _t."version" = _v.column2) = 2 and not exists ' +
+        '0) and _t."version" = (_v.value ->> 1) and (select count(*) from json_each(?) as _v ' +
+        'cross join "article" as _t on _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)) = 2 and not exists ' +
         `(select 1 from sqlite_master where type = 'trigger' and tbl_name = 'article' collate nocase union ` +
         `all select 1 from sqlite_temp_master where type = 'trigger' and tbl_name = 'article' collate nocase)`,
-      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`, 1, 3, 2, 1],
+      params: [`[[1,3,"a",true],[2,1,"it's \\"b\\" \\\\",false]]`, '[[1,3],[2,1]]'],
     },
     'rich update': {
       sql:

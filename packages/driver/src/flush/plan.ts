@@ -139,12 +139,19 @@ export function planFlush(
 /** Where no class has a version, nor can one that extends it, everything is MikroORM's business alone. */
 function planOfPlain(em: EntityManager, groups: ChangeSetGroups): Plan | undefined {
   const uow = em.getUnitOfWork(false);
-  const tables = Object.values(groups).flatMap((group) => [...group.values()]);
-  const isPlain = tables.every(([set]) => !set!.meta.root.inheritanceType && !versionOf(set!.meta));
-  if (!isPlain || uow.getExtraUpdates().size > 0) {
+  let rows = uow.getCollectionUpdates().length;
+  for (const group of Object.values(groups)) {
+    for (const sets of group.values()) {
+      const { meta } = sets[0]!;
+      if (meta.root.inheritanceType || versionOf(meta)) {
+        return undefined;
+      }
+      rows += sets.length;
+    }
+  }
+  if (uow.getExtraUpdates().size > 0) {
     return undefined;
   }
-  const rows = tables.reduce((sum, sets) => sum + sets.length, uow.getCollectionUpdates().length);
   return { ...NO_PLAN, writes: rows > 0, hasSeveralRows: rows > 1 };
 }
 

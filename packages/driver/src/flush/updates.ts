@@ -82,6 +82,9 @@ export class Updates {
    * nothing else has changed.
    */
   versionsBefore(changeSets: AnyChangeSet[]): AnyChangeSet[] {
+    if (changeSets[0]!.meta.inheritanceType !== 'tpt') {
+      return [];
+    }
     return changeSets
       .filter((set) => versionOf(set.meta) && !ownVersionOf(set.meta) && !this.#moved.has(set.entity))
       .filter((set) => !this.isUncovered(set))

@@ -133,7 +133,10 @@ async function readBack(
 ): Promise<AnyChangeSet[]> {
   const driver = em.getDriver() as AbstractSqlDriver;
   const generated = meta.props.filter((prop) => prop.generated && !prop.primary).map((prop) => prop.name as string);
-  if (driver.getPlatform().usesReturningStatement() || generated.length === 0) {
+  if (driver.getPlatform().usesReturningStatement()) {
+    return sets[0]!.type === ChangeSetType.CREATE ? sets : [];
+  }
+  if (generated.length === 0) {
     return sets;
   }
   const hasOwnKey = ({ type, payload }: AnyChangeSet) =>
@@ -218,9 +221,12 @@ async function writeOne(
 /** @see metaOf; change sets of removed and of inherited classes take what stands on the entity. */
 export function withOwnMetadata(em: EntityManager, sets: Iterable<AnyChangeSet>): void {
   const metadata = em.getMetadata();
+  let known: AnyChangeSet['meta'] | undefined;
   for (const changeSet of sets) {
-    changeSet.meta = metadata.get(changeSet.meta.class);
-    changeSet.rootMeta = changeSet.meta.root;
+    // most of them are of one class
+    known = known?.class === changeSet.meta.class ? known : metadata.get(changeSet.meta.class);
+    changeSet.meta = known;
+    changeSet.rootMeta = known.root;
     if (changeSet.tptChangeSets) {
       withOwnMetadata(em, changeSet.tptChangeSets);
     }

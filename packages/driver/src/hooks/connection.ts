@@ -84,19 +84,32 @@ function hookCommit(connection: AbstractSqlConnection, log: TransactionLog): voi
     await log.ending(transaction);
     await log.committing(transaction, () => connection.execute('select 1', [], 'get', transaction));
     unwatch(transaction);
-    const { commit: send } = transaction;
-    let wasSent = false;
-    transaction.commit = () => {
-      wasSent = true;
-      return send.call(transaction);
-    };
+    const isConcerned = log.hasVersions(transaction) || hasSubscribers(rest[0]);
+    const wasSent = isConcerned ? noticeCommit(transaction) : () => false;
     try {
       await commit.call(connection, transaction, ...rest);
     } catch (error) {
-      throw transaction.isCommitted ? error : log.commitFailed(transaction, error, wasSent);
+      throw transaction.isCommitted ? error : log.commitFailed(transaction, error, wasSent());
     }
     log.committed(transaction);
   };
+}
+
+/** Somebody may flush before the COMMIT. */
+function hasSubscribers(eventBroadcaster?: object): boolean {
+  const { em } = (eventBroadcaster ?? {}) as { em?: EntityManager };
+  return em !== undefined && em.getEventManager().getSubscribers().size > 0;
+}
+
+/** Listeners come before the COMMIT, and may fail, too. Returns whether it has been sent. */
+function noticeCommit(transaction: Transaction<{ commit(): unknown }>): () => boolean {
+  const { commit: send } = transaction;
+  let wasSent = false;
+  transaction.commit = () => {
+    wasSent = true;
+    return send.call(transaction);
+  };
+  return () => wasSent;
 }
 
 function hookRollback(connection: AbstractSqlConnection, log: TransactionLog): void {

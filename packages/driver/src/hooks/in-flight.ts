@@ -13,7 +13,7 @@ import {
   isRaw,
 } from '@mikro-orm/core';
 import { isTouched, touchedIn, versionOf } from '@mikro-ool/core';
-import { collectionsOf } from '../memory/entity-state.ts';
+import { collectionsOf, hasCollections } from '../memory/entity-state.ts';
 import { forgetSnapshot } from '../mikro-orm/collection.ts';
 import { type AnyChangeSet, isNew, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { type FlushState, stateOf } from '../mikro-orm/flush-state.ts';
@@ -61,7 +61,7 @@ export const keepingStacks: Layer<InFlightMethods> = (Base) =>
       const { isClearing, hasFailed, removed } = stateOf(this);
       const removes = isClearing ? [] : [...this.getRemoveStack(), ...removed];
       const orphans = isClearing ? [] : [...this.getOrphanRemoveStack()];
-      const created = isClearing ? [] : [...this.getPersistStack()].filter(isWritable).filter(isNew);
+      const created = isClearing ? [] : [...this.getPersistStack()].filter(isToInsert);
       removed.clear();
       super.postCommitCleanup();
       if (hasFailed) {
@@ -77,8 +77,8 @@ export const keepingStacks: Layer<InFlightMethods> = (Base) =>
     }
   };
 
-function isWritable(entity: object): boolean {
-  return !helper(entity).__meta.readonly;
+function isToInsert(entity: object): boolean {
+  return isNew(entity) && !helper(entity).__meta.readonly;
 }
 
 /** Values that were assigned, and entities that were touched. */
@@ -105,19 +105,63 @@ async function keepingUnsent(
   sets: readonly AnyChangeSet[],
   write: () => Promise<void>,
 ): Promise<void> {
-  const raw = new Map(sets.map((set) => [set, rawColumns(set)]));
+  const raw = new Map<AnyChangeSet, string[]>();
+  for (const set of sets) {
+    const names = rawColumns(set);
+    if (names) {
+      raw.set(set, names);
+    }
+  }
   await write();
   sets.forEach((set) => keepUnsent(state, set, raw.get(set) ?? []));
 }
 
 /** The database computes these. */
 export function rawColumns({ payload }: AnyChangeSet): string[] | undefined {
-  const names = Object.keys(payload).filter((name) => isRaw((payload as Dictionary)[name]));
-  return names.length > 0 ? names : undefined;
+  let names: string[] | undefined;
+  for (const name in payload) {
+    const value: unknown = (payload as Dictionary)[name];
+    if (typeof value === 'object' && value !== null && isRaw(value)) {
+      (names ??= []).push(name);
+    }
+  }
+  return names;
 }
 
 /** Makes what was sent the state that an entity is compared with. */
 function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]): void {
+  const { entity } = set;
+  const { inheritanceType } = metaOf(state.em, entity);
+  if (raw.length > 0 || inheritanceType === 'tpt' || !isAsSent(state, set)) {
+    forgetUnsent(state, set, raw);
+  }
+  if (touchesOf(entity)?.has(entity)) {
+    touchAgain(entity);
+  }
+}
+
+/** Has nothing been changed meanwhile? Nearly always; values that are objects may have been. */
+function isAsSent(state: FlushState, { entity, meta, originalEntity, payload }: AnyChangeSet): boolean {
+  const now = snapshotOf(entity) as Dictionary;
+  const version = versionOf(meta)?.name;
+  for (const name in now) {
+    const sent: unknown = name in payload ? (payload as Dictionary)[name] : (originalEntity as Dictionary)[name];
+    const moved = name === version ? state.flush?.updates.movedTo(entity) : undefined;
+    if (now[name] !== (moved ?? sent)) {
+      return false;
+    }
+  }
+  return [payload, originalEntity!].every((values) => {
+    for (const name in values) {
+      if (!(name in now)) {
+        return false;
+      }
+    }
+    return true;
+  });
+}
+
+function forgetUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]): void {
   const { entity } = set;
   const meta = metaOf(state.em, entity);
   const version = versionOf(meta)?.name;
@@ -135,9 +179,6 @@ function keepUnsent(state: FlushState, set: AnyChangeSet, raw: readonly string[]
   if (unsent.length > 0) {
     const values = unsent.map((name) => [name, sent[name]] as const);
     restoreSnapshot(entity, { ...snapshot, ...Object.fromEntries(values) });
-  }
-  if (touchesOf(entity)?.has(entity)) {
-    touchAgain(entity);
   }
 }
 
@@ -167,8 +208,10 @@ export function unsentOf(state: FlushState, set: AnyChangeSet, now: Dictionary, 
 
 /** The change sets are final: what is touched from now on is for the next flush. */
 export function planned(sets: readonly AnyChangeSet[]): void {
-  for (const { entity } of sets) {
-    touchesOf(entity)?.delete(entity);
+  for (const { entity, meta } of sets) {
+    if (versionOf(meta) ?? meta.inheritanceType === 'tpt') {
+      touchesOf(entity)?.delete(entity);
+    }
   }
 }
 
@@ -195,7 +238,7 @@ export const keepingItems: Layer<InFlightMethods> = (Base) =>
 
     override takeCollectionSnapshots(entity: object, visited: Set<object>): void {
       // it comes along relations, of which some have the key alone (`mapToPk`), and is no entity then
-      const isNext = !visited.has(entity) && Utils.isEntity(entity);
+      const isNext = Utils.isEntity(entity) && hasCollections(entity) && !visited.has(entity);
       // those that were written are not dirty any more
       const dirty = (isNext ? collectionsOf(entity) : []).filter((one) => isManyToMany(one) && one.isDirty());
       const known = dirty.map((collection) => [collection, collection.getSnapshot()] as const);

@@ -91,6 +91,11 @@ export function shapeOf(meta: EntityMetadata): Shape {
   return shape;
 }
 
+/** Is it of a class that may have collections? */
+export function hasCollections(entity: object): boolean {
+  return shapeOf(helper(entity).__meta as EntityMetadata).toMany.length > 0;
+}
+
 export function collectionsOf(entity: object): Collection<object>[] {
   const names = shapeOf(helper(entity).__meta as EntityMetadata).toMany;
   const values = names.map((name): unknown => (entity as Dictionary)[name]);

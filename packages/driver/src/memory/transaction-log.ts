@@ -206,9 +206,14 @@ export class TransactionLog {
     }
   }
 
+  /** Have its flushes written rows with a version? */
+  hasVersions(transaction: object): boolean {
+    return this.#of(transaction).undos.some((undo) => undo.isVersioned);
+  }
+
   /** COMMIT may lose a race too, or its answer. */
   commitFailed(transaction: object, error: unknown, wasSent: boolean): unknown {
-    const wroteVersions = this.#of(transaction).undos.some((undo) => undo.isVersioned);
+    const wroteVersions = this.hasVersions(transaction);
     const failure = wroteVersions && wasSent ? asUnknown(error, this.#dialect) : error;
     return publish(wroteVersions ? asLostRace(failure, this.#dialect) : error);
   }

@@ -93,7 +93,7 @@ export class Undo {
   /** Remembers the state before the first statement; without change sets, what cascades have done already. */
   remember(groups: Partial<ChangeSetGroups> = {}): void {
     const { uow } = this;
-    const members = new Members();
+    let members: Members | undefined;
     uow.getRemoveStack().forEach((entity) => this.#removed.add(entity));
     (uow.getCollectionUpdates() as Collection<object>[]).forEach((collection) => this.#rememberCollection(collection));
     for (const [type, group] of Object.entries(groups)) {
@@ -102,9 +102,11 @@ export class Undo {
         if (areUpdates) {
           this.#updates.push(sets);
         }
-        sets
-          .filter((set) => !areUpdates || !isSimple(set))
-          .forEach((set) => this.#rememberEntity(set.entity, set, members));
+        for (const set of sets) {
+          if (!areUpdates || !isSimple(set)) {
+            this.#rememberEntity(set.entity, set, (members ??= new Members()));
+          }
+        }
       }
     }
     for (const [entity, , values] of uow.getExtraUpdates()) {

@@ -40,6 +40,6 @@ export class StateOn<State extends object> {
   }
 
   has(owner: object): boolean {
-    return this.#key in owner;
+    return (owner as Record<symbol, unknown>)[this.#key] !== undefined;
   }
 }

@@ -20,9 +20,12 @@ export function withOutside(uow: UnitOfWork): UnitOfWork[] {
  * around the transaction: there it would wait for another flush, whatever becomes of this one.
  */
 export function takeOrphans(uow: UnitOfWork): void {
+  if (!outside.has(uow)) {
+    return;
+  }
   const [, ...around] = withOutside(uow);
   const own: Set<object> = uow.getOrphanRemoveStack();
-  for (const orphan of around.length > 0 ? own : []) {
+  for (const orphan of own) {
     const noted = helper(orphan).__em?.getUnitOfWork();
     if (noted && around.includes(noted) && !noted.getOrphanRemoveStack().has(orphan as never)) {
       own.delete(orphan); // it has a parent again

@@ -22,12 +22,20 @@ async function make(): Promise<Home> {
   return { dbName, admin: session({ ...server, dbName }) };
 }
 
-/** As new: no sessions, no tables, types, functions, extensions. */
+/** As new: no sessions, no tables, types, functions, extensions. (With a timeout, pg_terminate_backend() looks every 100 ms.) */
 export const EMPTY = `do $$
-declare name text;
+declare
+  name text;
+  others constant text := 'from pg_stat_activity
+    where datname = current_database() and backend_type = ''client backend'' and pid <> pg_backend_pid()';
+  n integer;
 begin
-  perform pg_terminate_backend(pid, 10000) from pg_stat_activity
-    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid();
+  execute 'select count(pg_terminate_backend(pid)) ' || others into n;
+  for i in 1..5000 loop
+    exit when n = 0;
+    perform pg_sleep(0.002), pg_stat_clear_snapshot();
+    execute 'select count(*) ' || others into n;
+  end loop;
   for name in select nspname from pg_namespace where nspname not like 'pg\\_%' and nspname <> 'information_schema' loop
     execute format('drop schema %I cascade', name);
   end loop;

@@ -5,9 +5,8 @@
  *   from json_each('[[1,3,"a"],[2,1,"b"]]') as _v
  *   where _t."id" = (_v.value ->> 0) and _t."version" = (_v.value ->> 1)
  *
- * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry.
- *
- * Keys and versions alone are quickest as VALUES, to write all rows or none:
+ * A list of VALUES says the same and is parsed several times slower; it is taken for what JSON cannot carry, and for keys
+ * and versions alone where rows are deleted: all of them, or none.
  *
  *   delete from "article" where "id" in (1, 2) and (select count(*)
  *     from (values (1, 3), (2, 1)) as _v cross join "article" as _t
@@ -30,7 +29,7 @@ export const sqlite: Dialect = {
     if (!alone) {
       return { sql: update + returning, params };
     }
-    const all = areAllFound(batch);
+    const all = areAllFound(batch, listOf(batch));
     return {
       sql: `${update} and ${all.sql} and ${hasNoTriggers(batch)}${returning}`,
       params: [...params, ...all.params],
@@ -42,7 +41,8 @@ export const sqlite: Dialect = {
     const keys = rows.keys.map((column) => column.name).join(', ');
     const places = rows.version.values.map((_, r) => rows.keys.map(({ values }) => values[r]));
     const isOne = rows.keys.length === 1;
-    const all = areAllFound(rows);
+    const { names, lines } = linesOf(rows);
+    const all = areAllFound(rows, listOfValues(names, lines));
     return {
       sql:
         `delete from ${rows.table} where ${isOne ? `${keys} in (${places.map(() => '?').join(', ')})` : `(${keys}) in (${valuesOf(places)})`}` +
@@ -104,11 +104,9 @@ function sameKeys(rows: BatchRows, cell: Cell): string {
 }
 
 /** A condition: every row was found with the version that is expected. */
-function areAllFound(rows: BatchRows): Statement {
-  const { names, lines } = linesOf(rows);
-  const { source, params, cell } = listOfValues(names, lines);
+function areAllFound(rows: BatchRows, { source, params, cell }: List): Statement {
   const found = `select count(*) from ${source} cross join ${rows.table} as _t on ${sameRow(rows, cell)}`;
-  return { sql: `(${found}) = ${lines.length}`, params };
+  return { sql: `(${found}) = ${rows.version.values.length}`, params };
 }
 
 interface List {
