@@ -61,7 +61,12 @@ export function versionedBelow(meta: EntityMetadata, metadata: MetadataStorage):
 export function hookDiscovery(config: Configuration): void {
   // the configuration is the ORM's private copy
   const discovery = config.get('discovery');
-  const { afterDiscovered } = discovery;
+  const { afterDiscovered, onMetadata } = discovery;
+  const declared = new Map<string, VersionField>();
+  discovery.onMetadata = (meta, platform) => {
+    shareAlike(meta, declared);
+    return onMetadata?.(meta, platform);
+  };
   discovery.afterDiscovered = (storage, platform) => {
     [...storage].forEach((meta) => adoptVersion(meta, platform, storage));
     return afterDiscovered?.(storage, platform);
@@ -99,6 +104,22 @@ export function adoptVersions(storage: MetadataStorage, config: Configuration): 
   };
   adopt(storage);
   hookLaterDiscovery(storage, (meta) => adopt([meta]));
+}
+
+/**
+ * ES decorators give every class of a hierarchy a copy of an inherited `new VersionField({ … })`, and with single-table
+ * inheritance MikroORM takes a property of two types for two columns. So those that say the same are one.
+ */
+function shareAlike(meta: EntityMetadata, declared: Map<string, VersionField>): void {
+  for (const prop of Object.values<EntityProperty>(meta.properties)) {
+    const type: unknown = prop.type;
+    if (type instanceof VersionField && type.constructor === VersionField) {
+      const { start, aggregate, exclude, guard } = type;
+      const options = JSON.stringify([start, aggregate, exclude, guard]);
+      prop.type = (declared.get(options) ?? type) as never;
+      declared.set(options, prop.type as never);
+    }
+  }
 }
 
 /**

@@ -169,3 +169,66 @@ test('a decorated VersionField covers its parts', async () => {
   expect(whole.version).toBe(2);
   await orm.close();
 });
+
+/** One table, a version with options, and a class below. */
+@Entity({ discriminatorColumn: 'kind', discriminatorValue: 'ticket' })
+class Ticket {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @Property({ type: 'string' })
+  kind!: Opt<string>;
+
+  @Property({ type: 'integer' })
+  views!: number;
+
+  @OneToMany({ entity: () => Seat, mappedBy: 'ticket' })
+  seats = new Collection<Seat>(this);
+
+  @Property({ type: new VersionField({ aggregate: ['seats'], exclude: ['views'], guard: true }) })
+  version!: Opt<number>;
+}
+
+@Entity({ discriminatorValue: 'group' })
+class GroupTicket extends Ticket {
+  @Property({ type: 'integer', nullable: true })
+  size?: number;
+}
+
+@Entity()
+class Seat {
+  @PrimaryKey({ type: 'integer' })
+  id!: number;
+
+  @ManyToOne({ entity: () => Ticket })
+  ticket!: Ticket;
+}
+
+test('single-table inheritance, and what a version covers', async () => {
+  const orm = await MikroORM.init({
+    driver: versioned(SqliteDriver),
+    dbName: ':memory:',
+    entities: [Ticket, GroupTicket, Seat],
+  });
+  await orm.schema.create();
+  const em = orm.em.fork();
+  const group = em.create(GroupTicket, { id: 1, views: 0, size: 2 });
+  const ticket = em.create(Ticket, { id: 2, views: 0 });
+  await em.flush();
+  const versions = async () => {
+    const rows = await orm.em.getConnection().execute<{ version: number }[]>('select version from ticket order by id');
+    return rows.map(({ version }) => version);
+  };
+  em.create(Seat, { id: 1, ticket: group });
+  await em.flush();
+  expect(await versions()).toEqual([2, 1]);
+  [group, ticket].forEach((one) => one.views++);
+  await em.flush();
+  expect(await versions()).toEqual([2, 1]);
+  group.size = 3;
+  await em.flush();
+  await orm.em.getConnection().execute('update ticket set size = 4 where id = 1');
+  expect(await versions()).toEqual([4, 1]);
+  expect([group.version, ticket.version]).toEqual([3, 1]);
+  await orm.close();
+});
