@@ -8,7 +8,7 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { type AnyChangeSet, isUpdate, metaOf, snapshotOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, isUpdate, laterOf, metaOf, snapshotOf } from '../../mikro-orm/entity.ts';
 
 /** Relations that this process has written as none, by part: snapshots lack them. */
 const none = new WeakMap<object, Set<string>>();
@@ -23,9 +23,9 @@ export class Parents {
 
   constructor(em: EntityManager, changeSets: readonly AnyChangeSet[]) {
     this.#em = em;
-    for (const [entity, names, values] of em.getUnitOfWork(false).getExtraUpdates()) {
-      const taken = Array.isArray(names) ? names.map((name, i) => [name, (values as unknown[])[i]]) : [[names, values]];
-      this.later.set(entity, Object.assign(this.later.get(entity) ?? {}, Object.fromEntries(taken)));
+    for (const followUp of em.getUnitOfWork(false).getExtraUpdates()) {
+      const [entity] = followUp;
+      this.later.set(entity, { ...this.later.get(entity), ...laterOf(followUp) });
     }
     for (const { type, entity, meta } of changeSets) {
       if (type === ChangeSetType.CREATE) {
