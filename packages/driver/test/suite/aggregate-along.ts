@@ -129,6 +129,7 @@ export function aggregatesAlong(driver: TestDriver): void {
         shelf: p.integer().default(0),
         place: p.integer().nullable(),
         favouriteId: () => p.manyToOne(Tag).mapToPk().nullable(),
+        subject: () => p.manyToOne([Tag, Story]).nullable(),
         lines: () => p.oneToMany(Line).mappedBy('order'),
         invoice: () => p.oneToOne(Invoice).mappedBy('order').nullable(),
         tags: () => p.manyToMany(Tag).inversedBy('orders'),
@@ -170,13 +171,14 @@ export function aggregatesAlong(driver: TestDriver): void {
       name: 'Address',
       properties: { id, street: p.string().nullable(), order: () => p.oneToOne(Order).mappedBy('address').nullable() },
     });
+    const Story = defineEntity({ name: 'Story', properties: { id: p.integer().primary().autoincrement() } });
     const Seal = defineEntity({ name: 'Seal', properties: { id, order: () => p.oneToOne(Order).nullable() } });
     const Parcel = defineEntity({
       name: 'Parcel',
       properties: { id, order: () => p.manyToOne(Order), version: p.type(VersionField) },
     });
     const setUp = async () => {
-      const db = await open(driver, [Order, Line, Note, Tag, Invoice, Address, Seal, Parcel] as EntitySchema[]);
+      const db = await open(driver, [Order, Line, Note, Tag, Invoice, Address, Seal, Parcel, Story] as EntitySchema[]);
       const em = db.fork();
       for (const n of [1, 2]) {
         em.create(Order, {
@@ -263,6 +265,16 @@ export function aggregatesAlong(driver: TestDriver): void {
       em.create(Line, { id: 9, order: one });
       await em.flush();
       expect(await versions()).toEqual([2, 1]);
+    });
+
+    test('a root that refers to a new row of one of several classes, and has a new part', async () => {
+      const { em, one, versions } = await setUp();
+      one.subject = em.create(Story, {});
+      em.create(Line, { id: 9, order: one });
+      await em.flush();
+      expect(await versions()).toEqual([2, 1]);
+      const found = await em.fork().findOneOrFail(Order, 1, { populate: ['subject'] });
+      expect(found.subject?.id).toBe(one.subject.id);
     });
 
     test('a root that takes the key of a row that was there is written before its new part', async () => {

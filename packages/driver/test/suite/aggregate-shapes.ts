@@ -2,7 +2,7 @@
  * Aggregates, however a part says whose it is, however it was loaded, and whatever is done to it: its roots are checked and
  * bumped, or nothing is sent. Whose it was, and is, is looked up in the database.
  */
-import { type EntityManager, type EntitySchema, Reference, defineEntity, p } from '@mikro-orm/core';
+import { type EntityManager, type EntitySchema, Reference, Type, defineEntity, p } from '@mikro-orm/core';
 import { VersionField, VersionNotLoaded } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { type TestDriver, open } from '../harness.ts';
@@ -19,6 +19,21 @@ interface Shape {
 
 const id = { id: p.integer().primary() };
 const composite = { shop: p.integer().primary(), no: p.integer().primary() };
+
+/** The entity has `no. 1`, and the row has 1. */
+class Numbered extends Type<string | null, number | null> {
+  override convertToDatabaseValue(value: string | number | null): number | null {
+    return value === null ? null : Number(String(value).replace('no. ', ''));
+  }
+
+  override convertToJSValue(value: number | null): string | null {
+    return value === null ? null : `no. ${value}`;
+  }
+
+  override getColumnType(): string {
+    return 'int';
+  }
+}
 
 const shapes: Record<string, Shape> = {
   'a plain relation': { key: id, back: (root) => p.manyToOne(root).nullable() },
@@ -40,6 +55,10 @@ const shapes: Record<string, Shape> = {
   'a key that is converted': {
     key: { id: p.bigint('string').primary() },
     back: (root) => p.manyToOne(root).nullable(),
+  },
+  'a key itself that is spelled otherwise in the database': {
+    key: { id: p.type(Numbered).primary() },
+    back: (root) => p.manyToOne(root).mapToPk().nullable(),
   },
   'behind an accessor': { key: id, back: (root) => p.manyToOne(root).accessor('_root').nullable() },
   '1:1, the key on the part': {

@@ -47,7 +47,7 @@ export class Parents {
   of(part: object, back: EntityProperty): (object | null | undefined)[] {
     const now = this.#now(part, back.name);
     const stored = this.#created.has(part) ? null : storedIn(part, back.name);
-    const old = this.#find(part, back, stored);
+    const old = this.#find(part, back, stored, true);
     if (stored !== undefined) {
       this.#remember(part, back.name);
     }
@@ -56,11 +56,11 @@ export class Parents {
     const before = isForgotten && !(old && helper(old).__initialized) ? null : old;
     if (back.mappedBy) {
       // the key is in another row: one that this flush gives it is written itself
-      const rows = [before, this.#find(part, back, now), ...this.#written];
+      const rows = [before, this.#find(part, back, now, false), ...this.#written];
       return [rows.find((row) => row && this.#names(row, part, back)) ?? (before && null)];
     }
     // what a row was handed to before it was removed has never had it
-    return [this.#removed.has(part) ? null : this.#find(part, back, now ?? null), before];
+    return [this.#removed.has(part) ? null : this.#find(part, back, now ?? null, false), before];
   }
 
   #now(part: object, relation: string): unknown {
@@ -78,11 +78,15 @@ export class Parents {
   #names(row: object, part: object, { targetMeta, mappedBy }: EntityProperty): boolean {
     const forth = targetMeta!.properties[mappedBy as never] as EntityProperty;
     const isOfClass = metaOf(this.#em, row).root === targetMeta!.root;
-    return isOfClass && this.#find(row, forth, storedIn(row, forth.name)) === part;
+    return isOfClass && this.#find(row, forth, storedIn(row, forth.name), true) === part;
   }
 
-  /** The entity that a relation names. */
-  #find(part: object, { targetMeta }: EntityProperty, value: unknown): object | null | undefined {
+  /**
+   * The entity that a relation names.
+   *
+   * @param isStored a key is spelled as in the database, and not as in the entity (`mapToPk`)
+   */
+  #find(part: object, { targetMeta }: EntityProperty, value: unknown, isStored: boolean): object | null | undefined {
     if (value == null) {
       return value as null | undefined;
     }
@@ -91,7 +95,7 @@ export class Parents {
     }
     const { class: target, schema: fixed } = targetMeta!;
     const schema = fixed && fixed !== '*' ? fixed : helper(part).__schema;
-    return this.#em.getUnitOfWork(false).getById(target, value as never, schema, true);
+    return this.#em.getUnitOfWork(false).getById(target, value as never, schema, isStored);
   }
 }
 

@@ -47,7 +47,7 @@ export function takeRoots(em: EntityManager): Roots {
 function canBeEarly({ meta, payload }: AnyChangeSet, created: ReadonlySet<unknown>): boolean {
   const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray<string>(properties)));
   return Object.keys(payload).every((name) => {
-    const { unique, targetMeta } = meta.properties[name as never] as EntityProperty;
-    return !unique && !uniques.has(name) && !created.has(targetMeta?.root);
+    const { unique, targetMeta, polymorphTargets = [targetMeta] } = meta.properties[name as never] as EntityProperty;
+    return !unique && !uniques.has(name) && !polymorphTargets.some((target) => created.has(target?.root));
   });
 }
