@@ -77,7 +77,8 @@ export function describeRow(entity: object): TaggedRow {
     prefix: prefix.length > LONGEST_PREFIX ? shortened(prefix) : prefix,
     version: isLoaded ? loaded : (entity as Record<string, unknown>)[property.name],
     isRead: isLoaded || wrapped.__initialized,
-    isNew: wrapped.__initialized && wrapped.__originalEntityData === undefined,
+    // what `em.stream()` has read, or `em.insert()` has written, has no snapshot either
+    isNew: wrapped.__initialized && wrapped.__originalEntityData === undefined && !wrapped.__managed,
     maximum: maximumVersion(property),
   };
 }

@@ -343,8 +343,26 @@ export function suite(driver: TestDriver): void {
       for (const value of ['"Article/9/5"', 5]) {
         expect(() => claimedVersion(value, article)).toThrow(expect.objectContaining({ status: 409 }));
       }
+      article.version = 5;
+      expect(() => ifMatch('"Article/9/5"', article)).toThrow(expect.objectContaining({ status: 412 }));
+      delete (article as { version?: number }).version;
       await em.flush();
       expect(ifMatch('*', article)).toBe(1);
+    });
+
+    test('what has no snapshot is there all the same: read by em.stream(), written by em.insert()', async () => {
+      const { fork } = await setUp();
+      const em = fork();
+      const inserted = em.create(Article, { id: 9, title: 'new', secret: '' }, { persist: false });
+      await em.insert(inserted);
+      expect(ifMatch('"Article/9/1"', inserted)).toBe(1);
+      let count = 0;
+      for await (const article of em.stream(Article)) {
+        count++;
+        expect(ifMatch(etag(article), article)).toBe(article.version);
+        expect(claimedVersion(etag(article), article)).toBe(article.version);
+      }
+      expect(count).toBeGreaterThan(1);
     });
 
     test('a tag with a number that its version cannot be is of no state, also for a reference', async () => {
