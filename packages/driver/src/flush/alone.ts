@@ -15,7 +15,7 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
 import { ownVersionOf } from '../discovery.ts';
 import { isAbortable } from '../mikro-orm/driver.ts';
-import type { AnyChangeSet } from '../mikro-orm/entity.ts';
+import { type AnyChangeSet, targetClasses } from '../mikro-orm/entity.ts';
 import { dialectOf } from '../write/dialects/index.ts';
 import { cascades } from '../write/cascades.ts';
 import { areOneDelete, areOneUpdate } from '../write/one-statement.ts';
@@ -99,15 +99,14 @@ const CAN_BE_ONE = {
       dialectOf(platform)!.aloneWhen === undefined &&
       root.props.every((prop) => prop.customType instanceof VersionField || !prop.customType || !isFilled(prop)) &&
       // a row that refers to one of its own class may need an UPDATE behind the INSERT
-      root.relations.every((prop) => prop.kind === ReferenceKind.MANY_TO_MANY || !refersTo(prop, root)) &&
+      root.relations.every(
+        (prop) =>
+          prop.kind === ReferenceKind.MANY_TO_MANY || targetClasses(prop).every((target) => target.root !== root),
+      ) &&
       (sets.length === 1 || canInsertTogether(driver, sets))
     );
   },
 };
-
-function refersTo({ polymorphTargets, targetMeta }: EntityProperty, root: EntityMetadata): boolean {
-  return (polymorphTargets ?? [targetMeta]).some((target) => target?.root === root);
-}
 
 function isFilled({ autoincrement, defaultRaw, generated }: EntityProperty): boolean {
   return Boolean(autoincrement || defaultRaw || generated);

@@ -4,6 +4,7 @@ import type { AbstractSqlDriver } from '@mikro-orm/sql';
 import { versionOf } from '@mikro-ool/core';
 import { findRows } from '../flush/conflicts.ts';
 import type { Flush } from '../flush/flush.ts';
+import { assign } from '../memory/entity-state.ts';
 import type { AnyChangeSet, PersistOptions } from '../mikro-orm/entity.ts';
 import { stateOf } from '../mikro-orm/flush-state.ts';
 import type { Layer } from '../mikro-orm/layers.ts';
@@ -33,7 +34,7 @@ export const persisting: Layer<PersisterMethods> = (Base) =>
       if (!version) {
         return super.reloadVersionValues(meta, sets, options);
       }
-      const rest = await readBack(stateOf(this).em, meta, sets.map(asUpdate), this.prepareOptions(meta, options));
+      const rest = await readBack(stateOf(this).em, meta, sets, this.prepareOptions(meta, options));
       if (rest.length > 0) {
         const withoutVersion = Object.create(meta, { ownsVersionProperty: { value: () => false } });
         await keepingVersions(version.name, rest, () => super.reloadVersionValues(withoutVersion, rest, options));
@@ -128,14 +129,15 @@ function hasVersion({ meta }: AnyChangeSet): boolean {
 async function readBack(
   em: EntityManager,
   meta: AnyChangeSet['meta'],
-  sets: AnyChangeSet[],
+  written: AnyChangeSet[],
   options: PersistOptions,
 ): Promise<AnyChangeSet[]> {
   const driver = em.getDriver() as AbstractSqlDriver;
-  const generated = meta.props.filter((prop) => prop.generated && !prop.primary).map((prop) => prop.name as string);
   if (driver.getPlatform().usesReturningStatement()) {
-    return sets[0]!.type === ChangeSetType.CREATE ? sets : [];
+    return written[0]!.type === ChangeSetType.CREATE ? written : [];
   }
+  const sets = written.map(asUpdate);
+  const generated = meta.props.filter((prop) => prop.generated && !prop.primary).map((prop) => prop.name as string);
   if (generated.length === 0) {
     return sets;
   }
@@ -175,11 +177,7 @@ async function keepingVersions(version: string, sets: AnyChangeSet[], read: () =
   );
   await read();
   for (const { object, value } of kept) {
-    if (value === undefined) {
-      delete object[version];
-    } else {
-      object[version] = value;
-    }
+    assign(object, version, value);
   }
 }
 

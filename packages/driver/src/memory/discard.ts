@@ -19,7 +19,7 @@ import {
 } from '@mikro-orm/core';
 import { isTouched, loadedVersion, versionOf } from '@mikro-ool/core';
 import { forgetSnapshot, replaceByUnloaded } from '../mikro-orm/collection.ts';
-import { metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
+import { isToOne, metaOf, restoreSnapshot, snapshotOf } from '../mikro-orm/entity.ts';
 import { Members } from '../mikro-orm/identity-map.ts';
 import { withOutside } from '../mikro-orm/outside.ts';
 import { touchAgain } from '../mikro-orm/touches.ts';
@@ -308,10 +308,6 @@ function* parentsOf(entity: Dictionary): Generator<Collection<object>> {
       yield inverse;
     }
   }
-}
-
-function isToOne({ kind }: EntityProperty): boolean {
-  return kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE;
 }
 
 function hasReferred(owner: object, name: string): boolean {

@@ -6,7 +6,9 @@ import {
   type EntityClass,
   type EntityManager,
   type EntityMetadata,
+  type EntityProperty,
   type MetadataStorage,
+  ReferenceKind,
   type Transaction,
   helper,
 } from '@mikro-orm/core';
@@ -30,6 +32,16 @@ export function metaOf(of: { getMetadata(): MetadataStorage }, entity: object): 
 /** The classes that extend this one directly. */
 export function childrenOf(meta: EntityMetadata, storage: MetadataStorage): EntityMetadata[] {
   return [...storage].filter((child) => child.extends && storage.find(child.extends)?.class === meta.class);
+}
+
+/** Does a relation lead to one row at most? */
+export function isToOne({ kind }: EntityProperty): boolean {
+  return kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE;
+}
+
+/** The classes that a relation leads to: a polymorphic one to several. */
+export function targetClasses({ polymorphTargets, targetMeta }: EntityProperty): EntityMetadata[] {
+  return polymorphTargets ?? (targetMeta ? [targetMeta] : []);
 }
 
 /** Is this the name of no property of a class, but of one of another class in its hierarchy? */

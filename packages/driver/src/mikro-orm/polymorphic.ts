@@ -16,7 +16,7 @@ import {
 } from '@mikro-orm/core';
 import { versionOf } from '@mikro-ool/core';
 import { ofAllClasses } from './all-classes.ts';
-import { restoreSnapshot, snapshotOf } from './entity.ts';
+import { isToOne, restoreSnapshot, snapshotOf } from './entity.ts';
 
 interface Polymorphic {
   /** The relations that are columns of the class, … */
@@ -40,10 +40,6 @@ const polymorphicOf = ofAllClasses((metadata): ReadonlyMap<unknown, Polymorphic>
   });
   return new Map(found.filter(([, { own, inverse }]) => own.length + inverse.length > 0));
 });
-
-function isToOne({ kind }: EntityProperty): boolean {
-  return kind === ReferenceKind.MANY_TO_ONE || kind === ReferenceKind.ONE_TO_ONE;
-}
 
 /** Something was read into an entity: its snapshot, and those next to it, have what is compared with them. */
 export function settlePolymorphic(em: EntityManager, entity: Dictionary): void {

@@ -11,6 +11,7 @@ import {
   ReferenceKind,
 } from '@mikro-orm/core';
 import { ofAllClasses } from '../mikro-orm/all-classes.ts';
+import { targetClasses } from '../mikro-orm/entity.ts';
 
 /** Where each class comes; by its id, which its metadata share. */
 interface Ranks {
@@ -99,7 +100,7 @@ interface Dependency {
 /** The tables that rows of a class refer to. */
 function parentsOf(meta: EntityMetadata): Dependency[] {
   const parents = meta.relations.filter(isOwner).flatMap((prop) => {
-    const targets = prop.polymorphTargets ?? [prop.targetMeta!];
+    const targets = targetClasses(prop);
     const isHard = !prop.nullable && prop.deferMode !== DeferMode.INITIALLY_DEFERRED && prop.persist !== false;
     return targets.flatMap(({ root, _id }) => [root._id, _id].map((parent) => ({ parent, isHard })));
   });

@@ -5,7 +5,7 @@
  */
 import { ChangeSetType, type EntityManager, type EntityProperty, type MetadataStorage, Utils } from '@mikro-orm/core';
 import { aggregatesOf } from './ways.ts';
-import { type AnyChangeSet, tablesOf } from '../../mikro-orm/entity.ts';
+import { type AnyChangeSet, tablesOf, targetClasses } from '../../mikro-orm/entity.ts';
 import { computeUnchanged } from '../../mikro-orm/verified.ts';
 import { type Roots, Climb } from './climb.ts';
 
@@ -47,7 +47,7 @@ export function takeRoots(em: EntityManager): Roots {
 function canBeEarly({ meta, payload }: AnyChangeSet, created: ReadonlySet<unknown>): boolean {
   const uniques = new Set(meta.uniques.flatMap(({ properties }) => Utils.asArray<string>(properties)));
   return Object.keys(payload).every((name) => {
-    const { unique, targetMeta, polymorphTargets = [targetMeta] } = meta.properties[name as never] as EntityProperty;
-    return !unique && !uniques.has(name) && !polymorphTargets.some((target) => created.has(target?.root));
+    const prop = meta.properties[name as never] as EntityProperty;
+    return !prop.unique && !uniques.has(name) && !targetClasses(prop).some(({ root }) => created.has(root));
   });
 }
