@@ -9,7 +9,7 @@ import { expect, test } from 'vitest';
 import { declaredAs } from './declared-as.ts';
 import { seedOfRun } from './seed.ts';
 import { type TestDriver, open } from '../harness.ts';
-import { COMMANDS, type Command, DRAWN, Disagreement, World, entities } from './program.ts';
+import { COMMANDS, type Command, DRAWN, Disagreement, World, Writes, entities } from './program.ts';
 
 /** How often a command is drawn; 0: never. */
 const WEIGHTS: Record<keyof typeof COMMANDS, number> = {
@@ -90,11 +90,12 @@ const BREAKS: Record<string, Partial<Options>> = {
 
 /** Opens one database, and checks one program after the other. */
 async function checked(driver: TestDriver, more: Partial<Options>, parameters: fc.Parameters<[unknown]>) {
-  const db = await open(driver, entities, more);
+  const writes = new Writes();
+  const db = await open(driver, entities, { ...more, ...writes.options });
   const seen = new Map<string, number>();
   let commands = 0;
   const property = fc.asyncProperty(program, async ({ start, steps }) => {
-    const world = new World(db, driver);
+    const world = new World(db, driver, writes);
     await world.reset();
     try {
       await world.run([...(start > 0 ? LOAD_ALL : []), ...(start > 6 ? LOAD_TALLIES : []), ...steps]);
