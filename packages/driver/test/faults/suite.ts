@@ -108,7 +108,8 @@ export function faults(driver: TestDriver, kinds: readonly Fault[]): void {
     const db = await open(driver, [Item], { ...connection.options, driver: onPool });
     // what MikroORM asks the server before the first INSERT, and only then
     await db.fork().insertMany(Item, [{ id: 100 }]);
-    const execute = (sql: string) => db.fork().getConnection().execute<Record<string, number>[]>(sql);
+    const connected = db.fork().getConnection();
+    const execute = (sql: string) => connected.execute<Record<string, number>[]>(sql);
     const state = async (): Promise<State> => {
       const rows = await execute('select id, n, version from item');
       return Object.fromEntries(rows.map((row) => [row.id, `n${row.n} v${row.version}`]));
