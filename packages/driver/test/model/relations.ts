@@ -83,7 +83,7 @@ async function checked(driver: TestDriver, more: Partial<Options>, parameters: f
   const onPool = versioned(resilient(driver.plain as DriverClass)) as never;
   const db = await open(driver, entities, { ...connection.options, driver: onPool, ...more });
   const connected = db.fork().getConnection();
-  // planned and flushed once: as statements, the rows are there again in half of the time
+  // planned and flushed once; after that the rows are there again by the same statements
   const seeding = (await db.sent(() => seed(db.fork()))).filter((sql) => !/^(begin|commit)/.test(sql));
   const quote = (name: string) => db.orm.em.getPlatform().quoteIdentifier(name);
   const emptying = [
