@@ -10,7 +10,7 @@ const pool = 'packages/pool/test';
 const resolve = 'packages/resolve/test';
 
 const LONG =
-  /\/(pglite|chaos|pgbouncer|unknown-dialect|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
+  /\/(site|pglite|chaos|pgbouncer|unknown-dialect|(postgresql|mariadb|sqlite)(-faults|-file|-mysql-driver)?)\.test\.ts$/;
 
 /** Most of what a program costs that a test starts is to compile MikroORM once more. */
 process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, 'node_modules/.cache/node-compile');
@@ -26,7 +26,7 @@ class LongestFirst extends BaseSequencer {
 }
 
 /** After all others: these have servers of their own that fail, and deadlines, and wait half of the time. */
-const LATER = { sequence: { groupOrder: 1 }, maxWorkers: availableParallelism() };
+const LATER = { sequence: { groupOrder: 1 }, maxWorkers: availableParallelism() + 1 };
 
 export default defineConfig({
   test: {

@@ -34,10 +34,10 @@ describe.skipIf(missingPackages('pgbouncer').length > 0)('PgBouncer', () => {
     const pooled: TestDriver = {
       ...postgresql,
       name: `${postgresql.name} behind PgBouncer`,
-      async create() {
-        const options = await postgresql.create();
+      async create(atEnd = onTestFinished) {
+        const options = await postgresql.create(atEnd);
         // the pooler keeps its sessions, which must end before a database is emptied, and it is slow to end idle ones
-        onTestFinished(async () => {
+        atEnd(async () => {
           await admin.query(`kill "${options.dbName}"`);
           await admin.query(`resume "${options.dbName}"`);
         });

@@ -11,6 +11,7 @@ import type { EntityManager as SqlEntityManager } from '@mikro-orm/sql';
 import { VersionField } from '@mikro-ool/core';
 import { versioned } from '@mikro-ool/driver';
 import { describe, onTestFinished, test } from 'vitest';
+import { type Kept, giveBack, isOfRows, nameOf, take } from './kept.ts';
 
 type Entities = NonNullable<Options['entities']>;
 
@@ -52,8 +53,10 @@ export interface TestDriver {
   readonly setUp?: string;
   /** SQL that shows exactly what a column holds. */
   literal(column: string): string;
-  /** The options for a new, empty database. The test gives it back when it ends, also when it never opened it. */
-  create(): Promise<Partial<Options>>;
+  /** SQL that makes all tables as new, where that is worth it: rows are gone, and keys are generated from 1. */
+  readonly empty?: string;
+  /** The options for a new, empty database, which is given back when `atEnd` says, also when nobody has opened it. */
+  create(atEnd?: (giveBack: () => Promise<void>) => void): Promise<Partial<Options>>;
 }
 
 export interface Database {
@@ -67,10 +70,28 @@ export interface Database {
 /** The question which relations are no plain tables: the first flush asks it. */
 const ONCE = /writes_instead/;
 
-/** A fresh database with the tables of these entities; it is dropped when the test ends. */
+/** A database with the tables of these entities, which are empty; the test gives it back when it ends. */
 export async function open(driver: TestDriver, entities: Entities, more: Partial<Options> = {}): Promise<Database> {
-  const options = await driver.create();
-  let log: string[] = [];
+  if (!driver.empty || Object.keys(more).length > 0) {
+    const opened = await openNew(driver, entities, more);
+    onTestFinished(opened.close);
+    return opened.db;
+  }
+  const name = `${driver.name} ${nameOf(entities as object[])}`;
+  const kept = (await take<Database>(name)) ?? (await openNew(driver, entities, more));
+  onTestFinished(() => giveBack(name, kept));
+  return kept.db;
+}
+
+/** The same in an ORM of its own, for a test that changes it, or that is about its first flush. */
+export async function openOwn(driver: TestDriver, entities: Entities, more: Partial<Options> = {}): Promise<Database> {
+  return open({ ...driver, empty: undefined }, entities, more);
+}
+
+async function openNew(driver: TestDriver, entities: Entities, more: Partial<Options>): Promise<Kept<Database>> {
+  const atEnd: (() => Promise<unknown>)[] = [];
+  const options = await driver.create((giveBack) => atEnd.unshift(giveBack));
+  const state = { log: [] as string[], isAsNew: true };
   const orm = await MikroORM.init({
     ...options,
     ...more,
@@ -79,25 +100,39 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
     colors: false,
     // [query] update … [took 1 ms, 2 rows affected]
     logger: (line) => {
-      if (!ONCE.test(line)) {
-        log.push(line.replace(/^\[query\] /, '').replace(/ \[took .*$/s, ''));
+      const sql = line.replace(/^\[query\] /, '').replace(/ \[took .*$/s, '');
+      state.isAsNew &&= isOfRows(sql);
+      if (!ONCE.test(sql)) {
+        state.log.push(sql);
       }
     },
   } as Options);
-  onTestFinished(() => orm.close(true));
+  const kept: Kept<Database> = {
+    db: {
+      orm,
+      fork: () => orm.em.fork() as EntityManager as SqlEntityManager,
+      async sent(work) {
+        state.log = [];
+        await work();
+        return state.log;
+      },
+    },
+    orm,
+    state,
+    empty: driver.empty ?? '',
+    async close() {
+      await orm.close(true);
+      for (const giveBack of atEnd) {
+        await giveBack();
+      }
+    },
+  };
   if (driver.setUp) {
     await (orm.em as EntityManager as SqlEntityManager).getConnection().execute(driver.setUp);
   }
   await orm.schema.create();
-  return {
-    orm,
-    fork: () => orm.em.fork() as EntityManager as SqlEntityManager,
-    async sent(work) {
-      log = [];
-      await work();
-      return log;
-    },
-  };
+  state.isAsNew = true;
+  return kept;
 }
 
 /** What is said to these entities when the ORM starts: before anything is connected, so no database is needed. */

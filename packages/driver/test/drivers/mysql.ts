@@ -33,10 +33,10 @@ const onMariaDb = (name: string, Driver: typeof MariaDbDriver | typeof MySqlDriv
     onTestFinished(() => forDatabases('drop database if exists', names));
     return {};
   },
-  async create() {
+  async create(atEnd = onTestFinished) {
     const dbName = `mikro_ool_${randomUUID().replaceAll('-', '')}`;
     const clientUrl = inject('mariaDbUrl')!;
-    onTestFinished(() => forDatabases('drop database if exists', [dbName]));
+    atEnd(() => forDatabases('drop database if exists', [dbName]));
     return { driver: versioned(Driver), clientUrl, dbName };
   },
 });

@@ -19,10 +19,12 @@ export const pglite: TestDriver = {
   conditionalUpserts: true,
   gaps: ['streams'],
   plain: PgliteDriver,
-  async create() {
+  // each that is kept has an instance
+  empty: undefined,
+  async create(atEnd = onTestFinished) {
     const instance =
       idle.pop() ?? (await PGlite.create({ parsers: createPostgreSqlTypeParsers((text) => array.parse(text)) }));
-    onTestFinished(async () => {
+    atEnd(async () => {
       await instance.exec(EMPTY);
       idle.push(instance);
     });

@@ -42,6 +42,28 @@ begin
   create schema public;
 end $$`;
 
+/** As new, but for the tables. */
+const NO_ROWS = `do $$
+declare
+  relation pg_class;
+begin
+  if exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+      and state like 'idle in transaction%') then
+    raise 'a test has left a transaction open';
+  end if;
+  set local lock_timeout = '1s';
+  -- foreign keys, and triggers, look away
+  set local session_replication_role = replica;
+  for relation in select * from pg_class where oid >= 16384 and relkind in ('r', 'S')
+      and relnamespace not in ('pg_toast'::regnamespace, 'pg_catalog'::regnamespace, 'information_schema'::regnamespace) loop
+    if relation.relkind = 'S' then
+      perform setval(relation.oid, 1, false);
+    else
+      execute 'delete from ' || relation.oid::regclass;
+    end if;
+  end loop;
+end $$`;
+
 export const postgresql: TestDriver = {
   name: `PostgreSQL ${inject('postgresVersion')}`,
   concurrent: true,
@@ -68,9 +90,10 @@ export const postgresql: TestDriver = {
   },
   widens: (table, column) => [`alter table ${table} alter column ${column} type bigint`],
   schemas: () => ({}),
-  async create() {
+  empty: NO_ROWS,
+  async create(atEnd = onTestFinished) {
     const home = idle.pop() ?? (await make());
-    onTestFinished(async () => {
+    atEnd(async () => {
       await home.admin(EMPTY);
       idle.push(home);
     });

@@ -39,9 +39,9 @@ export const sqliteMemory: TestDriver = {
 export const sqliteFile: TestDriver = {
   name: 'SQLite, file',
   ...common,
-  async create() {
+  async create(atEnd = onTestFinished) {
     const dir = temporary();
-    onTestFinished(() => rmSync(dir, { recursive: true }));
+    atEnd(async () => rmSync(dir, { recursive: true }));
     return { driver: versioned(SqliteDriver), dbName: join(dir, 'test.db') };
   },
 };

@@ -224,10 +224,11 @@ export function aggregateShapes(driver: TestDriver): void {
         const { fork, sent, part, rootsOf, fill, see } = await setUp(shape);
         const wrong: string[] = [];
         for (const isOwned of [true, false]) {
+          await fill(isOwned);
+          const before = await see();
           for (const [how, load] of Object.entries(isOwned ? loads : freely)) {
             for (const [what, work] of Object.entries(works)) {
               await fill(isOwned);
-              const before = await see();
               const em = fork();
               const roots = () => rootsOf(em);
               const label = `${isOwned ? 'owned' : 'free'}, loaded ${how}, ${what}`;

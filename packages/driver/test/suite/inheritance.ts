@@ -84,8 +84,8 @@ export function inheritance(driver: TestDriver): void {
     const rootOwns = shape.owners.includes('Animal');
     /** A Dog of joined tables may have been loaded without looking whether it is a Puppy. */
     const lookups = shape.tables === 'per type' && shape.owners.includes('Puppy') ? ['select'] : [];
+    const { classes, schemas } = zoo(shape);
     const setUp = async (count = 3) => {
-      const { classes, schemas } = zoo(shape);
       const db = await open(driver, schemas);
       const em = db.fork();
       const speciesOf = (id: number) => concrete[(id - 1) % 3]!;

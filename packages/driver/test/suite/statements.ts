@@ -3,7 +3,7 @@ import { type Opt, type Options, defineEntity, p } from '@mikro-orm/core';
 import { ConcurrentUpdate, VersionField, touch } from '@mikro-ool/core';
 import { describe, expect, test } from 'vitest';
 import { dialectOf } from '../../src/write/dialects/index.ts';
-import { type TestDriver, inTransaction, open, thrown } from '../harness.ts';
+import { type TestDriver, inTransaction, open, openOwn, thrown } from '../harness.ts';
 
 class Article {
   id!: number;
@@ -20,8 +20,8 @@ const kindsOf = (log: string[]) => log.map((sql) => sql.match(KIND)![1]);
 
 export function statements(driver: TestDriver): void {
   describe('statements', () => {
-    const setUp = async (count: number, more: Partial<Options> = {}) => {
-      const db = await open(driver, [ArticleSchema], more);
+    const setUp = async (count: number, more: Partial<Options> = {}, start = open) => {
+      const db = await start(driver, [ArticleSchema], more);
       const seed = db.fork();
       for (let id = 1; id <= count; id++) {
         seed.create(Article, { id, title: 'old' });
@@ -216,7 +216,8 @@ export function statements(driver: TestDriver): void {
 
     if (driver.keepsBack && driver.alone !== 'nothing') {
       test('where something on the table may keep back rows, there is a transaction', async () => {
-        const { em, articles, kinds, fork } = await setUp(3);
+        // the first flush that updates asks for it
+        const { em, articles, kinds, fork } = await setUp(3, {}, openOwn);
         for (const sql of Object.values(driver.keepsBack!)[0]!('article', 'update', 99)) {
           await fork().getConnection().execute(sql);
         }

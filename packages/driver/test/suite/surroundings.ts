@@ -14,7 +14,7 @@ import {
 import { SqlEntityManager } from '@mikro-orm/sql';
 import { ConcurrentUpdate, VersionField } from '@mikro-ool/core';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { type Database, type TestDriver, open, testUnless, thrown } from '../harness.ts';
+import { type Database, type TestDriver, open, openOwn, testUnless, thrown } from '../harness.ts';
 
 const Article = defineEntity({
   name: 'Article',
@@ -31,8 +31,8 @@ const Note = defineEntity({ name: 'Note', properties: { id: p.integer().primary(
 
 export function surroundings(driver: TestDriver): void {
   /** Articles 1 to 3 at version 1, and note 1. */
-  const setUp = async (more: Partial<Options> = {}) => {
-    const db = await open(driver, [Article, Note], more);
+  const setUp = async (more: Partial<Options> = {}, start = open) => {
+    const db = await start(driver, [Article, Note], more);
     const seed = db.fork();
     [1, 2, 3].forEach((id) => seed.create(Article, { id, title: 'saved' }));
     seed.create(Note, { id: 1, text: 'note' });
@@ -464,7 +464,7 @@ export function surroundings(driver: TestDriver): void {
   describe('filters', () => {
     for (const filter of ['of the entity', 'of the EntityManager']) {
       test(`${filter} do not hide a row that somebody else filtered out: it is stale, not gone`, async () => {
-        const { orm, fork, rival } = await setUp();
+        const { orm, fork, rival } = await setUp({}, openOwn);
         if (filter === 'of the EntityManager') {
           orm.em.addFilter({ name: 'untouched', cond: { title: 'saved' }, entity: [Article] });
         }
