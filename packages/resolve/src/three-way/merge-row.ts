@@ -1,0 +1,115 @@
+/** One row: reads what is there now, puts mine on top, and says what is left to decide. It conflicts until it is settled. */
+import { helper } from '@mikro-orm/core';
+import type { Rebased } from '../rebased.ts';
+import { deletedByOthers, hasChanges, removedByMe, removedOf } from './deletions.ts';
+import { mergeCollection } from './merge-collection.ts';
+import { PropertyMerge } from './merge-properties.ts';
+import { type Row, collectionsOf } from './row.ts';
+import { type Base, baseOf, readTheirs } from './sides.ts';
+
+export class RowMerge {
+  /** Both have removed it. */
+  isGone = false;
+  readonly #row: Row;
+  /** Parts of aggregates, which are merged by themselves. */
+  readonly #parts: ReadonlyMap<object, unknown>;
+  /** Of one of these: what it belongs to, but for the root. */
+  readonly #above: readonly object[] | undefined;
+  /** The version of mine, … */
+  readonly #stale: unknown;
+  /** … and the one of theirs. */
+  #found: unknown;
+  /** The snapshot that mine was made to, … */
+  #base: object | undefined;
+  /** … and the one that it is made to once it is merged. */
+  #merged: object | undefined;
+  readonly #undos: (() => void)[] = [];
+
+  constructor(
+    row: Row,
+    { parts, above }: { parts: ReadonlyMap<object, unknown>; above?: readonly object[] | undefined },
+  ) {
+    [this.#row, this.#parts, this.#above] = [row, parts, above];
+    this.#stale = row.version && row.entity[row.version];
+  }
+
+  get entity(): object {
+    return this.#row.entity;
+  }
+
+  async run(result: Rebased): Promise<void> {
+    const { em, entity, version } = this.#row;
+    const orphans = new Set<object>(this.#orphans);
+    const removed = removedOf(em, [...(this.#above ?? []), entity]);
+    const base = await baseOf(this.#row);
+    const reader = em.fork({ keepTransactionContext: true });
+    const theirs = await readTheirs(this.#row, base, reader);
+    if (!theirs) {
+      this.#rowIsGone(base, removed !== undefined, result);
+      return;
+    }
+    const properties = new PropertyMerge(this.#row, base, theirs);
+    result.clashes.push(...properties.run());
+    [this.#base, this.#merged, this.#found] = [base.snapshot, properties.snapshot, version && theirs[version]];
+    this.#undos.push(() => properties.undo());
+    for (const [prop, collection] of collectionsOf(this.#row)) {
+      const from = { reader, entity: theirs };
+      this.#undos.push(await mergeCollection(this.#row, prop, collection, from, this.#parts));
+    }
+    // a relation that others have moved on leaves no orphan of ours
+    this.#forgetOrphansBut(orphans);
+    // the version of the root says nothing about which of its parts they have changed
+    const isChanged = !this.#above || properties.isChangedByOthers;
+    if (removed && isChanged && result.removed.every((one) => one.entity !== removed)) {
+      result.removed.push(removedByMe(em, removed));
+    }
+  }
+
+  /** Removed by both is what both wanted, and of a part that only they have touched nobody loses anything. */
+  #rowIsGone(base: Base, isRemoved: boolean, result: Rebased): void {
+    this.isGone = isRemoved || (this.#above !== undefined && !hasChanges(this.#row, base));
+    if (!this.isGone) {
+      result.deleted.push(deletedByOthers(this.#row, base));
+    }
+  }
+
+  /** Up to now, any flush would have conflicted. */
+  settle(): void {
+    if (this.#isMerged()) {
+      this.#set(this.#merged!, this.#found);
+    }
+  }
+
+  /** Whatever was merged already: it conflicts again. */
+  undo(): void {
+    if (this.#isMerged()) {
+      const orphans = new Set(this.#orphans);
+      this.#undos.toReversed().forEach((undo) => undo());
+      this.#forgetOrphansBut(orphans);
+      this.#set(this.#base!, this.#stale);
+    }
+  }
+
+  /** And neither flushed since, nor read again. A flush that has failed meanwhile has put back what it had begun with. */
+  #isMerged(): boolean {
+    const snapshot: unknown = helper(this.#row.entity).__originalEntityData;
+    return this.#merged !== undefined && (snapshot === this.#merged || snapshot === this.#base);
+  }
+
+  #set(snapshot: object, found: unknown): void {
+    const { entity, version } = this.#row;
+    helper(entity).__originalEntityData = snapshot as never;
+    if (version) {
+      entity[version] = found;
+    }
+  }
+
+  get #orphans(): Set<object> {
+    return this.#row.em.getUnitOfWork(false).getOrphanRemoveStack();
+  }
+
+  #forgetOrphansBut(known: ReadonlySet<object>): void {
+    const orphans = this.#orphans;
+    orphans.forEach((orphan) => known.has(orphan) || orphans.delete(orphan));
+  }
+}
