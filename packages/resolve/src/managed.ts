@@ -1,6 +1,6 @@
 /** What an EntityManager knows of an entity: its metadata, whether it manages it, whether it is to verify it. */
-import { type EntityManager, type EntityMetadata, helper } from '@mikro-orm/core';
-import { verifiedIn } from '@mikro-ool/core';
+import { type EntityManager, type EntityMetadata, type UnitOfWork, helper } from '@mikro-orm/core';
+import { verifiedIn, withSources } from '@mikro-ool/core';
 
 /** What stands on the entity may be the metadata of another ORM in this process. */
 export function metaOf(em: EntityManager, entity: object): EntityMetadata {
@@ -9,7 +9,7 @@ export function metaOf(em: EntityManager, entity: object): EntityMetadata {
 
 /** Is it to be verified by the next flush, or was it by one that has failed? It may be noted where it was loaded. */
 export function isVerified(em: EntityManager, entity: object): boolean {
-  return [em, helper(entity).__em].some((one) => one && verifiedIn(one.getUnitOfWork(false))?.has(entity));
+  return unitsOf(em, entity).some((uow) => verifiedIn(uow)?.has(entity));
 }
 
 /**
@@ -17,14 +17,22 @@ export function isVerified(em: EntityManager, entity: object): boolean {
  * them. So identity maps are asked; not for the key, which may have been changed.
  */
 export function managedBy(em: EntityManager): ReadonlySet<object> {
-  return new Set<object>(em.getUnitOfWork(false).getIdentityMap());
+  return managedIn(em.getUnitOfWork(false));
 }
 
-/** Or the EntityManager that has loaded it, if that is another one, takes it for a new entity. */
+function managedIn(uow: UnitOfWork): ReadonlySet<object> {
+  return new Set<object>(uow.getIdentityMap());
+}
+
+/** Wherever it is known, or an EntityManager that still has it takes it for a new entity. */
 export function forget(em: EntityManager, entity: object): void {
-  for (const one of new Set([em, helper(entity).__em!])) {
-    if (managedBy(one).has(entity)) {
-      one.getUnitOfWork(false).unsetIdentity(entity);
-    }
+  for (const uow of unitsOf(em, entity).filter((one) => managedIn(one).has(entity))) {
+    uow.unsetIdentity(entity);
   }
+}
+
+/** The EntityManager, those that it has entities from, and the one that the entity names. */
+function unitsOf(em: EntityManager, entity: object): UnitOfWork[] {
+  const named = helper(entity).__em?.getUnitOfWork(false);
+  return [...new Set([...withSources(em.getUnitOfWork(false)), ...(named ? [named] : [])])];
 }

@@ -161,6 +161,15 @@ export function parts(driver: TestDriver): void {
           expect(await fork().findOne(Line, 2)).toMatchObject({ text: 'mine' });
         });
 
+        test('by them, in a transaction in a transaction: none of the EntityManagers inserts it again', async () => {
+          const { both, fork } = await setUp();
+          const { em } = await both((order) => (order.lines[1]!.text = 'mine'), remove);
+          await em.transactional((outer) => outer.transactional((inner) => mergeOnConflict(inner)));
+          await em.flush();
+          expect(await fork().findOne(Part, 1)).toBeNull();
+          expect(await fork().findOne(Line, 2)).toMatchObject({ text: 'mine' });
+        });
+
         test('by them, and I have changed it: it is reported', async () => {
           const { both, fork } = await setUp();
           const { em } = await both((order) => (part(order).text = 'mine'), remove);
