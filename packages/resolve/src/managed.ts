@@ -26,8 +26,10 @@ function managedIn(uow: UnitOfWork): ReadonlySet<object> {
 
 /** Wherever it is known, or an EntityManager that still has it takes it for a new entity. */
 export function forget(em: EntityManager, entity: object): void {
-  for (const uow of unitsOf(em, entity).filter((one) => managedIn(one).has(entity))) {
-    uow.unsetIdentity(entity);
+  for (const uow of unitsOf(em, entity)) {
+    if (managedIn(uow).has(entity) || uow.getPersistStack().has(entity)) {
+      uow.unsetIdentity(entity);
+    }
   }
 }
 
@@ -35,4 +37,13 @@ export function forget(em: EntityManager, entity: object): void {
 function unitsOf(em: EntityManager, entity: object): UnitOfWork[] {
   const named = helper(entity).__em?.getUnitOfWork(false);
   return [...new Set([...withSources(em.getUnitOfWork(false)), ...(named ? [named] : [])])];
+}
+
+/** Orphans of its entities are noted where their parent was loaded, which may be around a transaction. */
+export function orphanStacksOf(em: EntityManager): Set<object>[] {
+  return withSources(em.getUnitOfWork(false)).map((uow) => uow.getOrphanRemoveStack());
+}
+
+export function isOrphan(em: EntityManager, entity: object): boolean {
+  return orphanStacksOf(em).some((stack) => stack.has(entity));
 }

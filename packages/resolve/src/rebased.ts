@@ -28,7 +28,7 @@ export type Clash<Entity extends object = object> = object extends Entity
 /** An entity that has unsaved changes, but no row any more. Left as it is, it conflicts again. */
 export interface Deleted<Entity extends object = object> {
   readonly entity: Entity;
-  /** Forgets the entity and its changes. */
+  /** Forgets the entity and its changes; what was put into it goes with it where it cannot be without, or back. */
   drop(): void;
   /** Lets the next flush insert it again, under the same key and with the next version; 1:m items are rows of their own. */
   recreate(): void;

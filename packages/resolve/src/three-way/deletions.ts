@@ -1,17 +1,38 @@
 /** One side has removed the row: what is reported of it, and what may be decided. */
 import { type Dictionary, type EntityManager, type EntityProperty, ReferenceKind, helper } from '@mikro-orm/core';
 import { Refusal } from '@mikro-ool/core';
-import { forget, metaOf } from '../managed.ts';
+import { forget, isOrphan, metaOf, orphanStacksOf } from '../managed.ts';
 import type { Deleted, Removed } from '../rebased.ts';
-import { type Row, collectionsOf } from './row.ts';
-import { type Base, isLoaded } from './sides.ts';
+import { addedTo } from './parts.ts';
+import { type Row, collectionsOf, partRow } from './row.ts';
+import { type Base, entityOf, isLoaded } from './sides.ts';
 import { keysOf } from './units.ts';
-import { at } from './values.ts';
+import { at, isOrphanedBy, own } from './values.ts';
 
 /** They have removed what I have changed. */
 export function deletedByOthers(row: Row, base: Base): Deleted {
   const { em, entity } = row;
-  return { entity, drop: () => forget(em, entity), recreate: () => recreate(row, base) };
+  return { entity, drop: () => drop(em, entity), recreate: () => recreate(row, base) };
+}
+
+/** What I have put into it goes with it, where it cannot be without, or back to where it was. */
+function drop(em: EntityManager, entity: object): void {
+  for (const { item, relation } of addedTo(em, entity)) {
+    const prop = metaOf(em, item).properties[relation.mappedBy as never] as EntityProperty;
+    if (helper(item).__originalEntityData) {
+      item[prop.name] = relatedBefore(em, item, prop);
+    } else if (!prop.nullable || relation.orphanRemoval) {
+      drop(em, item);
+    }
+  }
+  forget(em, entity);
+}
+
+/** What it referred to when it was read. */
+function relatedBefore(em: EntityManager, entity: object, prop: EntityProperty): unknown {
+  const { __originalEntityData: snapshot } = helper(entity);
+  const before = entityOf(partRow(em, entity), snapshot as Dictionary);
+  return own(em, prop, before[prop.name]) ?? null;
 }
 
 function recreate(row: Row, base: Base): void {
@@ -55,26 +76,27 @@ function missingIn(row: Row, base: Base): string | undefined {
   return props.flatMap((prop) => find(prop, [prop.name])).at(0);
 }
 
-/** Would a flush write the row, or its links? The rows of 1:m items change, and say so themselves. */
+/** Would a flush write the row, its links, or what was put into it? Other 1:m items are rows that say so themselves. */
 export function hasChanges(row: Row, { snapshot }: Base): boolean {
   const { em, entity, meta } = row;
   const comparator = em.getComparator();
   const diff = comparator.diffEntities(meta.class, snapshot as never, comparator.prepareEntity(entity));
   const links = collectionsOf(row).filter(([{ kind }]) => kind === ReferenceKind.MANY_TO_MANY);
-  return Object.keys(diff).length > 0 || links.some(([, collection]) => collection.isDirty());
+  const isChanged = Object.keys(diff).length > 0 || links.some(([, collection]) => collection.isDirty());
+  return isChanged || addedTo(em, entity).length > 0;
 }
 
 /** The first of these that the next flush removes. */
 export function removedOf(em: EntityManager, entities: readonly object[]): object | undefined {
-  const uow = em.getUnitOfWork(false);
-  return entities.find((one) => uow.getRemoveStack().has(one) || uow.getOrphanRemoveStack().has(one));
+  const pending: Set<object> = em.getUnitOfWork(false).getRemoveStack();
+  return entities.find((one) => pending.has(one) || isOrphan(em, one));
 }
 
 /** I remove what they have changed. */
 export function removedByMe(em: EntityManager, entity: object): Removed {
   const keep = () => {
     em.persist(entity);
-    em.getUnitOfWork(false).cancelOrphanRemoval(entity);
+    orphanStacksOf(em).forEach((stack) => stack.delete(entity));
     giveBack(em, entity);
   };
   return { entity, keep };
@@ -82,13 +104,9 @@ export function removedByMe(em: EntityManager, entity: object): Removed {
 
 /** Removed from a collection, or from the other side of a 1:1, an orphan does not know any more what it belonged to. */
 function giveBack(em: EntityManager, orphan: Dictionary): void {
-  const { __originalEntityData: snapshot, __schema: schema } = helper(orphan);
-  for (const { name, inversedBy, targetMeta, ref } of metaOf(em, orphan).relations) {
-    const key: unknown = (snapshot as Dictionary)[name];
-    const other = inversedBy && (targetMeta!.properties[inversedBy as never] as EntityProperty);
-    if (other && other.orphanRemoval && orphan[name] == null && key != null) {
-      const options = { wrapped: Boolean(ref), schema, convertCustomTypes: true };
-      orphan[name] = em.getReference(targetMeta!.class, key as never, options as never);
+  for (const prop of metaOf(em, orphan).relations) {
+    if (isOrphanedBy(orphan, prop)) {
+      orphan[prop.name] = relatedBefore(em, orphan, prop);
     }
   }
 }

@@ -1,5 +1,12 @@
 /** A loaded collection is merged by its items: what was added and removed stays so, on top of theirs. */
-import { type Collection, type Dictionary, type EntityManager, type EntityProperty, Utils } from '@mikro-orm/core';
+import {
+  type Collection,
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  ReferenceKind,
+  Utils,
+} from '@mikro-orm/core';
 import type { Row } from './row.ts';
 import { currentOptions } from './sides.ts';
 import { own } from './values.ts';
@@ -13,17 +20,21 @@ interface Theirs {
   readonly entity: Dictionary;
 }
 
-/**
- * @param parts of aggregates, which are merged by themselves
- * @returns takes it back; what was added and removed since stays so
- */
+interface Merged {
+  /** Have they put anything into it? Or taken out of it, where items are no rows that say so themselves. */
+  readonly isChangedByOthers: boolean;
+  /** What was added and removed since stays so. */
+  undo(): void;
+}
+
+/** @param parts of aggregates, which are merged by themselves */
 export async function mergeCollection(
   { em }: Row,
   prop: EntityProperty,
   collection: Collection<object>,
   theirs: Theirs,
   parts: ReadonlyMap<object, unknown>,
-): Promise<() => void> {
+): Promise<Merged> {
   const read = await itemsOfTheirs(em, prop, theirs);
   const items = read.map((item) => own(em, prop, item) as object);
   const [base, mine] = [collection.getSnapshot()!, collection.getItems(false)];
@@ -37,7 +48,10 @@ export async function mergeCollection(
   mine.filter((item) => !base.includes(item)).forEach((item) => collection.addWithoutPropagation(item));
   base.filter((item) => !mine.includes(item)).forEach((item) => collection.removeWithoutPropagation(item));
   const merged = collection.getItems(false);
-  return () => {
+  const isLink = prop.kind === ReferenceKind.MANY_TO_MANY;
+  const isChangedByOthers =
+    items.some((item) => !base.includes(item)) || (isLink && base.some((item) => !items.includes(item)));
+  const undo = () => {
     const now = collection.getItems(false);
     const added = now.filter((item) => !merged.includes(item));
     const kept = mine.filter((item) => now.includes(item) || !merged.includes(item));
@@ -48,6 +62,7 @@ export async function mergeCollection(
     [...kept, ...added].forEach((item) => collection.addWithoutPropagation(item));
     collection.setDirty(isDirty || added.length > 0 || kept.length < mine.length);
   };
+  return { isChangedByOthers, undo };
 }
 
 async function itemsOfTheirs(em: EntityManager, { name }: EntityProperty, { reader, entity }: Theirs) {

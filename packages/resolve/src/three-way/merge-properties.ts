@@ -1,11 +1,12 @@
 /** The properties of a row, one by one: theirs, where only they have changed it; mine, where I have; a clash, where both. */
 import { type Dictionary, helper } from '@mikro-orm/core';
 import { type VersionField, asTouched, isTouched, loadedVersion, touchedIn, versionOf } from '@mikro-ool/core';
+import { isOrphan } from '../managed.ts';
 import type { Clash } from '../rebased.ts';
 import type { Row } from './row.ts';
 import { type Base, isLoaded } from './sides.ts';
 import { type Unit, isSame, unitsOf } from './units.ts';
-import { at, giverOf, own, setAt } from './values.ts';
+import { at, giverOf, isOrphanedBy, own, setAt } from './values.ts';
 
 /** What changes between two snapshots, by key. */
 type Diff = Dictionary;
@@ -107,8 +108,8 @@ export class PropertyMerge {
     if (prop.onUpdate || !this.#differs(unit, this.#mine, this.#base.entity, entity)) {
       return 'theirs';
     }
-    // nobody has lost anything that matters
-    if (this.#exclude.includes(path[0]!)) {
+    // nobody has lost anything that matters; and what removes it is reported as that
+    if (this.#exclude.includes(path[0]!) || (isOrphan(this.#row.em, entity) && isOrphanedBy(entity, prop))) {
       return 'mine';
     }
     const isClash = !hasBase || this.#isClaim || this.#differs(unit, this.#others, this.#base.entity, this.#theirs);

@@ -1,5 +1,6 @@
 /** One row: reads what is there now, puts mine on top, and says what is left to decide. It conflicts until it is settled. */
 import { helper } from '@mikro-orm/core';
+import { orphanStacksOf } from '../managed.ts';
 import type { Rebased } from '../rebased.ts';
 import { deletedByOthers, hasChanges, removedByMe, removedOf } from './deletions.ts';
 import { mergeCollection } from './merge-collection.ts';
@@ -39,7 +40,7 @@ export class RowMerge {
 
   async run(result: Rebased): Promise<void> {
     const { em, entity, version } = this.#row;
-    const orphans = new Set<object>(this.#orphans);
+    const orphans = this.#orphans();
     const removed = removedOf(em, [...(this.#above ?? []), entity]);
     const base = await baseOf(this.#row);
     const reader = em.fork({ keepTransactionContext: true });
@@ -52,14 +53,16 @@ export class RowMerge {
     result.clashes.push(...properties.run());
     [this.#base, this.#merged, this.#found] = [base.snapshot, properties.snapshot, version && theirs[version]];
     this.#undos.push(() => properties.undo());
+    // the version of the root says nothing about which of its parts they have changed
+    let isChanged = !this.#above || properties.isChangedByOthers;
     for (const [prop, collection] of collectionsOf(this.#row)) {
       const from = { reader, entity: theirs };
-      this.#undos.push(await mergeCollection(this.#row, prop, collection, from, this.#parts));
+      const merged = await mergeCollection(this.#row, prop, collection, from, this.#parts);
+      this.#undos.push(merged.undo);
+      isChanged ||= merged.isChangedByOthers;
     }
     // a relation that others have moved on leaves no orphan of ours
     this.#forgetOrphansBut(orphans);
-    // the version of the root says nothing about which of its parts they have changed
-    const isChanged = !this.#above || properties.isChangedByOthers;
     if (removed && isChanged && result.removed.every((one) => one.entity !== removed)) {
       result.removed.push(removedByMe(em, removed));
     }
@@ -83,7 +86,7 @@ export class RowMerge {
   /** Whatever was merged already: it conflicts again. */
   undo(): void {
     if (this.#isMerged()) {
-      const orphans = new Set(this.#orphans);
+      const orphans = this.#orphans();
       this.#undos.toReversed().forEach((undo) => undo());
       this.#forgetOrphansBut(orphans);
       this.#set(this.#base!, this.#stale);
@@ -104,12 +107,13 @@ export class RowMerge {
     }
   }
 
-  get #orphans(): Set<object> {
-    return this.#row.em.getUnitOfWork(false).getOrphanRemoveStack();
+  #orphans(): Set<object> {
+    return new Set(orphanStacksOf(this.#row.em).flatMap((stack) => [...stack]));
   }
 
   #forgetOrphansBut(known: ReadonlySet<object>): void {
-    const orphans = this.#orphans;
-    orphans.forEach((orphan) => known.has(orphan) || orphans.delete(orphan));
+    for (const stack of orphanStacksOf(this.#row.em)) {
+      stack.forEach((orphan) => known.has(orphan) || stack.delete(orphan));
+    }
   }
 }

@@ -44,17 +44,38 @@ function itemsOf(em: EntityManager, entity: object, name: string): Set<object> {
     return new Set();
   }
   const uow = em.getUnitOfWork(false);
-  const { class: Item } = prop.targetMeta!;
-  const named = (holder: object, key: string, target: never): object | undefined => {
-    const stored: unknown = (helper(holder).__originalEntityData as Dictionary | undefined)?.[key];
-    return stored == null ? undefined : uow.getById(target, stored as never, helper(holder).__schema, true);
-  };
-  const value: unknown = (entity as Dictionary)[name];
-  const now = Utils.isCollection<object>(value) ? value.getItems(false) : value ? [value as object] : [];
   const before = prop.mappedBy
     ? [...(uow.getIdentityMap().getStore(prop.targetMeta!).values() as Iterable<object>)].filter(
-        (item) => named(item, prop.mappedBy, entity.constructor as never) === entity,
+        (item) => relatedBefore(em, item, prop.mappedBy, entity.constructor) === entity,
       )
-    : [named(entity, name, Item as never)];
-  return new Set([...now, ...before].filter((item) => item !== undefined).map((one) => Reference.unwrapReference(one)));
+    : [relatedBefore(em, entity, name, prop.targetMeta!.class)];
+  return new Set([...itemsNow(entity, name), ...before.filter((item) => item !== undefined)]);
+}
+
+function itemsNow(entity: Dictionary, name: string): object[] {
+  const value: unknown = entity[name];
+  const items = Utils.isCollection<object>(value) ? value.getItems(false) : value ? [value as object] : [];
+  return items.map((item) => Reference.unwrapReference(item));
+}
+
+/** What an entity referred to when it was read, if that is in memory. */
+function relatedBefore(em: EntityManager, entity: object, name: string, target: unknown): object | undefined {
+  const { __originalEntityData: snapshot, __schema: schema } = helper(entity);
+  const key: unknown = (snapshot as Dictionary | undefined)?.[name];
+  return key == null ? undefined : em.getUnitOfWork(false).getById(target as never, key as never, schema, true);
+}
+
+/** What I have put into an entity, and what the relation is called there: a new item, or one of another entity when it was read. */
+export function addedTo(em: EntityManager, entity: object): { item: Dictionary; relation: EntityProperty }[] {
+  return metaOf(em, entity)
+    .relations.filter(({ kind, mappedBy }) => mappedBy && kind !== ReferenceKind.MANY_TO_MANY)
+    .flatMap((relation) => itemsNow(entity, relation.name).map((item) => ({ item, relation })))
+    .filter(({ item, relation }) => isChanged(em, item, relation.mappedBy));
+}
+
+function isChanged(em: EntityManager, entity: object, name: string): boolean {
+  const snapshot: object | undefined = helper(entity).__originalEntityData;
+  const comparator = em.getComparator();
+  const { class: Entity } = metaOf(em, entity);
+  return !snapshot || name in comparator.diffEntities(Entity, snapshot as never, comparator.prepareEntity(entity));
 }

@@ -33,7 +33,7 @@ export async function baseOf(row: Row): Promise<Base> {
 }
 
 /** The entity that a snapshot was taken of. */
-function entityOf({ em, entity, meta, version }: Row, snapshot: Dictionary): Dictionary {
+export function entityOf({ em, entity, meta, version }: Row, snapshot: Dictionary): Dictionary {
   const data: Dictionary = { ...snapshot, ...(version && { [version]: undefined }) };
   const platform = em.getPlatform();
   for (const { name, customType } of platform.convertsJsonAutomatically() ? meta.comparableProps : []) {

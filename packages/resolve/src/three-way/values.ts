@@ -42,6 +42,12 @@ export function giverOf(entity: Dictionary, prop: EntityProperty, path: readonly
   };
 }
 
+/** Does an orphan belong to nobody by this relation? Then its removal has emptied it, and nobody has assigned that. */
+export function isOrphanedBy(orphan: Dictionary, { name, inversedBy, targetMeta }: EntityProperty): boolean {
+  const other = inversedBy && (targetMeta!.properties[inversedBy as never] as EntityProperty);
+  return Boolean(other && other.orphanRemoval) && orphan[name] == null;
+}
+
 /** The collection of the other side of a relation, if there is one. */
 function inverseOf({ inversedBy }: EntityProperty, value: unknown): Collection<object> | undefined {
   const target = inversedBy && Utils.isEntity<Dictionary>(value, true) ? Reference.unwrapReference(value) : undefined;

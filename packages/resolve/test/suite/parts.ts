@@ -203,6 +203,61 @@ export function parts(driver: TestDriver): void {
       expect(order.version).toBe(2);
     });
 
+    test('a removed part to which they have given a part: what was removed is reported, or theirs would go with it', async () => {
+      const puts: Change[] = [
+        (theirs, other) => other.create(Extra, { id: 9, line: theirs.lines[0]! }),
+        (theirs) => (theirs.lines[1]!.extras[0]!.line = theirs.lines[0]!),
+      ];
+      for (const put of puts) {
+        const { both, fork } = await setUp();
+        const { em } = await both((mine, own) => own.remove(mine.lines[0]!), put);
+        const theirs = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+        const { removed } = await stale(em);
+        expect(removed.map(({ entity }) => entity)).toEqual([expect.any(Line)]);
+        removed[0]!.keep();
+        await em.flush();
+        const extras = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+        expect(extras.map(({ id, line }) => [id, line.id])).toEqual(theirs.map(({ id, line }) => [id, line.id]));
+      }
+    });
+
+    test('a part that they have removed, and that I have given a part: it is reported; drop() drops what cannot be without', async () => {
+      const puts: Change[] = [
+        (mine, own) => own.create(Extra, { id: 9, line: mine.lines[0]! }),
+        (mine) => (mine.lines[1]!.extras[0]!.line = mine.lines[0]!),
+      ];
+      for (const put of puts) {
+        for (const decision of ['drop', 'recreate'] as const) {
+          const { both, fork } = await setUp();
+          const { em } = await both(put, (theirs, other) => other.remove(theirs.lines[0]!));
+          const error = (await thrown(() => mergeOnConflict(em, { resolve: () => {} }))) as unknown as MergeConflict;
+          expect(error.deleted.map(({ entity }) => entity)).toEqual([expect.any(Line)]);
+          const { deleted } = await stale(em);
+          deleted[0]![decision]();
+          await em.flush();
+          const extras = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+          const isNew = put === puts[0];
+          const recreated = isNew ? [[2, 2], [9, 1]] : [[2, 1]]; // oxfmt-ignore
+          expect(extras.map(({ id, line }) => [id, line.id])).toEqual(decision === 'drop' ? [[2, 2]] : recreated);
+          expect(await fork().count(Line)).toBe(decision === 'drop' ? 1 : 2);
+        }
+      }
+    });
+
+    test('an orphan that they have given to another root: it is removed, and that it belongs to nobody is no clash', async () => {
+      const { both, fork } = await setUp();
+      const { em } = await both(
+        (mine) => mine.notes.remove(mine.notes[0]!),
+        async (theirs, other) =>
+          (theirs.notes[0]!.order = await other.findOneOrFail(Order, 2, { populate: ['notes'] })),
+      );
+      const { clashes, removed } = await stale(em);
+      expect([clashes, removed.map(({ entity }) => entity)]).toEqual([[], [expect.any(Note)]]);
+      removed[0]!.keep();
+      await mergeOnConflict(em);
+      expect(await fork().findOne(Note, 1)).toMatchObject({ order: { id: 2 } });
+    });
+
     test('a part that only they have removed, of which I have removed a part: nothing to decide', async () => {
       const { both, fork } = await setUp();
       const { em } = await both(
