@@ -4,7 +4,7 @@ import { Refusal } from '@mikro-ool/core';
 import { forget, isOrphan, metaOf, orphanStacksOf } from '../managed.ts';
 import type { Deleted, Removed } from '../rebased.ts';
 import { addedTo } from './parts.ts';
-import { type Row, collectionsOf, partRow } from './row.ts';
+import { type Row, collectionsOf, isChanged, partRow } from './row.ts';
 import { type Base, entityOf, isLoaded } from './sides.ts';
 import { keysOf } from './units.ts';
 import { at, isOrphanedBy, own } from './values.ts';
@@ -77,13 +77,12 @@ function missingIn(row: Row, base: Base): string | undefined {
 }
 
 /** Would a flush write the row, its links, or what was put into it? Other 1:m items are rows that say so themselves. */
-export function hasChanges(row: Row, { snapshot }: Base): boolean {
-  const { em, entity, meta } = row;
-  const comparator = em.getComparator();
-  const diff = comparator.diffEntities(meta.class, snapshot as never, comparator.prepareEntity(entity));
+export function hasChanges(row: Row): boolean {
+  const { em, entity } = row;
   const links = collectionsOf(row).filter(([{ kind }]) => kind === ReferenceKind.MANY_TO_MANY);
-  const isChanged = Object.keys(diff).length > 0 || links.some(([, collection]) => collection.isDirty());
-  return isChanged || addedTo(em, entity).length > 0;
+  return (
+    isChanged(em, entity) || links.some(([, collection]) => collection.isDirty()) || addedTo(em, entity).length > 0
+  );
 }
 
 /** The first of these that the next flush removes. */

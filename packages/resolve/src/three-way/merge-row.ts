@@ -6,7 +6,7 @@ import { deletedByOthers, hasChanges, removedByMe, removedOf } from './deletions
 import { mergeCollection } from './merge-collection.ts';
 import { PropertyMerge } from './merge-properties.ts';
 import { type Row, collectionsOf } from './row.ts';
-import { type Base, baseOf, readTheirs } from './sides.ts';
+import { type Base, baseOf, initialize, readTheirs } from './sides.ts';
 
 export class RowMerge {
   /** Both have removed it. */
@@ -42,7 +42,11 @@ export class RowMerge {
     const { em, entity, version } = this.#row;
     const orphans = this.#orphans();
     const removed = removedOf(em, [...(this.#above ?? []), entity]);
-    const base = await baseOf(this.#row);
+    // of a part that is a reference, the version of the root says no more than that what was assigned has no known base
+    if (!this.#above) {
+      await initialize(this.#row);
+    }
+    const base = baseOf(this.#row);
     const reader = em.fork({ keepTransactionContext: true });
     const theirs = await readTheirs(this.#row, base, reader);
     if (!theirs) {
@@ -70,7 +74,7 @@ export class RowMerge {
 
   /** Removed by both is what both wanted, and of a part that only they have touched nobody loses anything. */
   #rowIsGone(base: Base, isRemoved: boolean, result: Rebased): void {
-    this.isGone = isRemoved || (this.#above !== undefined && !hasChanges(this.#row, base));
+    this.isGone = isRemoved || (this.#above !== undefined && !hasChanges(this.#row));
     if (!this.isGone) {
       result.deleted.push(deletedByOthers(this.#row, base));
     }

@@ -28,8 +28,9 @@ export interface Merged {
 export async function mergeRows(em: EntityManager, entities: ReadonlySet<object>): Promise<Merged> {
   const rebased: Rebased = { clashes: [], deleted: [], removed: [] };
   const managed = managedBy(em);
+  const rows = [...entities].map((entity) => staleRow(em, entity, managed));
   const parts = partsOf(em, entities);
-  const merges = [...entities].map((entity) => new RowMerge(staleRow(em, entity, managed), { parts }));
+  const merges = rows.map((row) => new RowMerge(row, { parts }));
   const settle = () => merges.forEach((merge) => merge.settle());
   const undo = () => merges.toReversed().forEach((merge) => merge.undo());
   try {

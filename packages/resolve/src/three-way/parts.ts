@@ -10,16 +10,17 @@ import {
 } from '@mikro-orm/core';
 import { type VersionField, versionOf } from '@mikro-ool/core';
 import { managedBy, metaOf } from '../managed.ts';
+import { changesOf, isChanged } from './row.ts';
 
 /**
- * The parts of aggregates that are loaded, and saved: their roots' version stands for them, too. Also those that are to be removed,
+ * The parts of aggregates that are loaded, or changed by a reference, and saved: their roots' version stands for them, too. Also those that are to be removed,
  * or were given to another root since; by part, what is to be removed together with it, from the uppermost on.
  */
 export function partsOf(em: EntityManager, roots: Iterable<object>): Map<object, readonly object[]> {
   const parts = new Map<object, readonly object[]>();
   const managed = managedBy(em);
   const isPart = (item: object) =>
-    managed.has(item) && helper(item).__initialized && Boolean(helper(item).__originalEntityData);
+    managed.has(item) && helper(item).__originalEntityData && (helper(item).__initialized || isChanged(em, item));
   const follow = (entity: object, [name, ...rest]: readonly string[], above: readonly object[]): void => {
     for (const item of itemsOf(em, entity, name!)) {
       if (rest.length > 0) {
@@ -70,12 +71,7 @@ export function addedTo(em: EntityManager, entity: object): { item: Dictionary; 
   return metaOf(em, entity)
     .relations.filter(({ kind, mappedBy }) => mappedBy && kind !== ReferenceKind.MANY_TO_MANY)
     .flatMap((relation) => itemsNow(entity, relation.name).map((item) => ({ item, relation })))
-    .filter(({ item, relation }) => isChanged(em, item, relation.mappedBy));
-}
-
-function isChanged(em: EntityManager, entity: object, name: string): boolean {
-  const snapshot: object | undefined = helper(entity).__originalEntityData;
-  const comparator = em.getComparator();
-  const { class: Entity } = metaOf(em, entity);
-  return !snapshot || name in comparator.diffEntities(Entity, snapshot as never, comparator.prepareEntity(entity));
+    .filter(
+      ({ item, relation: { mappedBy } }) => !helper(item).__originalEntityData || mappedBy in changesOf(em, item),
+    );
 }

@@ -50,3 +50,14 @@ export function collectionsOf({ entity, meta }: Row): [EntityProperty, Collectio
     .map((prop): [EntityProperty, Collection<object>] => [prop, entity[prop.name]])
     .filter(([, items]) => Utils.isCollection(items) && items.isInitialized() && items.getSnapshot());
 }
+
+/** What a flush would write of the columns of an entity that is saved, by the name in its snapshot. */
+export function changesOf(em: EntityManager, entity: object): Dictionary {
+  const { __originalEntityData: snapshot } = helper(entity);
+  const comparator = em.getComparator();
+  return comparator.diffEntities(metaOf(em, entity).class, snapshot as never, comparator.prepareEntity(entity));
+}
+
+export function isChanged(em: EntityManager, entity: object): boolean {
+  return Object.keys(changesOf(em, entity)).length > 0;
+}

@@ -19,16 +19,17 @@ export function currentOptions(em: EntityManager) {
   return { filters: false, connectionType: 'write', cache: false, flushMode: FlushMode.COMMIT, lockMode } as const;
 }
 
-/** A reference, of which nothing is known, starts from what is there now. */
-export async function baseOf(row: Row): Promise<Base> {
-  const { em, entity, meta } = row;
+/** Reads a reference, of which nothing is known: what is there goes around what was assigned, where init() would replace it. */
+export async function initialize({ em, entity, meta }: Row): Promise<void> {
   const wrapped = helper(entity);
   if (!wrapped.__initialized) {
-    // merges the row into what was assigned, where init() would replace it
     const options = { ...currentOptions(em), schema: wrapped.__schema };
     await em.findOne(meta.class, wrapped.getPrimaryKey() as never, options);
   }
-  const snapshot = wrapped.__originalEntityData as Dictionary;
+}
+
+export function baseOf(row: Row): Base {
+  const snapshot = helper(row.entity).__originalEntityData as Dictionary;
   return { snapshot, entity: entityOf(row, snapshot) };
 }
 

@@ -244,6 +244,28 @@ export function parts(driver: TestDriver): void {
       }
     });
 
+    test('a part that I have changed by a reference: what it was is not known, so theirs is a clash, also the second time', async () => {
+      const { both, fork } = await setUp();
+      const em = fork();
+      const order = await em.findOneOrFail(Order, 1);
+      const detail = order.detail!;
+      detail.text = 'mine';
+      await both(
+        () => {},
+        (theirs) => Object.assign(theirs.detail!, { text: 'theirs', size: 5 }),
+      );
+      const clash = { property: 'text', base: undefined, mine: 'mine', theirs: 'theirs' };
+      for (let round = 0; round < 2; round++) {
+        const error = (await thrown(() => mergeOnConflict(em))) as unknown as MergeConflict;
+        expect(error.clashes).toEqual([clash]);
+        expect(detail.text).toBe('mine');
+      }
+      expect((await stale(em)).clashes).toEqual([clash]);
+      await em.flush();
+      expect(await fork().findOne(Detail, 1)).toMatchObject({ text: 'mine', size: 5 });
+      expect(order.version).toBe(3);
+    });
+
     test('an orphan that they have given to another root: it is removed, and that it belongs to nobody is no clash', async () => {
       const { both, fork } = await setUp();
       const { em } = await both(
