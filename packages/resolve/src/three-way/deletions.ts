@@ -1,5 +1,13 @@
 /** One side has removed the row: what is reported of it, and what may be decided. */
-import { type Dictionary, type EntityManager, type EntityProperty, ReferenceKind, helper } from '@mikro-orm/core';
+import {
+  type Dictionary,
+  type EntityManager,
+  type EntityProperty,
+  Reference,
+  ReferenceKind,
+  Utils,
+  helper,
+} from '@mikro-orm/core';
 import { Refusal } from '@mikro-ool/core';
 import { forget, isOrphan, metaOf, orphanStacksOf } from '../managed.ts';
 import type { Deleted, Removed } from '../rebased.ts';
@@ -13,6 +21,46 @@ import { at, isOrphanedBy, own } from './values.ts';
 export function deletedByOthers(row: Row, base: Base): Deleted {
   const { em, entity } = row;
   return { entity, drop: () => drop(em, entity), recreate: () => recreate(row, base) };
+}
+
+/**
+ * They have removed what it belongs to, too. Whoever has it created again needs that as well.
+ *
+ * @param ghosts by entity: rows that only they have touched
+ * @returns and which of these are needed until it is decided
+ */
+export function withHolders(
+  em: EntityManager,
+  all: readonly Deleted[],
+  ghosts: ReadonlyMap<object, Deleted | undefined>,
+): { deleted: Deleted[]; needed: ReadonlyMap<object, unknown> } {
+  const needed = new Map<object, Set<object>>();
+  const holdersOf = (entity: Dictionary): object[] => {
+    const related = metaOf(em, entity).relations.flatMap(({ name, owner, kind }) => {
+      const value: unknown = owner || kind === ReferenceKind.MANY_TO_ONE ? entity[name] : undefined;
+      return Utils.isEntity<object>(value, true) ? [Reference.unwrapReference(value)] : [];
+    });
+    return related.filter((one) => ghosts.get(one)).flatMap((one) => [one, ...holdersOf(one)]);
+  };
+  const deleted = all.map(({ entity, drop, recreate }): Deleted => {
+    const holders = holdersOf(entity);
+    holders.forEach((one) => needed.set(one, (needed.get(one) ?? new Set()).add(entity)));
+    return {
+      entity,
+      drop() {
+        drop();
+        holders.forEach((one) => needed.get(one)!.delete(entity));
+        // one that was created again for another part is new
+        const free = holders.filter((one) => needed.get(one)!.size === 0 && helper(one).__originalEntityData);
+        free.forEach((one) => ghosts.get(one)!.drop());
+      },
+      recreate() {
+        recreate();
+        holders.forEach((one) => ghosts.get(one)!.recreate());
+      },
+    };
+  });
+  return { deleted, needed };
 }
 
 /** What I have put into it goes with it, where it cannot be without, or back to where it was. */

@@ -1,7 +1,7 @@
 /** One row: reads what is there now, puts mine on top, and says what is left to decide. It conflicts until it is settled. */
 import { helper } from '@mikro-orm/core';
 import { orphanStacksOf } from '../managed.ts';
-import type { Rebased } from '../rebased.ts';
+import type { Deleted, Rebased } from '../rebased.ts';
 import { deletedByOthers, hasChanges, removedByMe, removedOf } from './deletions.ts';
 import { mergeCollection } from './merge-collection.ts';
 import { PropertyMerge } from './merge-properties.ts';
@@ -9,8 +9,10 @@ import { type Row, collectionsOf } from './row.ts';
 import { type Base, baseOf, initialize, readTheirs } from './sides.ts';
 
 export class RowMerge {
-  /** Both have removed it. */
+  /** It is to be forgotten: both have removed it, … */
   isGone = false;
+  /** … or only they have, and nothing of mine is in it. */
+  ghost: Deleted | undefined;
   readonly #row: Row;
   /** Parts of aggregates, which are merged by themselves. */
   readonly #parts: ReadonlyMap<object, unknown>;
@@ -74,9 +76,13 @@ export class RowMerge {
 
   /** Removed by both is what both wanted, and of a part that only they have touched nobody loses anything. */
   #rowIsGone(base: Base, isRemoved: boolean, result: Rebased): void {
-    this.isGone = isRemoved || (this.#above !== undefined && !hasChanges(this.#row));
+    const isOfTheirs = this.#above !== undefined && !hasChanges(this.#row);
+    this.isGone = isRemoved || isOfTheirs;
+    const deleted = deletedByOthers(this.#row, base);
     if (!this.isGone) {
-      result.deleted.push(deletedByOthers(this.#row, base));
+      result.deleted.push(deleted);
+    } else if (!isRemoved) {
+      this.ghost = deleted;
     }
   }
 

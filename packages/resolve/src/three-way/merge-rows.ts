@@ -9,6 +9,7 @@
 import type { EntityManager } from '@mikro-orm/core';
 import { managedBy } from '../managed.ts';
 import type { Rebased } from '../rebased.ts';
+import { withHolders } from './deletions.ts';
 import { RowMerge } from './merge-row.ts';
 import { partsOf } from './parts.ts';
 import { partRow, staleRow } from './row.ts';
@@ -50,6 +51,11 @@ export async function mergeRows(em: EntityManager, entities: ReadonlySet<object>
     undo();
     throw error;
   }
-  const gone = merges.filter((merge) => merge.isGone).map((merge) => merge.entity);
-  return { rebased, gone, settle, undo };
+  const { deleted, needed } = withHolders(
+    em,
+    rebased.deleted,
+    new Map(merges.map((merge) => [merge.entity, merge.ghost])),
+  );
+  const gone = merges.filter(({ isGone, entity }) => isGone && !needed.has(entity)).map(({ entity }) => entity);
+  return { rebased: { ...rebased, deleted }, gone, settle, undo };
 }

@@ -244,6 +244,26 @@ export function parts(driver: TestDriver): void {
       }
     });
 
+    test('a part that they have removed with what it belonged to: recreate() brings that back, drop() forgets it', async () => {
+      for (const decision of ['recreate', 'drop'] as const) {
+        const { both, fork } = await setUp();
+        const { em } = await both(
+          (mine) => (mine.lines[0]!.extras[0]!.text = 'mine'),
+          (theirs, other) => other.remove(theirs.lines[0]!),
+        );
+        const { deleted } = await stale(em);
+        expect(deleted.map(({ entity }) => entity)).toEqual([expect.any(Extra)]);
+        deleted[0]![decision]();
+        await em.flush();
+        const isBack = decision === 'recreate';
+        expect(await fork().findOne(Line, 1)).toEqual(
+          isBack ? expect.objectContaining({ order: expect.any(Order) }) : null,
+        );
+        expect(await fork().findOne(Extra, 1)).toEqual(isBack ? expect.objectContaining({ text: 'mine' }) : null);
+        expect(em.getUnitOfWork().getById(Line, 1 as never)?.id).toBe(isBack ? 1 : undefined);
+      }
+    });
+
     test('a part that I have changed by a reference: what it was is not known, so theirs is a clash, also the second time', async () => {
       const { both, fork } = await setUp();
       const em = fork();
