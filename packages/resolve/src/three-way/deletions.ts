@@ -125,12 +125,22 @@ function missingIn(row: Row, base: Base): string | undefined {
 }
 
 /** Would a flush write the row, its links, or what was put into it? Other 1:m items are rows that say so themselves. */
-export function hasChanges(row: Row): boolean {
-  const { em, entity } = row;
-  const links = collectionsOf(row).filter(([{ kind }]) => kind === ReferenceKind.MANY_TO_MANY);
-  return (
-    isChanged(em, entity) || links.some(([, collection]) => collection.isDirty()) || addedTo(em, entity).length > 0
-  );
+export function hasChanges({ em, entity, meta }: Row): boolean {
+  const links = meta.relations
+    .filter(({ kind }) => kind === ReferenceKind.MANY_TO_MANY)
+    .map(({ name }) => entity[name]);
+  return isChanged(em, entity) || links.some(areLinksChanged) || addedTo(em, entity).length > 0;
+}
+
+/** One that is not loaded may have been added to. */
+function areLinksChanged(links: unknown): boolean {
+  if (!Utils.isCollection<object>(links)) {
+    return false;
+  }
+  const [before, now] = [links.getSnapshot(), links.getItems(false)];
+  return links.isInitialized() && before
+    ? before.length !== now.length || now.some((item) => !before.includes(item))
+    : links.isDirty();
 }
 
 /** The first of these that the next flush removes. */

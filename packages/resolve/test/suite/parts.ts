@@ -264,6 +264,49 @@ export function parts(driver: TestDriver): void {
       }
     });
 
+    test('a part that they have removed, and to which I have added a link: it is reported, also where the links were not loaded', async () => {
+      const Label = defineEntity({ name: 'Label', properties: { id: p.integer().primary() } });
+      const Page = defineEntity({
+        name: 'Page',
+        properties: { id: p.integer().primary(), book: () => p.manyToOne(Book), labels: () => p.manyToMany(Label) },
+      });
+      const Book = defineEntity({
+        name: 'Book',
+        properties: {
+          id: p.integer().primary(),
+          pages: () => p.oneToMany(Page).mappedBy('book'),
+          version: p.type(new VersionField({ aggregate: ['pages', 'pages.labels'] })),
+        },
+      });
+      for (const [populate, isChanged] of [
+        [['pages'], true],
+        [['pages.labels'], true],
+        [['pages.labels'], false],
+      ] as const) {
+        // oxfmt-ignore
+        const { fork } = await open(driver, [Label, Page, Book]);
+        const seed = fork();
+        seed.create(Label, { id: 1 });
+        seed.create(Book, { id: 1, pages: [{ id: 1 }, { id: 2 }] } as never);
+        await seed.flush();
+        const [em, rival] = [fork(), fork()];
+        const mine = await em.findOneOrFail(Book, 1, { populate: populate as never });
+        const [page, other] = [1, 2].map((id) => mine.pages.getItems().find((one) => one.id === id)!);
+        page!.labels.add(em.getReference(Label, 1));
+        if (!isChanged) {
+          page!.labels.remove(em.getReference(Label, 1));
+          em.remove(other!);
+        }
+        rival.remove(await rival.findOneOrFail(Page, 1, { populate: ['book'] }));
+        await rival.flush();
+        const { deleted } = await stale(em);
+        expect(deleted.map(({ entity }) => entity)).toEqual(isChanged ? [page] : []);
+        deleted.forEach((one) => one.drop());
+        await em.flush();
+        expect(await fork().count(Page)).toBe(isChanged ? 1 : 0);
+      }
+    });
+
     test('a part that I have changed by a reference: what it was is not known, so theirs is a clash, also the second time', async () => {
       const { both, fork } = await setUp();
       const em = fork();
