@@ -9,6 +9,7 @@ export {
 export { isOfType } from './copies.ts';
 export type { Conflict, Operation } from './concurrent-update.ts';
 export { hasPrecondition, setPrecondition } from './precondition.ts';
+export { setSource, withSources } from './sources.ts';
 export { asTouched, isTouched, loadedVersion, touch, touchedIn, withLoadedVersion } from './touch.ts';
 export { verifiedIn, verifiesReads, verify, verifyingReads } from './verify.ts';
 export type { VersionOptions } from './version-field.ts';

@@ -9,7 +9,8 @@
  */
 import { type ChangeSet, ChangeSetType, type Dictionary, type EntityManager, helper } from '@mikro-orm/core';
 import { type Conflict, ConcurrentUpdate, Refusal, isTouched, touchedIn, versionOf } from '@mikro-ool/core';
-import { findStale, isVerified, metaOf } from './stale.ts';
+import { isVerified, metaOf } from './managed.ts';
+import { findStale } from './stale.ts';
 import { type Turn, flushAs } from './turn.ts';
 
 /** What became of the changed rows. */

@@ -8,17 +8,9 @@
  */
 import { type EntityManager, helper } from '@mikro-orm/core';
 import { type Conflict, ConcurrentUpdate, hasPrecondition, isTouched, versionOf } from '@mikro-ool/core';
-import {
-  type Clash,
-  type Deleted,
-  type Merged,
-  type Rebased,
-  type Removed,
-  forget,
-  managedBy,
-  mergeRows,
-} from './rebase.ts';
-import { isVerified, metaOf } from './stale.ts';
+import { forget, isVerified, managedBy, metaOf } from './managed.ts';
+import type { Clash, Deleted, Rebased, Removed } from './rebased.ts';
+import { type Merged, mergeRows } from './three-way/merge-rows.ts';
 import { betweenFlushes, flushAs } from './turn.ts';
 
 export interface MergeOptions {

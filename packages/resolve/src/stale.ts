@@ -9,19 +9,10 @@ import {
   Utils,
   helper,
 } from '@mikro-orm/core';
-import { type Conflict, type VersionField, isTouched, verifiedIn, versionOf } from '@mikro-ool/core';
+import { type Conflict, type VersionField, isTouched, versionOf } from '@mikro-ool/core';
+import { metaOf } from './managed.ts';
 
 type Row = ChangeSet<object>;
-
-/** What stands on the entity may be the metadata of another ORM in this process. */
-export function metaOf(em: EntityManager, entity: object): EntityMetadata {
-  return em.getMetadata().get(entity.constructor as never) as unknown as EntityMetadata;
-}
-
-/** Is it to be verified by the next flush, or was it by one that has failed? It may be noted where it was loaded. */
-export function isVerified(em: EntityManager, entity: object): boolean {
-  return [em, helper(entity).__em].some((one) => one && verifiedIn(one.getUnitOfWork(false))?.has(entity));
-}
 
 /**
  * Reads the versions: not on a replica, not in a cache, not hidden by a filter. A row that is not found is for the flush, and

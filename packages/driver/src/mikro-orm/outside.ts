@@ -1,5 +1,6 @@
 /** `em.transactional()` works on a fork, and hands entities to and fro: which unit of work is around which, or has its entities. */
 import { ChangeSetType, type EntityManager, type UnitOfWork, helper } from '@mikro-orm/core';
+import { setSource, withSources } from '@mikro-ool/core';
 import { type AnyChangeSet, isNew } from './entity.ts';
 import { StateOn } from './layers.ts';
 
@@ -28,7 +29,7 @@ function setApart(uow: UnitOfWork, isApart: boolean): void {
 
 /** A unit of work, and those around it. */
 export function withOutside(uow: UnitOfWork): UnitOfWork[] {
-  return upwards(uow, outside);
+  return outside.has(uow) ? [uow, ...withOutside(outside.of(uow))] : [uow];
 }
 
 /**
@@ -67,29 +68,18 @@ export function isUnsavedPart(em: EntityManager, { type, entity }: AnyChangeSet)
   return !helper(entity).hasPrimaryKey() || stacks.some((stack) => stack.has(entity));
 }
 
-const sources = new StateOn<UnitOfWork>();
-
 /**
  * A fork has the entities of this unit of work, as that of a transaction has.
  *
  * @param isApart it has them from a transaction, and is in none
  */
 export function forked(fork: UnitOfWork, source: UnitOfWork, isApart: boolean): void {
-  sources.give(fork, source);
+  setSource(fork, source);
   setApart(fork, isApart);
 }
 
-/** A unit of work, and those from which it has entities. */
-export function withSources(uow: UnitOfWork): UnitOfWork[] {
-  return upwards(uow, sources);
-}
-
-/** Those of them that are in the same transaction as the unit of work, or in none. */
+/** Of a unit of work and those from which it has entities: those in the same transaction as it, or in none. */
 export function withSourcesOfTransaction(uow: UnitOfWork): UnitOfWork[] {
   const all = withSources(uow);
   return all.slice(0, all.findIndex((one) => apart.has(one)) + 1 || all.length);
-}
-
-function upwards(uow: UnitOfWork, next: StateOn<UnitOfWork>): UnitOfWork[] {
-  return next.has(uow) ? [uow, ...upwards(next.of(uow), next)] : [uow];
 }

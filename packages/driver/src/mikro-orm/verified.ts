@@ -3,9 +3,9 @@
  * assigned version without another change is: a change set that is only compared.
  */
 import type { Dictionary, EntityManager, UnitOfWork } from '@mikro-orm/core';
-import { verifiedIn, verifiesReads, verify, versionOf } from '@mikro-ool/core';
+import { verifiedIn, verifiesReads, verify, versionOf, withSources } from '@mikro-ool/core';
 import { type AnyChangeSet, isManaged, metaOf, restoreSnapshot, snapshotOf, tablesOf } from './entity.ts';
-import { withSources, withSourcesOfTransaction } from './outside.ts';
+import { withSourcesOfTransaction } from './outside.ts';
 
 interface Computing {
   computeChangeSet(entity: object): void;

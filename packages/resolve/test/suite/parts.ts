@@ -161,6 +161,15 @@ export function parts(driver: TestDriver): void {
           expect(await fork().findOne(Line, 2)).toMatchObject({ text: 'mine' });
         });
 
+        test('by them, in a transaction in a transaction: none of the EntityManagers inserts it again', async () => {
+          const { both, fork } = await setUp();
+          const { em } = await both((order) => (order.lines[1]!.text = 'mine'), remove);
+          await em.transactional((outer) => outer.transactional((inner) => mergeOnConflict(inner)));
+          await em.flush();
+          expect(await fork().findOne(Part, 1)).toBeNull();
+          expect(await fork().findOne(Line, 2)).toMatchObject({ text: 'mine' });
+        });
+
         test('by them, and I have changed it: it is reported', async () => {
           const { both, fork } = await setUp();
           const { em } = await both((order) => (part(order).text = 'mine'), remove);
@@ -192,6 +201,146 @@ export function parts(driver: TestDriver): void {
       await em.flush();
       expect(await fork().findOne(Extra, 1)).toMatchObject({ text: 'theirs', line: { id: 1 } });
       expect(order.version).toBe(2);
+    });
+
+    test('a removed part to which they have given a part: what was removed is reported, or theirs would go with it', async () => {
+      const puts: Change[] = [
+        (theirs, other) => other.create(Extra, { id: 9, line: theirs.lines[0]! }),
+        (theirs) => (theirs.lines[1]!.extras[0]!.line = theirs.lines[0]!),
+      ];
+      for (const put of puts) {
+        const { both, fork } = await setUp();
+        const { em } = await both((mine, own) => own.remove(mine.lines[0]!), put);
+        const theirs = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+        const { removed } = await stale(em);
+        expect(removed.map(({ entity }) => entity)).toEqual([expect.any(Line)]);
+        removed[0]!.keep();
+        await em.flush();
+        const extras = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+        expect(extras.map(({ id, line }) => [id, line.id])).toEqual(theirs.map(({ id, line }) => [id, line.id]));
+      }
+    });
+
+    test('a part that they have removed, and that I have given a part: it is reported; drop() drops what cannot be without', async () => {
+      const puts: Change[] = [
+        (mine, own) => own.create(Extra, { id: 9, line: mine.lines[0]! }),
+        (mine) => (mine.lines[1]!.extras[0]!.line = mine.lines[0]!),
+      ];
+      for (const put of puts) {
+        for (const decision of ['drop', 'recreate'] as const) {
+          const { both, fork } = await setUp();
+          const { em } = await both(put, (theirs, other) => other.remove(theirs.lines[0]!));
+          const error = (await thrown(() => mergeOnConflict(em, { resolve: () => {} }))) as unknown as MergeConflict;
+          expect(error.deleted.map(({ entity }) => entity)).toEqual([expect.any(Line)]);
+          const { deleted } = await stale(em);
+          deleted[0]![decision]();
+          await em.flush();
+          const extras = await fork().find(Extra, {}, { orderBy: { id: 1 } });
+          const isNew = put === puts[0];
+          const recreated = isNew ? [[2, 2], [9, 1]] : [[2, 1]]; // oxfmt-ignore
+          expect(extras.map(({ id, line }) => [id, line.id])).toEqual(decision === 'drop' ? [[2, 2]] : recreated);
+          expect(await fork().count(Line)).toBe(decision === 'drop' ? 1 : 2);
+        }
+      }
+    });
+
+    test('a part that they have removed with what it belonged to: recreate() brings that back, drop() forgets it', async () => {
+      for (const decision of ['recreate', 'drop'] as const) {
+        const { both, fork } = await setUp();
+        const { em } = await both(
+          (mine) => (mine.lines[0]!.extras[0]!.text = 'mine'),
+          (theirs, other) => other.remove(theirs.lines[0]!),
+        );
+        const { deleted } = await stale(em);
+        expect(deleted.map(({ entity }) => entity)).toEqual([expect.any(Extra)]);
+        deleted[0]![decision]();
+        await em.flush();
+        const isBack = decision === 'recreate';
+        expect(await fork().findOne(Line, 1)).toEqual(
+          isBack ? expect.objectContaining({ order: expect.any(Order) }) : null,
+        );
+        expect(await fork().findOne(Extra, 1)).toEqual(isBack ? expect.objectContaining({ text: 'mine' }) : null);
+        expect(em.getUnitOfWork().getById(Line, 1 as never)?.id).toBe(isBack ? 1 : undefined);
+      }
+    });
+
+    test('a part that they have removed, and to which I have added a link: it is reported, also where the links were not loaded', async () => {
+      const Label = defineEntity({ name: 'Label', properties: { id: p.integer().primary() } });
+      const Page = defineEntity({
+        name: 'Page',
+        properties: { id: p.integer().primary(), book: () => p.manyToOne(Book), labels: () => p.manyToMany(Label) },
+      });
+      const Book = defineEntity({
+        name: 'Book',
+        properties: {
+          id: p.integer().primary(),
+          pages: () => p.oneToMany(Page).mappedBy('book'),
+          version: p.type(new VersionField({ aggregate: ['pages', 'pages.labels'] })),
+        },
+      });
+      for (const [populate, isChanged] of [
+        [['pages'], true],
+        [['pages.labels'], true],
+        [['pages.labels'], false],
+      ] as const) {
+        // oxfmt-ignore
+        const { fork } = await open(driver, [Label, Page, Book]);
+        const seed = fork();
+        seed.create(Label, { id: 1 });
+        seed.create(Book, { id: 1, pages: [{ id: 1 }, { id: 2 }] } as never);
+        await seed.flush();
+        const [em, rival] = [fork(), fork()];
+        const mine = await em.findOneOrFail(Book, 1, { populate: populate as never });
+        const [page, other] = [1, 2].map((id) => mine.pages.getItems().find((one) => one.id === id)!);
+        page!.labels.add(em.getReference(Label, 1));
+        if (!isChanged) {
+          page!.labels.remove(em.getReference(Label, 1));
+          em.remove(other!);
+        }
+        rival.remove(await rival.findOneOrFail(Page, 1, { populate: ['book'] }));
+        await rival.flush();
+        const { deleted } = await stale(em);
+        expect(deleted.map(({ entity }) => entity)).toEqual(isChanged ? [page] : []);
+        deleted.forEach((one) => one.drop());
+        await em.flush();
+        expect(await fork().count(Page)).toBe(isChanged ? 1 : 0);
+      }
+    });
+
+    test('a part that I have changed by a reference: what it was is not known, so theirs is a clash, also the second time', async () => {
+      const { both, fork } = await setUp();
+      const em = fork();
+      const order = await em.findOneOrFail(Order, 1);
+      const detail = order.detail!;
+      detail.text = 'mine';
+      await both(
+        () => {},
+        (theirs) => Object.assign(theirs.detail!, { text: 'theirs', size: 5 }),
+      );
+      const clash = { property: 'text', base: undefined, mine: 'mine', theirs: 'theirs' };
+      for (let round = 0; round < 2; round++) {
+        const error = (await thrown(() => mergeOnConflict(em))) as unknown as MergeConflict;
+        expect(error.clashes).toEqual([clash]);
+        expect(detail.text).toBe('mine');
+      }
+      expect((await stale(em)).clashes).toEqual([clash]);
+      await em.flush();
+      expect(await fork().findOne(Detail, 1)).toMatchObject({ text: 'mine', size: 5 });
+      expect(order.version).toBe(3);
+    });
+
+    test('an orphan that they have given to another root: it is removed, and that it belongs to nobody is no clash', async () => {
+      const { both, fork } = await setUp();
+      const { em } = await both(
+        (mine) => mine.notes.remove(mine.notes[0]!),
+        async (theirs, other) =>
+          (theirs.notes[0]!.order = await other.findOneOrFail(Order, 2, { populate: ['notes'] })),
+      );
+      const { clashes, removed } = await stale(em);
+      expect([clashes, removed.map(({ entity }) => entity)]).toEqual([[], [expect.any(Note)]]);
+      removed[0]!.keep();
+      await mergeOnConflict(em);
+      expect(await fork().findOne(Note, 1)).toMatchObject({ order: { id: 2 } });
     });
 
     test('a part that only they have removed, of which I have removed a part: nothing to decide', async () => {
