@@ -88,7 +88,12 @@ export async function openOwn(driver: TestDriver, entities: Entities, more: Part
   return open({ ...driver, empty: undefined }, entities, more);
 }
 
-async function openNew(driver: TestDriver, entities: Entities, more: Partial<Options>): Promise<Kept<Database>> {
+/** What `open()` gives, from the start, with what there is to hand it on. */
+export async function openNew(
+  driver: TestDriver,
+  entities: Entities,
+  more: Partial<Options> = {},
+): Promise<Kept<Database>> {
   const atEnd: (() => Promise<unknown>)[] = [];
   const options = await driver.create((giveBack) => atEnd.unshift(giveBack));
   const state = { log: [] as string[], isAsNew: true };
