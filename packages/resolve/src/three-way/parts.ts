@@ -13,8 +13,9 @@ import { managedBy, metaOf } from '../managed.ts';
 import { changesOf, isChanged } from './row.ts';
 
 /**
- * The parts of aggregates that are loaded, or changed by a reference, and saved: their roots' version stands for them, too. Also those that are to be removed,
- * or were given to another root since; by part, what is to be removed together with it, from the uppermost on.
+ * The parts of aggregates that are saved, and loaded or changed by a reference: their roots' version stands for them, too.
+ * Also those that are to be removed, or were given to another root since; by part, what is to be removed together with it,
+ * from the uppermost on.
  */
 export function partsOf(em: EntityManager, roots: Iterable<object>): Map<object, readonly object[]> {
   const parts = new Map<object, readonly object[]>();
