@@ -9,9 +9,9 @@ import {
   helper,
 } from '@mikro-orm/core';
 import { Refusal } from '@mikro-ool/core';
-import { forget, isOrphan, metaOf, orphanStacksOf } from '../managed.ts';
+import { forget, isOrphan, managedBy, metaOf, orphanStacksOf } from '../managed.ts';
 import type { Deleted, Removed } from '../rebased.ts';
-import { addedTo } from './parts.ts';
+import { addedTo, relatedBefore } from './parts.ts';
 import { type Row, collectionsOf, isChanged, partRow } from './row.ts';
 import { type Base, entityOf, isLoaded } from './sides.ts';
 import { keysOf } from './units.ts';
@@ -68,7 +68,7 @@ function drop(em: EntityManager, entity: object): void {
   for (const { item, relation } of addedTo(em, entity)) {
     const prop = metaOf(em, item).properties[relation.mappedBy as never] as EntityProperty;
     if (helper(item).__originalEntityData) {
-      item[prop.name] = relatedBefore(em, item, prop);
+      item[prop.name] = valueBefore(em, item, prop);
     } else if (!prop.nullable || relation.orphanRemoval) {
       drop(em, item);
     }
@@ -77,7 +77,7 @@ function drop(em: EntityManager, entity: object): void {
 }
 
 /** What it referred to when it was read. */
-function relatedBefore(em: EntityManager, entity: object, prop: EntityProperty): unknown {
+function valueBefore(em: EntityManager, entity: object, prop: EntityProperty): unknown {
   const { __originalEntityData: snapshot } = helper(entity);
   const before = entityOf(partRow(em, entity), snapshot as Dictionary);
   return own(em, prop, before[prop.name]) ?? null;
@@ -159,11 +159,19 @@ export function removedByMe(em: EntityManager, entity: object): Removed {
   return { entity, keep };
 }
 
-/** Removed from a collection, or from the other side of a 1:1, an orphan does not know any more what it belonged to. */
+/** An orphan does not know any more what it belonged to, or that does not know of it, where it has the foreign key. */
 function giveBack(em: EntityManager, orphan: Dictionary): void {
   for (const prop of metaOf(em, orphan).relations) {
     if (isOrphanedBy(orphan, prop)) {
-      orphan[prop.name] = relatedBefore(em, orphan, prop);
+      orphan[prop.name] = valueBefore(em, orphan, prop);
+    }
+  }
+  for (const holder of managedBy(em) as ReadonlySet<Dictionary>) {
+    for (const prop of metaOf(em, holder).relations) {
+      const hasLost = prop.owner && prop.orphanRemoval && holder[prop.name] == null;
+      if (hasLost && relatedBefore(em, holder, prop.name, prop.targetMeta!.class) === orphan) {
+        holder[prop.name] = own(em, prop, orphan);
+      }
     }
   }
 }

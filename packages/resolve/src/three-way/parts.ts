@@ -61,7 +61,7 @@ function itemsNow(entity: Dictionary, name: string): object[] {
 }
 
 /** What an entity referred to when it was read, if that is in memory. */
-function relatedBefore(em: EntityManager, entity: object, name: string, target: unknown): object | undefined {
+export function relatedBefore(em: EntityManager, entity: object, name: string, target: unknown): object | undefined {
   const { __originalEntityData: snapshot, __schema: schema } = helper(entity);
   const key: unknown = (snapshot as Dictionary | undefined)?.[name];
   return key == null ? undefined : em.getUnitOfWork(false).getById(target as never, key as never, schema, true);

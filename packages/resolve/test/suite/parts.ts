@@ -189,6 +189,57 @@ export function parts(driver: TestDriver): void {
       });
     }
 
+    test('a 1:1 part, the key on the root: keep() gives it back to the root', async () => {
+      class Letter {
+        id!: number;
+        seal!: unknown;
+      }
+      class Seal {
+        id!: number;
+        text!: string;
+      }
+      for (const isRef of [false, true]) {
+        const relation = p
+          .oneToOne(Seal)
+          .inversedBy('letter' as never)
+          .orphanRemoval()
+          .nullable();
+        const LetterSchema = defineEntity({
+          class: Letter,
+          properties: {
+            id: p.integer().primary(),
+            seal: () => (isRef ? relation.ref() : relation) as never,
+            version: p.type(new VersionField({ aggregate: ['seal'] })),
+          } as never,
+        });
+        const SealSchema = defineEntity({
+          class: Seal,
+          properties: {
+            id: p.integer().primary(),
+            text: p.string(),
+            letter: () => p.oneToOne(Letter).mappedBy('seal').nullable(),
+          } as never,
+        });
+        const { fork } = await open(driver, [LetterSchema, SealSchema]);
+        const seed = fork();
+        seed.create(Letter, { id: 1, seal: seed.create(Seal, { id: 1, text: 'old' }) } as never);
+        await seed.flush();
+        const em = fork();
+        const mine = await em.findOneOrFail(Letter, 1, { populate: ['seal'] as never });
+        mine.seal = null;
+        const rival = fork();
+        await rival.findOneOrFail(Letter, 1);
+        (await rival.findOneOrFail(Seal, 1)).text = 'theirs';
+        await rival.flush();
+        const { removed } = await stale(em);
+        removed[0]!.keep();
+        await em.flush();
+        const [seal] = await fork().find(Seal, {});
+        expect(seal).toMatchObject({ id: 1, text: 'theirs' });
+        expect(await fork().findOneOrFail(Letter, 1)).toMatchObject({ seal: { id: 1 } });
+      }
+    });
+
     test('a part of a removed part that they have changed: what was removed is reported', async () => {
       const { both, fork } = await setUp();
       const { em, order } = await both(
