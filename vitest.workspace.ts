@@ -26,7 +26,7 @@ class LongestFirst extends BaseSequencer {
 }
 
 /** After all others: these have servers of their own that fail, and deadlines, and wait half of the time. */
-const LATER = { sequence: { groupOrder: 1 }, maxWorkers: availableParallelism() + 1 };
+const LATER = { sequence: { groupOrder: 1 } };
 
 export default defineConfig({
   test: {

@@ -78,7 +78,7 @@ export async function open(driver: TestDriver, entities: Entities, more: Partial
     return opened.db;
   }
   const name = `${driver.name} ${nameOf(entities as object[])}`;
-  const kept = (await take<Database>(name)) ?? (await openNew(driver, entities, more));
+  const kept = (await take(name)) ?? (await openNew(driver, entities, more));
   onTestFinished(() => giveBack(name, kept));
   return kept.db;
 }
@@ -89,11 +89,7 @@ export async function openOwn(driver: TestDriver, entities: Entities, more: Part
 }
 
 /** What `open()` gives, from the start, with what there is to hand it on. */
-export async function openNew(
-  driver: TestDriver,
-  entities: Entities,
-  more: Partial<Options> = {},
-): Promise<Kept<Database>> {
+export async function openNew(driver: TestDriver, entities: Entities, more: Partial<Options> = {}): Promise<Kept> {
   const atEnd: (() => Promise<unknown>)[] = [];
   const options = await driver.create((giveBack) => atEnd.unshift(giveBack));
   const state = { log: [] as string[], isAsNew: true };
@@ -112,7 +108,7 @@ export async function openNew(
       }
     },
   } as Options);
-  const kept: Kept<Database> = {
+  const kept: Kept = {
     db: {
       orm,
       fork: () => orm.em.fork() as EntityManager as SqlEntityManager,
@@ -122,9 +118,8 @@ export async function openNew(
         return state.log;
       },
     },
-    orm,
     state,
-    empty: driver.empty ?? '',
+    empty: driver.empty,
     async close() {
       await orm.close(true);
       for (const giveBack of atEnd) {

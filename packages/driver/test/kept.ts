@@ -4,19 +4,19 @@
  */
 import type { MikroORM } from '@mikro-orm/core';
 import type { EntityManager } from '@mikro-orm/sql';
+import type { Database } from './harness.ts';
 
-export interface Kept<Db> {
-  readonly db: Db;
-  readonly orm: MikroORM;
+export interface Kept {
+  readonly db: Database;
   /** Has it been sent rows only? */
   readonly state: { isAsNew: boolean };
   /** SQL by which its tables are as new; it throws where a session that a test has left holds them. */
-  readonly empty: string;
+  readonly empty: string | undefined;
   close(): Promise<void>;
 }
 
 /** Those that no test has now, by their entities. Tests of the same entities follow each other, so a few are enough. */
-const idle = new Map<string, Kept<unknown>[]>();
+const idle = new Map<string, Kept[]>();
 const SETS = 3;
 
 const numbers = new Map<object, number>();
@@ -40,9 +40,9 @@ const MORE = /pg_(?:terminate|cancel|advisory|try_advisory)|set_config|setval/;
 export const isOfRows = (sql: string): boolean => ROWS.test(sql) && !MORE.test(sql);
 
 /** One that a test has given back, unless another ORM has taken over its classes: they belong to the last one that starts. */
-export async function take<Db>(name: string): Promise<Kept<Db> | undefined> {
-  const kept = idle.get(name)?.pop() as Kept<Db> | undefined;
-  if (!kept || hasItsClasses(kept.orm)) {
+export async function take(name: string): Promise<Kept | undefined> {
+  const kept = idle.get(name)?.pop();
+  if (!kept || hasItsClasses(kept.db.orm)) {
     return kept;
   }
   await kept.close();
@@ -55,7 +55,7 @@ function hasItsClasses({ em, config }: MikroORM): boolean {
 }
 
 /** For the next test that asks by this name, or not: then it is closed. */
-export async function giveBack(name: string, kept: Kept<unknown>): Promise<void> {
+export async function giveBack(name: string, kept: Kept): Promise<void> {
   if (!(await isEmptied(kept))) {
     return kept.close();
   }
@@ -69,17 +69,17 @@ export async function giveBack(name: string, kept: Kept<unknown>): Promise<void>
   }
 }
 
-async function isEmptied(kept: Kept<unknown>): Promise<boolean> {
-  const em = kept.orm.em as unknown as EntityManager;
-  if (!kept.state.isAsNew || em.getEventManager().getSubscribers().size > 0) {
+async function isEmptied({ db, empty, state }: Kept): Promise<boolean> {
+  const em = db.orm.em as unknown as EntityManager;
+  if (!empty || !state.isAsNew || em.getEventManager().getSubscribers().size > 0) {
     return false;
   }
   try {
-    await em.getConnection().execute(kept.empty);
+    await em.getConnection().execute(empty);
     await em.config.getResultCacheAdapter().clear();
   } catch {
     return false;
   }
-  kept.state.isAsNew = true;
+  state.isAsNew = true;
   return true;
 }

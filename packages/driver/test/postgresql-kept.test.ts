@@ -59,7 +59,7 @@ describe('an ORM that a test gives back', () => {
       await change(kept.db);
       await giveBack(what, kept);
       expect(await take(what)).toBeUndefined();
-      expect(await kept.orm.isConnected()).toBe(false);
+      expect(await kept.db.orm.isConnected()).toBe(false);
     });
   }
 });

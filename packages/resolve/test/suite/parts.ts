@@ -334,7 +334,6 @@ export function parts(driver: TestDriver): void {
         [['pages.labels'], true],
         [['pages.labels'], false],
       ] as const) {
-        // oxfmt-ignore
         const { fork } = await open(driver, [Label, Page, Book]);
         const seed = fork();
         seed.create(Label, { id: 1 });
